@@ -1,0 +1,1 @@
+"""Files, terminal and network: the verbs of the command line and the formats they read."""

@@ -1,0 +1,1 @@
+"""Surfaces out of fields: level sets, meshes and their cleaning."""

@@ -1,0 +1,82 @@
+"""The one transform between a user's frame and the frame a field lives in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyfield.cuda.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """Scale, rotation and translation: x -> scale * rotation @ x + translation.
+
+    scale > 0, rotation [3, 3] a proper rotation, translation [3], both float64. A field carries the
+    similarity that leads from the user's frame into its unit cube; whatever leaves the engine goes
+    through the inverse.
+    """
+
+    scale: float
+    rotation: Float[Tensor, "3 3"]
+    translation: Float[Tensor, " 3"]
+
+    @staticmethod
+    def identity() -> Similarity:
+        """The frame itself."""
+        return Similarity(1.0, torch.eye(3, dtype=torch.float64), torch.zeros(3).double())
+
+    def apply(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+        """Points of the source frame in the target frame, in their own dtype and on their device."""
+        moved = self.scale * points.double() @ self.rotation.T.to(points.device)
+        return (moved + self.translation.to(points.device)).to(points.dtype)
+
+    def inverse(self) -> Similarity:
+        """The way back."""
+        rotation = self.rotation.T
+        return Similarity(1 / self.scale, rotation, -(rotation @ self.translation) / self.scale)
+
+    def compose(self, first: Similarity) -> Similarity:
+        """One similarity that applies `first` and then this one."""
+        return Similarity(
+            self.scale * first.scale, self.rotation @ first.rotation, self.apply(first.translation)
+        )
+
+    def apply_to_cameras(
+        self, camera_to_world: Float[Tensor, "n 3 4"]
+    ) -> Float[Tensor, "n 3 4"]:
+        """Poses in the target frame: axes stay orthonormal, positions scale."""
+        rotation = self.rotation.to(camera_to_world.device)
+        axes = rotation @ camera_to_world[:, :, :3].double()
+        position = self.apply(camera_to_world[:, :, 3].double())
+        return torch.cat([axes, position[:, :, None]], 2).to(camera_to_world.dtype)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain numbers, exact in float64; `from_json` reads them back."""
+        return {
+            "scale": self.scale,
+            "rotation": self.rotation.tolist(),
+            "translation": self.translation.tolist(),
+        }
+
+    @staticmethod
+    def from_json(values: dict) -> Similarity:
+        """The similarity that `to_json` wrote. InputError where a number is missing or unusable."""
+        try:
+            scale = float(values["scale"])
+            rotation = torch.tensor(values["rotation"], dtype=torch.float64)
+            translation = torch.tensor(values["translation"], dtype=torch.float64)
+            sound = rotation.shape == (3, 3) and translation.shape == (3,) and 0 < scale < 1e30
+            sound = sound and bool(torch.isfinite(rotation).all() & torch.isfinite(translation).all())
+            sound = sound and bool((rotation @ rotation.T - torch.eye(3)).abs().max() < 1e-6)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError("similarity", f"{type(error).__name__}: {error}", _EXPECTED) from error
+        if not sound:
+            raise InputError("similarity", str(values), _EXPECTED)
+        return Similarity(scale, rotation, translation)
+
+
+_EXPECTED = "scale > 0, rotation 3x3 orthonormal, translation of 3 finite numbers"

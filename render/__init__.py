@@ -1,0 +1,1 @@
+"""Cameras, sampling, compositing, losses and metrics: from a field to an image, differentiably."""
