@@ -1,0 +1,36 @@
+"""Which implementation an operation uses: decided by the tensors' device and one variable."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from polyfield.cuda.errors import BackendError
+
+Backend = Literal["reference", "cpu", "cuda", "emulated", "reversed"]
+
+VARIABLE = "POLYFIELD_BACKEND"
+CHOICES = ("", "reference", "emulated", "reversed")
+
+
+def backend_of(device: torch.device) -> Backend:
+    """The implementation that runs for tensors on `device`.
+
+    cpu tensors get the native kernels, cuda tensors the CUDA ones, any other device the reference in
+    plain torch. POLYFIELD_BACKEND=reference forces the reference everywhere; =emulated sends CPU
+    tensors through the CUDA launch path to a block of threads; =reversed runs the native kernels with
+    their lanes backwards (both for tests, both need a C++ compiler).
+    Raises BackendError for another value of the variable.
+    """
+    wish = os.environ.get(VARIABLE, "")
+    if wish not in CHOICES:
+        raise BackendError(
+            f"{VARIABLE}: {wish!r}; expected reference, emulated, reversed or nothing. Unset it."
+        )
+    if wish == "reference" or device.type not in ("cpu", "cuda"):
+        return "reference"
+    if device.type == "cuda":
+        return "cuda"
+    return "cpu" if wish == "" else wish  # type: ignore[return-value]  # CHOICES holds no other

@@ -1,0 +1,120 @@
+// One kernel body, three meanings. A body is a struct of arguments whose call operator computes one
+// tile of the work; how tiles are divided among threads is the launcher's business.
+//   LANES(i, n)  runs its block once for every i in [0, n), in no promised order.
+//   SYNC()       stands between a phase that writes tile memory and one that reads it.
+//   TILE         marks tile memory.
+//   KERNEL(Body) names a body that launchers may run; build and Python read these lines.
+//
+//              CPU                                  GPU                      BLOCK_OF_THREADS (tests)
+//   a tile     one call on one thread               one thread block         BLOCK real threads
+//   LANES      a loop that the compiler vectorises  threads share the lanes  threads share the lanes
+//   TILE       the stack                            __shared__               static
+//   add_to     += (the launcher owns the memory)    atomicAdd                atomic
+//
+// In BLOCK_OF_THREADS a missing SYNC, or a plain write where add_to belongs, is a data race that
+// ThreadSanitizer reports without a GPU. REVERSE_LANES runs the CPU's lanes backwards: a result that
+// changes has lost a SYNC.
+#pragma once
+#define KERNEL(...)
+
+#if defined(__CUDACC__)
+  typedef unsigned char u8;
+  typedef int i32;
+  typedef unsigned int u32;
+  typedef long long i64;
+  typedef unsigned long long u64;
+  #define FN __device__ __forceinline__
+  #define TILE __shared__
+  #define SYNC() __syncthreads()
+  #define LANES(i, n) for (int i = threadIdx.x; i < (n); i += blockDim.x)
+FN void add_to(float* p, float v) { atomicAdd(p, v); }
+FN void add_to(int* p, int v) { atomicAdd(p, v); }
+FN void or_to(u32* p, u32 v) { atomicOr(p, v); }
+// The larger of two floats that are not negative: their bits order like integers.
+FN void max_to(float* p, float v) { atomicMax((int*)p, __float_as_int(v)); }
+FN float exponential(float x) { return expf(x); }
+FN float logarithm(float x) { return logf(x); }
+FN float square_root(float x) { return sqrtf(x); }
+FN float round_down(float x) { return floorf(x); }
+FN float absolute(float x) { return fabsf(x); }
+FN float larger(float a, float b) { return fmaxf(a, b); }
+FN float smaller(float a, float b) { return fminf(a, b); }
+FN float bits_to_float(u32 b) { return __uint_as_float(b); }
+FN u32 float_to_bits(float f) { return __float_as_uint(f); }
+#else
+  #include <stddef.h>
+  #include <stdint.h>
+typedef uint8_t u8;
+typedef int32_t i32;
+typedef uint32_t u32;
+typedef int64_t i64;
+typedef uint64_t u64;
+  #define FN inline __attribute__((always_inline))
+  #if defined(BLOCK_OF_THREADS)
+    #define TILE static
+    #define SYNC() block_barrier.arrive_and_wait()
+    #define LANES(i, n) for (int i = thread_in_block; i < (n); i += BLOCK)
+FN void add_to(float* p, float v) {
+  std::atomic_ref<float>(*p).fetch_add(v, std::memory_order_relaxed);
+}
+FN void add_to(int* p, int v) { std::atomic_ref<int>(*p).fetch_add(v, std::memory_order_relaxed); }
+FN void or_to(u32* p, u32 v) { std::atomic_ref<u32>(*p).fetch_or(v, std::memory_order_relaxed); }
+FN void max_to(float* p, float v) {
+  std::atomic_ref<float> shared(*p);
+  float seen = shared.load(std::memory_order_relaxed);
+  while (seen < v && !shared.compare_exchange_weak(seen, v, std::memory_order_relaxed)) {
+  }
+}
+  #else
+    #define TILE alignas(64)
+    #define SYNC() ((void)0)
+    #if defined(REVERSE_LANES)
+      #define LANES(i, n) for (int i = (n) - 1; i >= 0; --i)
+    #else
+      #define LANES(i, n) _Pragma("GCC ivdep") for (int i = 0; i < (n); ++i)
+    #endif
+FN void add_to(float* p, float v) { *p += v; }
+FN void add_to(int* p, int v) { *p += v; }
+FN void or_to(u32* p, u32 v) { *p |= v; }
+FN void max_to(float* p, float v) { *p = *p < v ? v : *p; }
+  #endif
+FN float bits_to_float(u32 b) { return __builtin_bit_cast(float, b); }
+FN u32 float_to_bits(float f) { return __builtin_bit_cast(u32, f); }
+FN float square_root(float x) { return __builtin_sqrtf(x); }
+FN float round_down(float x) { return __builtin_floorf(x); }
+FN float absolute(float x) { return __builtin_fabsf(x); }
+FN float larger(float a, float b) { return a > b ? a : b; }
+FN float smaller(float a, float b) { return a < b ? a : b; }
+FN float logarithm(float x) { return __builtin_logf(x); }
+// Without a call into the C library, so that a loop over lanes becomes vector code. At most 2 units
+// in the last place off; NaN stays NaN; below -87.3 the smallest normal number, not 0.
+FN float exponential(float x) {
+  x = x < -87.33f ? -87.33f : x > 88.72f ? 88.72f : x;
+  const float shifted = x * 1.44269504f + 12582912.f;  // the integer part lands in the low bits
+  const float n = shifted - 12582912.f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f, p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
+  const float e = (p * r * r + r) + 1.f;
+  // 2^n in two halves: n = 128 has no exponent bits of its own.
+  const int whole = (int)n, half = whole >> 1;
+  return e * bits_to_float((u32)(half + 127) << 23) * bits_to_float((u32)(whole - half + 127) << 23);
+}
+#endif
+
+FN int ceil_divide(int a, int b) { return (a + b - 1) / b; }
+
+// Counter-based random numbers: every draw is a function of (seed, stream, index) and nothing else,
+// so a step can be replayed and resume needs no generator state. Philox-like mixing in 32 bits:
+// three rounds of the murmur finaliser over the words (a bijection of the counter for each key).
+FN u32 mix_bits(u32 h) {
+  h ^= h >> 16, h *= 0x85ebca6bu, h ^= h >> 13, h *= 0xc2b2ae35u, h ^= h >> 16;
+  return h;
+}
+FN u32 random_bits(u32 seed, u32 stream, u32 index) {
+  return mix_bits(mix_bits(mix_bits(index + 0x9e3779b9u) ^ (stream * 0x9e3779b1u)) ^ seed);
+}
+FN float random_unit(u32 seed, u32 stream, u32 index) {  // in [0, 1), 24 bits
+  return (float)(random_bits(seed, stream, index) >> 8) * 5.9604645e-8f;
+}
