@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,12 @@ def gaze(cameras: Cameras) -> Gaze:
     return Gaze(target, (position - target).norm(dim=1), True)
 
 
+def looked_at(cameras: Cameras, bounds: Bounds) -> bool:
+    """Whether what the cameras look at lies within the bounds, or they look outwards."""
+    seen = gaze(cameras)
+    return not seen.inward or float((seen.target - bounds.center).abs().max()) < bounds.side / 2
+
+
 def synthetic_bounds(cameras: Cameras) -> Bounds | None:
     """NeRF-synthetic's box [-1.5, 1.5]^3, unless the cameras say that the scene lies elsewhere.
 
@@ -87,8 +94,9 @@ def synthetic_bounds(cameras: Cameras) -> Bounds | None:
     centred = float(seen.target.norm()) < 0.5
     if not (seen.inward and centred and 2.5 < distance < 8 and 0.75 < half_view < 2.2):
         return None
-    near = 0.25 * float(seen.distance.min())
-    return Bounds(torch.zeros(3).double(), 3.0, 1, near, "the NeRF-synthetic box [-1.5, 1.5]^3")
+    center = torch.zeros(3, dtype=torch.float64)
+    near = _near_object(cameras, center, 3.0)
+    return Bounds(center, 3.0, 1, near, "the NeRF-synthetic box [-1.5, 1.5]^3")
 
 
 def camera_bounds(cameras: Cameras) -> Bounds:
@@ -132,8 +140,13 @@ def object_bounds(
         low, high = cells.amin(0) - 1.5 * half_cell, cells.amax(0) + 1.5 * half_cell
     center = (low + high) / 2
     side = 1.1 * float((high - low).max())
-    near = 0.25 * float((cameras.camera_to_world[:, :, 3].double() - center).norm(dim=1).min())
-    return Bounds(center, side, 1, near, f"the visual hull of {what}")
+    return Bounds(center, side, 1, _near_object(cameras, center, side), f"visual hull of {what}")
+
+
+def _near_object(cameras: Cameras, center: Tensor, side: float) -> float:
+    """A quarter of the way to the cube's corners; a twentieth of that to its centre if inside."""
+    distance = float((cameras.camera_to_world[:, :, 3].double() - center).norm(dim=1).min())
+    return max(0.25 * (distance - 0.5 * math.sqrt(3) * side), 0.05 * distance, 1e-3 * side)
 
 
 def _hull_cells(

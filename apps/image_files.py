@@ -75,11 +75,12 @@ def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             transparent = "A" in image.mode or "transparency" in image.info
+            shown: Image.Image = image
             if image.mode.startswith("I;16"):
                 grey = (np.asarray(image).astype(np.uint32) + 128) // 257
-                image = Image.fromarray(grey.astype(np.uint8))
+                shown = Image.fromarray(grey.astype(np.uint8))
             wanted = "RGBA" if channels == 4 else "RGB"
-            pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+            pixels = np.array(shown if shown.mode == wanted else shown.convert(wanted))
     except FileNotFoundError as error:
         raise InputError(str(path), "no such file", "an image") from error
     except Exception as error:  # as above

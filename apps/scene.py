@@ -15,6 +15,7 @@ from polyfield.apps.bounds import (
     Bounds,
     camera_bounds,
     find_backdrop,
+    looked_at,
     object_bounds,
     object_mask,
     synthetic_bounds,
@@ -80,7 +81,7 @@ _OTHERS = {
     "cameras_sphere.npz": "a NeuS / IDR capture",
 }
 _CONVERT = (
-    "This version reads transforms only: write them once with nerfstudio's `ns-process-data`, or with"
+    "This version reads transforms only: write them once with nerfstudio's `ns-process-data` or"
     " instant-ngp's `colmap2nerf.py`."
 )
 
@@ -91,10 +92,15 @@ def load_scene(folder: Path) -> Scene:
     All images' headers and end markers are read and a few images decoded; the others are decoded
     when training needs them. Raises InputError, naming file and field, for whatever cannot be used.
     """
-    for file, (kind, read) in LOADERS.items():
-        if (folder / file).is_file():
-            return _assemble(folder, kind, read(folder))
-    raise _no_scene(folder)
+    try:
+        folder = folder.resolve()
+        found = [file for file in LOADERS if (folder / file).is_file()]
+        if not found:
+            raise _no_scene(folder)
+    except (OSError, RuntimeError) as error:  # unreadable, a name too long, a loop of links
+        raise InputError(str(folder)[:200], str(error)[:200], "a scene's folder") from error
+    kind, read = LOADERS[found[0]]
+    return _assemble(folder, kind, read(folder))
 
 
 def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
@@ -102,7 +108,10 @@ def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
     images = _decoded(posed, _spread(train, _PEEKED))
     transparent = any(bool((image[:, :, 3] < 255).any()) for image in images)
     backdrop = None if transparent else find_backdrop(images)
-    bounds = posed.bounds
+    bounds, notes = posed.bounds, list(posed.notes)
+    if bounds is not None and not looked_at(posed.cameras, bounds):
+        notes.append(f"{bounds.reason} is not used: the cameras look past its box")
+        bounds = None
     if bounds is None and kind == "nerf-synthetic":
         bounds = synthetic_bounds(posed.cameras)
     if bounds is None and (transparent or backdrop):
@@ -113,10 +122,9 @@ def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
     if bounds is None:
         bounds = camera_bounds(posed.cameras)
     to_field = bounds.to_field()
-    resolved = folder.resolve()
     return Scene(
-        resolved.name,
-        resolved,
+        folder.name,
+        folder,
         kind,
         posed.frame_names,
         posed.image_paths,
@@ -127,7 +135,7 @@ def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
         bounds.near * to_field.scale,
         posed.has_alpha,
         backdrop,
-        (*posed.notes, _bounds_note(bounds)),
+        (*notes, _bounds_note(bounds)),
     )
 
 

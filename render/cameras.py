@@ -35,8 +35,9 @@ class Lens(NamedTuple):
 class Cameras:
     """n cameras of one model, with OpenCV axes: x right, y down, z forward.
 
-    camera_to_world is a rotation and a position; focal and center are in pixels. Pixel (i, j), column
-    i and row j, covers [i, i + 1] x [j, j + 1] and has its centre at (i + 0.5, j + 0.5). distortion is (k1, k2, p1, p2) of OpenCV on normalised coordinates, zeros for a pinhole.
+    camera_to_world is a rotation and a position; focal and center are in pixels. Pixel (i, j), of
+    column i and row j, covers [i, i + 1] x [j, j + 1]; its centre is (i + 0.5, j + 0.5). distortion
+    is OpenCV's (k1, k2, p1, p2) on normalised coordinates, zeros for a pinhole.
     Raises InputError for a model that is not in MODELS.
     """
 

@@ -101,10 +101,10 @@ def rigid_poses(
     off = (gram - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
     mirrored = torch.linalg.det(rotation) < 0
     last = (matrices[:, 3] - matrices.new_tensor([0, 0, 0, 1])).abs().amax(1)
-    if (bad := (last > ROTATION_TOLERANCE).nonzero()[:, 0]).numel():
+    if bad := (last > ROTATION_TOLERANCE).nonzero()[:, 0].tolist():
         row = ", ".join(f"{value:g}" for value in matrices[bad[0], 3].tolist())
         raise InputError(names[bad[0]], f"last row {row}", "0, 0, 0, 1")
-    if (bad := ((off > ROTATION_TOLERANCE) | mirrored).nonzero()[:, 0]).numel():
+    if bad := ((off > ROTATION_TOLERANCE) | mirrored).nonzero()[:, 0].tolist():
         where, amount = names[bad[0]], float(off[bad[0]])
         if amount > ROTATION_TOLERANCE:
             remedy = "Divide its first three columns by their lengths if they carry a scale."

@@ -121,7 +121,7 @@ def read_frames(document: Fields, folder: Path, notes: list[str]) -> Frames:
         torch.tensor([header.height for header in headers]),
         "OPENCV" if any(any(lens.distortion) for lens in lenses) else "PINHOLE",
     )
-    if (bad := (~cameras.invertible()).nonzero()[:, 0]).numel():
+    if bad := (~cameras.invertible()).nonzero()[:, 0].tolist():
         lens = lenses[bad[0]]
         got = "k1 {:g}, k2 {:g}, p1 {:g}, p2 {:g}".format(*lens.distortion)
         got += " fold the image: one pixel has no ray, or several"
@@ -172,16 +172,19 @@ def read_lens(
     if (header.width, header.height) != (width, height):
         scaled = f"{width:g}x{height:g} to {header.width}x{header.height}"
 
-    focal_x = _focal(frame, document, "x", width)
-    focal_y = _focal(frame, document, "y", height)
-    if focal_x is None and focal_y is None:
+    given = [_focal(frame, document, "x", width), _focal(frame, document, "y", height)]
+    known = [focal for focal in given if focal is not None]
+    if not known:
         where = frame.name("fl_x")
         raise InputError(where, "missing", "fl_x, x_fov or camera_angle_x, here or at the top")
-    focal_x = focal_y if focal_x is None else focal_x
-    focal_y = focal_x if focal_y is None else focal_y
-    center_x, center_y = number("cx"), number("cy")
+    focal_x, focal_y = known[0], known[-1]
+    if min(focal_x, focal_y) < 1e-3 * width:
+        got = f"a focal length of {min(focal_x, focal_y):g} pixels"
+        raise InputError(frame.name("fl_x"), got, f"a lens narrower than 179 degrees on {width:g}")
+    center_x = number("cx", -10 * width, 10 * width)
+    center_y = number("cy", -10 * height, 10 * height)
     return FrameLens(
-        (float(focal_x or 0) * scale_x, float(focal_y or 0) * scale_y),
+        (focal_x * scale_x, focal_y * scale_y),
         (
             (width / 2 if center_x is None else center_x) * scale_x,
             (height / 2 if center_y is None else center_y) * scale_y,
