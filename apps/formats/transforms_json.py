@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
-
 from polyfield.apps.bounds import Bounds
 from polyfield.apps.formats.json_fields import LARGEST, Fields, read_object
 from polyfield.apps.formats.posed_images import (
@@ -24,6 +22,7 @@ from polyfield.apps.formats.posed_images import (
 from polyfield.apps.image_files import ImageHeader
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
+from torch import Tensor
 
 MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
 _UNDISTORT = "Undistort the photographs first, for example with COLMAP's image_undistorter."
@@ -205,7 +204,7 @@ def read_bounds(document: Fields) -> Bounds | None:
     size = document.number("aabb_scale") or 1.0
     if size not in [2.0**power for power in range(8)]:
         raise document.refuse("aabb_scale", "a power of two from 1 to 128")
-    scale = document.number("scale", 0) or 0.33
+    scale = document.number("scale", 0.0) or 0.33
     offset = torch.tensor(document.numbers("offset", 3) or [0.5, 0.5, 0.5], dtype=torch.float64)
     return Bounds(
         (0.5 - offset) / scale,
@@ -218,10 +217,10 @@ def read_bounds(document: Fields) -> Bounds | None:
 
 def _focal(frame: Fields, document: Fields, axis: str, pixels: float) -> float | None:
     for owner in (frame, document):
-        if (focal := owner.number(f"fl_{axis}", 0, what="a focal length in pixels")) is not None:
+        if (focal := owner.number(f"fl_{axis}", 0.0, what="a focal length in pixels")) is not None:
             return focal
-        degrees = owner.number(f"{axis}_fov", 0, 180, "an angle in degrees")
-        radians = owner.number(f"camera_angle_{axis}", 0, math.pi, "an angle in radians")
+        degrees = owner.number(f"{axis}_fov", 0.0, 180.0, "an angle in degrees")
+        radians = owner.number(f"camera_angle_{axis}", 0.0, math.pi, "an angle in radians")
         angle = math.radians(degrees) if degrees is not None else radians
         if angle is not None:
             return 0.5 * pixels / math.tan(0.5 * angle)

@@ -63,7 +63,9 @@ def test_a_fault_in_the_pixels_is_found_by_decoding_and_names_the_file(tmp_path)
         decode(path, 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+)
 def test_what_is_no_image_is_refused(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
