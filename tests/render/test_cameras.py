@@ -10,6 +10,7 @@ from polyfield.render.cameras import Cameras
 
 PHONE = (0.0578, -0.0805, -0.00098, 0.000156)  # a real one's size of k1, k2, p1, p2
 STRONG = (-0.28, 0.07, 0.001, -0.002)  # an action camera
+TANGENTIAL = (-0.1, 0.02, 0.03, -0.02)  # a sensor that is not square to its lens
 WIDTH, HEIGHT, FOCAL = 270, 480, (343.9, 341.6)
 
 lenses = st.tuples(
@@ -73,7 +74,7 @@ def test_field_of_view_is_what_the_focal_length_says():
     assert math.isclose(math.acos(float(left @ right)), 2 * math.atan(1.0))
 
 
-@pytest.mark.parametrize("distortion", [PHONE, STRONG, (0.5, 0.3, 0.01, -0.01)])
+@pytest.mark.parametrize("distortion", [PHONE, STRONG, TANGENTIAL, (0.5, 0.3, 0.01, -0.01)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
 def test_projection_undoes_rays(distortion, dtype, tolerance):
     cameras = some_cameras(distortion, dtype=dtype)

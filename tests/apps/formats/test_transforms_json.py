@@ -108,6 +108,11 @@ def test_a_size_within_a_pixel_of_the_aspect_is_the_same_aspect(tmp_path):
     assert lens_of(scene)[0] == pytest.approx([20, 11 * 17 / 8])
 
 
+def test_two_pixels_off_the_aspect_are_another_aspect(tmp_path):
+    with pytest.raises(InputError, match="24x18 pixels where w, h say 12x8"):
+        load_scene(write(tmp_path, document(), size=(2 * WIDTH, 2 * HEIGHT + 2)))
+
+
 def test_without_w_and_h_the_images_tell(tmp_path):
     contents = document()
     del contents["w"], contents["h"]
