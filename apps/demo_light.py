@@ -20,7 +20,7 @@ MOST_STEPS = 160
 def first_hit(
     origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], solids: list[Solid]
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Distance along each ray to the first solid, and that solid's number; infinity and -1 for none.
+    """Distance along each ray to the first solid, and the solid's number: infinity, -1 for none.
 
     Directions are unit; rays start outside of all solids.
     """
@@ -66,7 +66,8 @@ def _march(
             break
         distance, outward = solid.own_gap(start + along[:, None] * heading)
         slope = dot(outward, heading)
-        arrived = distance < NEAR_ENOUGH
+        # Newton may pass a hollow surface by a little and comes back; a start inside stays.
+        arrived = (distance.abs() < NEAR_ENOUGH) | ((distance < 0) & (along <= 0))
         travelled[alive[arrived]] = along[arrived]
         step = distance
         if solid.convex:

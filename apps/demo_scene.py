@@ -29,8 +29,8 @@ class DemoScene:
     names: one a view, unique. images: straight alpha, sRGB, box-filtered over each pixel.
     camera_to_world: OpenCV axes. Every view is a pinhole of horizontal field angle_x (radians), its
     principal point in the middle of the square image. depth: along the forward axis through the
-    pixel's centre, scene units, 0 where there is nothing. Vertices lie exactly on the surface, whose
-    every part can be seen from somewhere; faces are counter-clockwise from outside; vertex_colours
+    pixel's centre, scene units, 0 where there is nothing. Vertices lie exactly on the surface, all
+    of which can be seen from somewhere; faces are counter-clockwise from outside; vertex_colours
     are the diffuse ones, sRGB. splits: train, val, test -> indices of views.
     """
 
@@ -93,7 +93,9 @@ def camera_poses(seed: int, views: int) -> Float32[Tensor, "views 3 4"]:
     random = torch.Generator().manual_seed(seed)
     start, jitter, nearness = torch.rand(3, views, generator=random, dtype=torch.float64)
     at = (torch.arange(views).double() + jitter) / views
-    sine = torch.where(at < 0.2, -0.6 + 2.5 * at, 0.06 + 1.1 * (at - 0.2))
+    above = (at - 0.2).clamp(min=0) / 0.8
+    # More of the low views: only they see under the balls.
+    sine = torch.where(at < 0.2, -0.6 + 2.5 * at, 0.04 + 0.9 * above**1.4)
     azimuth = torch.arange(views) * (math.pi * (3 - math.sqrt(5))) + start[0] * 2 * math.pi
     level = (1 - sine.square()).sqrt()
     outward = torch.stack([level * azimuth.cos(), level * azimuth.sin(), sine], 1)
@@ -140,7 +142,8 @@ def _render_group(poses: Tensor, size: int, solids: list[Solid]) -> tuple[Tensor
     offsets = torch.cartesian_prod(at, at)
     for some in edges.split(RAYS_AT_ONCE // len(offsets)):
         spread = (pixels[some, None] + offsets).reshape(-1, 2)
-        fine, _, _ = _look(poses[view[some]].repeat_interleave(len(offsets), 0), spread, size, solids)
+        fine_poses = poses[view[some]].repeat_interleave(len(offsets), 0)
+        fine, _, _ = _look(fine_poses, spread, size, solids)
         fine = fine.view(len(some), len(offsets), 4)
         alpha = fine[..., 3:].mean(1)
         colour = (fine[..., :3] * fine[..., 3:]).mean(1) / alpha.clamp(min=1e-6)
@@ -150,7 +153,7 @@ def _render_group(poses: Tensor, size: int, solids: list[Solid]) -> tuple[Tensor
 
 
 def _has_edge(rgba: Tensor, which: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Pixels among whose nine neighbours the solid changes, or the colour by more than light does."""
+    """Pixels around which the solid changes, or the colour by more than light does."""
     values = torch.cat([rgba[:, :3], which[:, None]], 1).view(*shape, 4).movedim(3, 1)
     highest, lowest = (max_pool2d(sign * values, 3, 1, 1) for sign in (1, -1))
     change = (highest + lowest).movedim(1, 3).reshape(-1, 4)

@@ -29,7 +29,7 @@ class Solid:
     """All points within `radius` of a core that `nearest` describes in the solid's own frame.
 
     world = rotation @ own + position; reach is the radius of a sphere around position that holds
-    the solid. convex promises that the core is convex. gloss is the share of light mirrored head-on.
+    the solid. convex promises a convex core. gloss is the share of light that is mirrored head-on.
     """
 
     name: str
@@ -153,27 +153,27 @@ def turned(profile: Float[Tensor, "k 2"], segments: int, ring: bool = False) -> 
 
 
 def arc(radius: float, start: float, stop: float, steps: int) -> Float[Tensor, "k 2"]:
-    """Points of a circle around the origin of (distance, z), angles in degrees from the first axis."""
+    """Points of a circle around the origin of (distance, z), degrees from the first axis."""
     angle = torch.linspace(math.radians(start), math.radians(stop), steps + 1).double()
     return radius * torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def ball_surface(radius: float, steps: int = 72) -> Surface:
     """A sphere around the origin."""
-    return turned(_on_axis(arc(radius, -90, 90, steps)), 2 * steps)
+    return turned(_on_axis(arc(radius, -90.0, 90.0, steps)), 2 * steps)
 
 
 def capsule_surface(radius: float, half: float) -> Surface:
     """A capsule along z: half is that of its segment."""
-    lower = arc(radius, -90, 0, 24) - torch.tensor([0, half]).double()
-    upper = arc(radius, 0, 90, 24) + torch.tensor([0, half]).double()
+    lower = arc(radius, -90.0, 0.0, 24) - torch.tensor([0, half]).double()
+    upper = arc(radius, 0.0, 90.0, 24) + torch.tensor([0, half]).double()
     side = _between(lower[-1], upper[0], 24)
     return turned(_on_axis(torch.cat([lower, side, upper])), 96)
 
 
 def slab_surface(radius: float, disc: float) -> Surface:
     """A slab with round rim, 2 * radius thick, around a disc in the plane z = 0."""
-    rim = arc(radius, -90, 90, 20) + torch.tensor([disc, 0]).double()
+    rim = arc(radius, -90.0, 90.0, 20) + torch.tensor([disc, 0]).double()
     under = _between(torch.tensor([0, -radius]).double(), rim[0], 40)
     over = _between(rim[-1], torch.tensor([0, radius]).double(), 40)
     axis = torch.tensor([[0, -radius], [0, radius]]).double()
@@ -182,7 +182,7 @@ def slab_surface(radius: float, disc: float) -> Surface:
 
 def torus_surface(radius: float, circle: float) -> Surface:
     """A torus around a circle in the plane z = 0."""
-    profile = arc(radius, 0, 360, 60)[:-1] + torch.tensor([circle, 0]).double()
+    profile = arc(radius, 0.0, 360.0, 60)[:-1] + torch.tensor([circle, 0]).double()
     return turned(profile, 180, ring=True)
 
 

@@ -13,7 +13,7 @@ GROUND = -0.5  # height of the slab's top
 
 
 def still_life() -> list[Solid]:
-    """The solids, the slab first. All lie in [-1.2, 1.2]^3, z up, and touch in single points only."""
+    """The solids, the slab first. All lie in [-1.2, 1.2]^3, z up, and touch in points only."""
     return [
         _slab(thickness=0.14, disc=1.1),
         _ball("glossy ball", (0.42, -0.34), 0.40, "#1d4fc4", gloss=0.10),

@@ -19,8 +19,8 @@ def huber(
 ) -> Float[Tensor, " rays"]:
     """Square near zero, straight line beyond: an outlier pulls with a bounded force.
 
-    With d = prediction - target: d^2 where |d| <= 0.1, else (|d| - 0.05) / 5; mean over the channels
-    of each ray. Gradient 2 d / channels, beyond 0.1 sign(d) / 5 / channels; value and gradient are
+    With d = prediction - target: d^2 where |d| <= 0.1, else (|d| - 0.05) / 5; mean over channels of
+    each ray. Gradient 2 d / channels, beyond 0.1 sign(d) / 5 / channels; value and gradient are
     continuous. Near zero it is the squared error, so printed values read as such.
     Source: instant-ngp (arXiv:2201.05989), whose Huber loss of edge 0.1 is divided by 5.
     """

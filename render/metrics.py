@@ -1,4 +1,4 @@
-"""How near a rendered image is to the true one: PSNR and SSIM, as the tables of papers mean them."""
+"""How near a rendered image is to the true one: PSNR and SSIM, as papers' tables mean them."""
 
 import math
 
