@@ -64,3 +64,15 @@ def test_nothing_and_not_numbers():
     assert nearest(torch.zeros(0, 3), torch.zeros(3, 3)).distance.shape == (0,)
     with pytest.raises(InputError, match="finite"):
         nearest(torch.full((1, 3), math.nan), torch.zeros(1, 3))
+
+
+def test_searches_split_to_bound_memory_find_the_same(monkeypatch):
+    # From the middle of a sphere everything is equally far: nearly all boxes stay to be looked at.
+    sphere = torch.nn.functional.normalize(draw(4, 2000, 1.0), dim=1)
+    points = draw(5, 37, 1e-3)
+    whole = nearest(points, sphere)
+    monkeypatch.setattr("polyfield.extract.neighbours.PAIRS", 100)
+    monkeypatch.setattr("polyfield.extract.neighbours.QUERIES", 10)
+    split = nearest(points, sphere)
+    assert torch.equal(split.distance, whole.distance) and torch.equal(split.index, whole.index)
+    torch.testing.assert_close(whole.distance, (points[:, None] - sphere).norm(dim=2).amin(1))
