@@ -37,7 +37,7 @@ VERBS = {
         "polyfield.apps.train_options",
         "Train",
         "polyfield.apps.train",
-        "train",
+        "train_command",
     ),
     "render": Verb(
         "Render views of a trained run: held-out ones or a turntable.",
@@ -79,7 +79,7 @@ VERBS = {
         "polyfield.apps.demo",
         "Demo",
         "polyfield.apps.demo",
-        "demo",
+        "demo_command",
     ),
 }
 
