@@ -23,7 +23,7 @@ from polyfield.apps.schedule import Schedule
 from polyfield.apps.trained import Settings, build, settings_of
 from polyfield.apps.train_options import Train, check
 from polyfield.cuda.errors import InputError
-from polyfield.fields import FIELDS, arguments_of
+from polyfield.fields.table import FIELDS, arguments_of
 
 SAMPLES_PER_STEP = 1 << 15
 MEASURE_STEPS = 256  # the occupancy grid has settled by then, so a step's time is typical

@@ -12,7 +12,7 @@ from polyfield.apps import checkpoint
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
-from polyfield.fields import build_field
+from polyfield.fields.table import build_field
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras

@@ -1,4 +1,3 @@
-import inspect
 import math
 
 import pytest
@@ -79,18 +78,6 @@ def test_a_transposed_view_is_read_in_its_own_order(device):
 def test_other_degrees_are_refused_by_value(degree):
     with pytest.raises(InputError, match=f"degree: {degree}; expected 0 to 7"):
         spherical_harmonics(torch.zeros(1, 3), degree)
-
-
-def test_torch_compile_sees_one_graph():
-    bare = inspect.unwrap(spherical_harmonics)  # without the shape checks of the tests
-    compiled = torch.compile(
-        lambda d: bare(d, 3).square().sum(), fullgraph=True, backend="aot_eager"
-    )
-    directions = unit_directions(10).requires_grad_()
-    compiled(directions).backward()
-    eager = unit_directions(10).requires_grad_()
-    spherical_harmonics(eager, 3).square().sum().backward()
-    torch.testing.assert_close(directions.grad, eager.grad)
 
 
 def test_registration_is_sound():

@@ -1,4 +1,4 @@
-"""Representations: functions of position, direction and time with learned parameters."""
+"""The table of fields: name on the command line -> typed arguments and constructor."""
 
 from __future__ import annotations
 
