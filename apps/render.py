@@ -140,7 +140,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and 0 < int(p) < 32769 for p in parts):
+    if len(parts) != 2 or not all(
+        p.isascii() and p.isdigit() and 0 < int(p) < 32769 for p in parts
+    ):
         raise InputError("--size", repr(text), "WxH in pixels, such as 800x600")
     return int(parts[0]), int(parts[1])
 

@@ -108,7 +108,11 @@ def train(
             measure_steps=MEASURE_STEPS,
             on_plan=lambda s, seconds: tell(
                 f"plan: {s.steps} steps of {1000 * seconds:.1f} ms"
-                + (" - too few for a good result; give it more time" if (s.steps or 0) < 1000 else "")
+                + (
+                    " - too few for a good result; give it more time"
+                    if (s.steps or 0) < 1000
+                    else ""
+                )
             ),
             on_progress=on_progress,
         )

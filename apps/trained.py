@@ -137,11 +137,15 @@ def load(path: Path, device: torch.device) -> Trained:
         trained.grid.bits.copy_(saved.tensors["grid.bits"])
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(str(saved.path), f"does not fit ({reason})", "a run's checkpoint") from error
+        raise InputError(
+            str(saved.path), f"does not fit ({reason})", "a run's checkpoint"
+        ) from error
     return trained
 
 
-def orbit_camera(settings: Settings, camera_to_world: torch.Tensor, size: tuple[int, int]) -> Cameras:
+def orbit_camera(
+    settings: Settings, camera_to_world: torch.Tensor, size: tuple[int, int]
+) -> Cameras:
     """Pinhole cameras at the given poses (unit cube) that see what the training cameras saw."""
     n = len(camera_to_world)
     width, height = size

@@ -11,7 +11,11 @@ from polyfield.cuda.kernel import Kernel, run_native
 
 
 def launch_block_grid(
-    kernel: Kernel, grid: tuple[int, int], body: ctypes.Structure, device: torch.device, backend: str
+    kernel: Kernel,
+    grid: tuple[int, int],
+    body: ctypes.Structure,
+    device: torch.device,
+    backend: str,
 ) -> None:
     """Runs a kernel as a grid of thread blocks, on a device or played by threads of this machine."""
     if backend == "emulated":

@@ -50,9 +50,20 @@ def build(name: str, *flags: str) -> Path:
     write_lists(scratch)
     made = scratch / "library.so"
     compiler = os.environ.get("CXX", "c++")
-    command = [compiler, *FLAGS, *flags, "-shared", "-fPIC", "-pthread", f"-I{scratch}", f"-I{SOURCES}"]
+    command = [
+        compiler,
+        *FLAGS,
+        *flags,
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        f"-I{scratch}",
+        f"-I{SOURCES}",
+    ]
     try:
-        done = subprocess.run([*command, str(build_file), "-o", str(made)], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, str(build_file), "-o", str(made)], capture_output=True, text=True
+        )
     except OSError as error:
         raise BackendError(f"{compiler}: {error}; expected a C++20 compiler for {name}") from error
     if done.returncode:

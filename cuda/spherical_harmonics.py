@@ -98,7 +98,9 @@ def _evaluate_backward(directions: Tensor, grad: Tensor, degree: int) -> Tensor:
     out = torch.empty_like(directions)
     body = kernel("spherical_harmonics", "SphericalHarmonicsBackward")
     coefficients = _coefficients(degree, directions.device)
-    launch(body, _grid(directions), directions, grad, *coefficients, out, len(directions), degree + 1)
+    launch(
+        body, _grid(directions), directions, grad, *coefficients, out, len(directions), degree + 1
+    )
     return out
 
 

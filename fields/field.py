@@ -20,9 +20,7 @@ class Encoding(Protocol):
 class RadianceField(Protocol):
     """Density and colour of space, in the unit cube."""
 
-    def density(
-        self, x: Float[Tensor, "n 3"]
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
+    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
         """Density in 1 / side of the unit cube, at least 0, and features for `color`."""
         ...
 

@@ -28,7 +28,9 @@ class FieldOptimiser:
             for name, parameter in self.parameters.items()
             for order in ("first", "second")
         }
-        self.scratch = {name: torch.zeros_like(grid.table.data) for name, grid in self.grids.items()}
+        self.scratch = {
+            name: torch.zeros_like(grid.table.data) for name, grid in self.grids.items()
+        }
         for grid in self.grids.values():
             grid.deferred = []
 

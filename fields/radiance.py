@@ -38,9 +38,7 @@ class Radiance(nn.Module):
         self.density_weights = nn.Parameter(initial_weights(self.density_widths, generator))
         self.color_weights = nn.Parameter(initial_weights(self.color_widths, generator))
 
-    def density(
-        self, x: Float[Tensor, "n 3"]
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
+    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
         """Density and the features that `color` takes. x in the unit cube."""
         encoded = self.encoding(x)
         features = mlp(encoded, self.density_weights, self.density_widths, "relu", "none")

@@ -55,7 +55,9 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
     known = {f.name: f.default for f in fields(kind)}
     for key, value in arguments.items():
         if key not in known:
-            raise InputError(f"field {name}: argument {key!r}", repr(value), f"one of {list(known)}")
+            raise InputError(
+                f"field {name}: argument {key!r}", repr(value), f"one of {list(known)}"
+            )
         if type(value) is not type(known[key]) or not 0 <= value < 1 << 20:
             raise InputError(f"field {name}: {key}", repr(value), "a sound number of its type")
     chosen = kind(**arguments)

@@ -121,7 +121,9 @@ def render_rays(
     return Rendered(seen, out.opacity, depth, marched, len(samples.distance))
 
 
-def ray_batches(rays: int, memory_bytes: int, samples_a_ray: int = 64) -> list[Int[Tensor, " part"]]:
+def ray_batches(
+    rays: int, memory_bytes: int, samples_a_ray: int = 64
+) -> list[Int[Tensor, " part"]]:
     """Indices of rays in batches whose samples fit a memory budget."""
     bytes_a_sample = 4 * (3 + 32 + 16 + 32 + 64 + 8)
     batch = max(256, min(1 << 14, memory_bytes // (bytes_a_sample * samples_a_ray)))
