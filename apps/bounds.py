@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from polyfield.fields.similarity import Similarity
-from polyfield.render.cameras import Cameras
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, max_pool2d
+
+from polyfield.fields.similarity import Similarity
+from polyfield.render.cameras import Cameras
 
 Backdrop = tuple[int, int, int]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def command_start() -> float:
-    """time.monotonic() at which this process started, imports included; now where that is unknown."""
+    """time.monotonic() when this process started, imports included; now where unknown."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

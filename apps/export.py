@@ -29,7 +29,7 @@ class Export:
     resolution: int = 256
     """Lattice points a side of the field's cube."""
     level: float | None = None
-    """Density at the surface, per unit of the field's cube. The default follows from median depths."""
+    """Density at the surface, per side of the cube. The default follows from median depths."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from polyfield.cuda.errors import InputError
 from torch import Tensor
+
+from polyfield.cuda.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "MPO")  # MPO: JPEG of phones, with a second view

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from torch import Tensor
+
 from polyfield.apps.image_files import decode
 from polyfield.cuda.errors import InputError
-from torch import Tensor
 
 
 class ImageStore:

@@ -133,7 +133,7 @@ class RadianceTask:
 
 
 def shown_image(pixels: Tensor, background: list[float] | tuple[float, ...]) -> Tensor:
-    """A uint8 image [h, w, 3 or 4] as float in [0, 1], composited on a background where it has alpha."""
+    """A uint8 image [h, w, 3 or 4] as float in [0, 1], on a background where it has alpha."""
     image = pixels.float() / 255
     if image.shape[-1] == 3:
         return image

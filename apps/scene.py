@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
+from torch import Tensor
+
 from polyfield.apps.bounds import (
     Backdrop,
     Bounds,
@@ -24,7 +26,6 @@ from polyfield.apps.image_files import SUFFIXES, decode
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras
-from torch import Tensor
 
 _PEEKED, _HULL_VIEWS = 4, 24  # images decoded to find out what they show, and to find the object
 

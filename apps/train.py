@@ -20,8 +20,8 @@ from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.run_folder import CONFIG_VERSION, RunFolder
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import Schedule
-from polyfield.apps.trained import Settings, build, settings_of
 from polyfield.apps.train_options import Train, check
+from polyfield.apps.trained import Settings, build, settings_of
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
 

@@ -12,9 +12,9 @@ from polyfield.apps import checkpoint
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import build_field
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
+from polyfield.fields.table import build_field
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import OccupancyGrid, full_grid
 from polyfield.render.view import View, render_view
@@ -27,7 +27,7 @@ BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 @dataclass(frozen=True)
 class Settings:
-    """What rebuilds a field without its scene; plain values, kept in config.json and checkpoints."""
+    """What rebuilds a field without its scene: plain values, in config.json and checkpoints."""
 
     field: str
     arguments: dict[str, int]
@@ -112,7 +112,7 @@ def settings_of(
 
 
 def build(settings: Settings, device: torch.device) -> Trained:
-    """A fresh field as the settings say. InputError, naming the setting, where they make no sense."""
+    """A fresh field as the settings say. InputError where they make no sense."""
     generator = Generator().manual_seed(settings.seed)
     field = build_field(settings.field, settings.arguments, generator).to(device)
     if not 1 <= settings.grid_levels <= 8 or settings.grid_resolution not in (32, 64, 128, 256):

@@ -167,13 +167,13 @@ def launch(
 def run_native(
     library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body, owned: bool
 ) -> None:
-    """Runs packed arguments through a CPU build. BackendError where the build does not know them."""
+    """Runs packed arguments through a CPU build. BackendError where it does not know them."""
     found = _find(library, kernel.body)
     if not found or library.polyfield_size(found) != ctypes.sizeof(body):
         size = library.polyfield_size(found) if found else "no such kernel"
         raise BackendError(
             f"{kernel.body}: the compiled module has {size} bytes of arguments; expected "
-            f"{ctypes.sizeof(body)}. Module and sources are of different versions: reinstall polyfield."
+            f"{ctypes.sizeof(body)}. Module and sources differ in version: reinstall polyfield."
         )
     library.polyfield_launch(found, ctypes.byref(body), grid[0], grid[1], int(owned))
 

@@ -1,4 +1,4 @@
-"""Multiresolution hash grid: a point's features are interpolated from tables of many resolutions."""
+"""Multiresolution hash grid: features interpolated from tables of many resolutions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class HashGrid(nn.Module):
 
     Levels grow geometrically from base_resolution to finest_resolution; each holds at most
     2^log2_table_size entries, hashed where its grid has more. Outside the cube x is clamped.
-    While `deferred` is a list, the backward pass appends (x, gradient of the features) to it in place
-    of a dense gradient of the table: the optimiser scatters it and steps in one go.
+    While `deferred` is a list, the backward pass appends (x, gradient of the features) to it
+    in place of a dense gradient of the table: the optimiser scatters it and steps in one go.
     Raises InputError (from the layout) for sizes that make no grid.
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989); sizes as in tiny-cuda-nn.
     """

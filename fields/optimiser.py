@@ -15,8 +15,8 @@ EPSILON = 1e-15
 class FieldOptimiser:
     """Adam with the settings of Instant-NGP: epsilon 1e-15, weight decay on networks only.
 
-    Moments are kept by parameter name. A hash grid's table takes its gradient deferred (see HashGrid)
-    and is stepped by scatter and Adam together, so no dense gradient of it exists.
+    Moments are kept by parameter name. A hash grid's table takes its gradient deferred (see
+    HashGrid) and is stepped by scatter and Adam together, so no dense gradient of it exists.
     """
 
     def __init__(self, field: nn.Module, rate: float = 1e-2, weight_decay: float = 1e-6):

@@ -30,7 +30,7 @@ class Similarity:
         return Similarity(1.0, torch.eye(3, dtype=torch.float64), torch.zeros(3).double())
 
     def apply(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-        """Points of the source frame in the target frame, in their own dtype and on their device."""
+        """Points of the source frame in the target frame, in their own dtype, on their device."""
         moved = self.scale * points.double() @ self.rotation.T.to(points.device)
         return (moved + self.translation.to(points.device)).to(points.dtype)
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
-from torch import Tensor
 
 # Newton doubles the digits a step. From the distorted point itself, three steps are enough for a
 # phone and five for k1 = -0.2 with its corners close to the fold (1e-9 px in either case).

@@ -42,7 +42,7 @@ class OccupancyGrid:
 
 
 def full_grid(levels: int, resolution: int, device: torch.device) -> OccupancyGrid:
-    """A grid with every cell on: nothing is known yet. resolution: cells a side, a multiple of 2."""
+    """A grid with every cell on: nothing is known yet. resolution: cells a side, even."""
     values = torch.zeros(levels, resolution**3, device=device)
     bits = torch.full((levels * resolution**3 // 8,), 255, dtype=torch.uint8, device=device)
     return OccupancyGrid(values, bits, resolution)

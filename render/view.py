@@ -23,8 +23,10 @@ class View(NamedTuple):
 
 
 def subpixel_offsets(count: int) -> Float[Tensor, "count 2"]:
-    """Where in a pixel its rays go through: the centre for 1, a stratified grid for a square number,
-    else the R2 low-discrepancy sequence. In pixels, 0 to 1."""
+    """Where in a pixel its rays go through, 0 to 1.
+
+    The centre for 1, a stratified grid for a square number, else the R2 low-discrepancy sequence.
+    """
     side = round(count**0.5)
     if side * side == count:
         ticks = (torch.arange(side) + 0.5) / side
@@ -46,7 +48,7 @@ def render_view(
     samples_per_pixel: int = 1,
     memory_bytes: int = 1 << 28,
 ) -> View:
-    """The image of camera `index` (of `cameras` in the unit cube), in batches within memory_bytes."""
+    """The image of camera `index` (cameras in the unit cube), in batches within memory_bytes."""
     width, height = int(cameras.width[index]), int(cameras.height[index])
     device = grid.bits.device
     behind = torch.tensor(background, device=device)

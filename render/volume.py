@@ -95,7 +95,7 @@ def render_rays(
     stream: int = 0,
     jitter: bool = False,
 ) -> Rendered:
-    """What the field shows along rays of the unit cube, on a background; differentiable in the field.
+    """What the field shows along rays of the unit cube, on a background; differentiable.
 
     directions unit. A first look at the density, without gradient, drops samples behind full
     opacity; only what can be seen is shaded. jitter: one random shift of each ray's samples, a

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
+
 from polyfield.apps.formats.json_fields import Fields, read_object
 from polyfield.apps.formats.posed_images import PosedImages, every_eighth
 from polyfield.apps.formats.transforms_json import Frames, read_bounds, read_frames
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
-from torch import Tensor
 
 SPLITS = ("train", "val", "test")
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float64, Int64
+from torch import Tensor
+
 from polyfield.apps.bounds import Bounds
 from polyfield.apps.image_files import SUFFIXES, ImageHeader, read_header
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
-from torch import Tensor
 
 LONGEST_SIDE = 1600  # of two copies of the photographs, the largest within this is taken
 ROTATION_TOLERANCE = 1e-3

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
+from torch import Tensor
+
 from polyfield.apps.bounds import Bounds
 from polyfield.apps.formats.json_fields import LARGEST, Fields, read_object
 from polyfield.apps.formats.posed_images import (
@@ -22,7 +24,6 @@ from polyfield.apps.formats.posed_images import (
 from polyfield.apps.image_files import ImageHeader
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
-from torch import Tensor
 
 MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
 _UNDISTORT = "Undistort the photographs first, for example with COLMAP's image_undistorter."

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from polyfield.apps.bounds import (
     Bounds,
     camera_bounds,

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
 from polyfield.apps.image_files import decode, read_header
 from polyfield.cuda.errors import InputError
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from polyfield.apps.images import ImageStore
 from polyfield.cuda.errors import InputError
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.spherical_harmonics import (
     spherical_harmonics,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.scene import load_scene
 from polyfield.cuda.errors import InputError

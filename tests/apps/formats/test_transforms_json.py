@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from polyfield.apps.formats import transforms_json
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.cuda.errors import InputError
