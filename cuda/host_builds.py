@@ -50,9 +50,20 @@ def build(name: str, *flags: str) -> Path:
     write_lists(scratch)
     made = scratch / "library.so"
     compiler = os.environ.get("CXX", "c++")
-    command = [compiler, *FLAGS, *flags, "-shared", "-fPIC", "-pthread", f"-I{scratch}", f"-I{SOURCES}"]
+    command = [
+        compiler,
+        *FLAGS,
+        *flags,
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        f"-I{scratch}",
+        f"-I{SOURCES}",
+    ]
     try:
-        done = subprocess.run([*command, str(build_file), "-o", str(made)], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, str(build_file), "-o", str(made)], capture_output=True, text=True
+        )
     except OSError as error:
         raise BackendError(f"{compiler}: {error}; expected a C++20 compiler for {name}") from error
     if done.returncode:
@@ -73,4 +84,8 @@ def reversed_library() -> ctypes.CDLL:
 @cache
 def block_library() -> ctypes.CDLL:
     """Tiles played as GPU blocks of real threads, with shared memory, barriers and atomics."""
-    return open_library(build("block", "-DBLOCK_OF_THREADS"))
+    library = open_library(build("block", "-DBLOCK_OF_THREADS"))
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    library.polyfield_launch_arguments.restype = number
+    library.polyfield_launch_arguments.argtypes = [*[pointer] * 4, *[number] * 3]
+    return library
