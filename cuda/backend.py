@@ -18,10 +18,10 @@ CHOICES = ("", "reference", "emulated", "reversed")
 def backend_of(device: torch.device) -> Backend:
     """The implementation that runs for tensors on `device`.
 
-    cpu tensors get the native kernels, cuda tensors the CUDA ones, any other device the reference in
-    plain torch. POLYFIELD_BACKEND=reference forces the reference everywhere; =emulated sends CPU
-    tensors through the CUDA launch path to a block of threads; =reversed runs the native kernels with
-    their lanes backwards (both for tests, both need a C++ compiler).
+    cpu tensors get the native kernels, cuda tensors the CUDA ones, any other device the reference
+    in plain torch. POLYFIELD_BACKEND=reference forces the reference everywhere; =emulated sends CPU
+    tensors through the CUDA launch path to a block of threads; =reversed runs the native kernels
+    with their lanes backwards (both for tests, both need a C++ compiler).
     Raises BackendError for another value of the variable.
     """
     wish = os.environ.get(VARIABLE, "")

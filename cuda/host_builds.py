@@ -1,4 +1,4 @@
-"""Builds of the kernels for tests, made with the machine's C++ compiler and kept in the user's cache.
+"""Builds of the kernels for tests, made by the machine's C++ compiler, kept in the user's cache.
 
 `reversed` runs the CPU meaning with its lanes backwards; `block` plays every tile as a GPU block of
 real threads. Both have the C interface of the native module.
@@ -35,7 +35,7 @@ def write_lists(folder: Path) -> None:
 
 
 def build(name: str, *flags: str) -> Path:
-    """A shared library of all kernels compiled with `flags`, built once for each state of the sources.
+    """A shared library of all kernels compiled with `flags`, once for each state of the sources.
 
     Raises BackendError with the compiler's first lines where it fails or is absent.
     """

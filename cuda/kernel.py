@@ -21,7 +21,12 @@ from polyfield.cuda.native_library import SOURCES, native_library
 
 Argument = Tensor | int | float | None
 
-_SCALARS = {"int": ctypes.c_int, "u32": ctypes.c_uint32, "i64": ctypes.c_int64, "float": ctypes.c_float}
+_SCALARS = {
+    "int": ctypes.c_int,
+    "u32": ctypes.c_uint32,
+    "i64": ctypes.c_int64,
+    "float": ctypes.c_float,
+}
 _ELEMENTS = {
     "float": (torch.float32,),
     "half": (torch.float16,),
@@ -47,7 +52,9 @@ class Field:
     @property
     def declaration(self) -> str:
         """As C++ spells it."""
-        return f"{'const ' if self.const else ''}{self.type}{'*' if self.pointer else ''} {self.name}"
+        return (
+            f"{'const ' if self.const else ''}{self.type}{'*' if self.pointer else ''} {self.name}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +81,9 @@ def parse_fields(source: str, struct: str) -> tuple[Field, ...]:
     """
     found = re.search(_STRUCT.format(name=struct), source, re.DOTALL)
     if found is None:
-        raise BackendError(f"struct {struct}: not found; expected a body with members before its FN")
+        raise BackendError(
+            f"struct {struct}: not found; expected a body with members before its FN"
+        )
     fields = []
     for line in found["body"].splitlines():
         line = re.sub(r"\s*//.*", "", line).strip()
@@ -83,7 +92,9 @@ def parse_fields(source: str, struct: str) -> tuple[Field, ...]:
         match = _FIELD.match(line)
         if match is None or match["type"] not in (_ELEMENTS if match["pointer"] else _SCALARS):
             raise BackendError(f"struct {struct}: {line!r}; expected `[const ]type[*] name;`")
-        fields.append(Field(match["name"], match["type"], bool(match["pointer"]), bool(match["const"])))
+        fields.append(
+            Field(match["name"], match["type"], bool(match["pointer"]), bool(match["const"]))
+        )
     return tuple(fields)
 
 
@@ -123,7 +134,9 @@ def launch(
     """
     if len(arguments) != len(kernel.fields):
         got = f"{len(arguments)} arguments"
-        raise InputError(kernel.body, got, f"{len(kernel.fields)}: {[f.name for f in kernel.fields]}")
+        raise InputError(
+            kernel.body, got, f"{len(kernel.fields)}: {[f.name for f in kernel.fields]}"
+        )
     device = None
     values: list[int | float | None] = []
     for field, argument in zip(kernel.fields, arguments, strict=True):
@@ -151,14 +164,16 @@ def launch(
         raise BackendError(f"{kernel.body}: no kernel for {device}; call the operation's reference")
 
 
-def run_native(library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body, owned: bool) -> None:
-    """Runs packed arguments through a CPU build. BackendError where the build does not know them."""
+def run_native(
+    library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body, owned: bool
+) -> None:
+    """Runs packed arguments through a CPU build. BackendError where it does not know them."""
     found = _find(library, kernel.body)
     if not found or library.polyfield_size(found) != ctypes.sizeof(body):
         size = library.polyfield_size(found) if found else "no such kernel"
         raise BackendError(
             f"{kernel.body}: the compiled module has {size} bytes of arguments; expected "
-            f"{ctypes.sizeof(body)}. Module and sources are of different versions: reinstall polyfield."
+            f"{ctypes.sizeof(body)}. Module and sources differ in version: reinstall polyfield."
         )
     library.polyfield_launch(found, ctypes.byref(body), grid[0], grid[1], int(owned))
 

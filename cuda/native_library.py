@@ -40,7 +40,7 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 @cache
 def native_library() -> ctypes.CDLL:
-    """The module that was installed with polyfield. torch must be imported first: its threads serve."""
+    """The module that was installed with polyfield. Imports torch first: its threads serve."""
     import torch  # noqa: F401  # loads the OpenMP runtime that launches borrow
 
     return open_library(FOLDER / "_cpu.so")

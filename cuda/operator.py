@@ -17,8 +17,8 @@ _library = torch.library.Library("polyfield", "FRAGMENT")
 def define(schema: str, implementation: Callable, fake: Callable) -> Callable:
     """Registers `polyfield::<schema>` for CPU and CUDA tensors and returns it ready to call.
 
-    schema: torch's operator schema, `name(Tensor x, int k) -> Tensor`. implementation: allocates and
-    launches. fake: the allocation alone, for fake tensors and torch.compile.
+    schema: torch's operator schema, `name(Tensor x, int k) -> Tensor`. implementation: allocates
+    and launches. fake: the allocation alone, for fake tensors and torch.compile.
     """
     name = schema.split("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))

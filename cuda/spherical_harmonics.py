@@ -23,8 +23,8 @@ def spherical_harmonics(
     """The (degree + 1)^2 real spherical harmonics of unit directions, differentiable.
 
     degree: highest band, 0 to 7 (tiny-cuda-nn's "degree 4" is 3 here). Band l occupies l^2 to
-    (l+1)^2 - 1, order m = -l..l; signs as in 3DGS and tiny-cuda-nn (Condon-Shortley). Polynomials in
-    x, y, z: a direction that is not unit is not normalised. Raises InputError for another degree.
+    (l+1)^2 - 1, order m = -l..l; signs as in 3DGS and tiny-cuda-nn (Condon-Shortley). Polynomials
+    in x, y, z: a direction that is not unit is not normalised. Raises InputError for another degree.
     """
     if not 0 <= degree <= HIGHEST_DEGREE:
         raise InputError("spherical_harmonics: degree", str(degree), f"0 to {HIGHEST_DEGREE}")
@@ -98,7 +98,9 @@ def _evaluate_backward(directions: Tensor, grad: Tensor, degree: int) -> Tensor:
     out = torch.empty_like(directions)
     body = kernel("spherical_harmonics", "SphericalHarmonicsBackward")
     coefficients = _coefficients(degree, directions.device)
-    launch(body, _grid(directions), directions, grad, *coefficients, out, len(directions), degree + 1)
+    launch(
+        body, _grid(directions), directions, grad, *coefficients, out, len(directions), degree + 1
+    )
     return out
 
 

@@ -30,7 +30,7 @@ class Similarity:
         return Similarity(1.0, torch.eye(3, dtype=torch.float64), torch.zeros(3).double())
 
     def apply(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-        """Points of the source frame in the target frame, in their own dtype and on their device."""
+        """Points of the source frame in the target frame, in their own dtype, on their device."""
         moved = self.scale * points.double() @ self.rotation.T.to(points.device)
         return (moved + self.translation.to(points.device)).to(points.dtype)
 
@@ -45,9 +45,7 @@ class Similarity:
             self.scale * first.scale, self.rotation @ first.rotation, self.apply(first.translation)
         )
 
-    def apply_to_cameras(
-        self, camera_to_world: Float[Tensor, "n 3 4"]
-    ) -> Float[Tensor, "n 3 4"]:
+    def apply_to_cameras(self, camera_to_world: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
         """Poses in the target frame: axes stay orthonormal, positions scale."""
         rotation = self.rotation.to(camera_to_world.device)
         axes = rotation @ camera_to_world[:, :, :3].double()
@@ -70,7 +68,9 @@ class Similarity:
             rotation = torch.tensor(values["rotation"], dtype=torch.float64)
             translation = torch.tensor(values["translation"], dtype=torch.float64)
             sound = rotation.shape == (3, 3) and translation.shape == (3,) and 0 < scale < 1e30
-            sound = sound and bool(torch.isfinite(rotation).all() & torch.isfinite(translation).all())
+            sound = sound and bool(
+                torch.isfinite(rotation).all() & torch.isfinite(translation).all()
+            )
             sound = sound and bool((rotation @ rotation.T - torch.eye(3)).abs().max() < 1e-6)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError("similarity", f"{type(error).__name__}: {error}", _EXPECTED) from error

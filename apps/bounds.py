@@ -1,0 +1,195 @@
+"""Where in the input's frame a scene lies: the cube that becomes the field's unit cube."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d, max_pool2d
+
+from polyfield.fields.similarity import Similarity
+from polyfield.render.cameras import Cameras
+
+Backdrop = tuple[int, int, int]
+
+_CELLS = 24  # a side of the coarse visual hull
+_PLAIN = 3  # 8-bit steps by which a plain backdrop may vary
+_DIFFERENT = 8  # 8-bit steps from the backdrop that make a pixel the object's
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """A cube in the input's frame, how many nested grids it needs, and the reason for it."""
+
+    center: Float[Tensor, " 3"]
+    side: float
+    grid_levels: int
+    near: float
+    """Input units from a camera within which nothing is: so that no fog sticks to the lens."""
+    reason: str
+
+    def to_field(self) -> Similarity:
+        """The input's frame to the unit cube, axes kept."""
+        scale = 1 / self.side
+        eye = torch.eye(3, dtype=torch.float64)
+        return Similarity(scale, eye, 0.5 - scale * self.center.double())
+
+
+@dataclass(frozen=True, eq=False)
+class Gaze:
+    """What the cameras look at, as far as their optical axes tell."""
+
+    target: Float[Tensor, " 3"]
+    """The point nearest to all axes; the middle of the cameras where they look outwards."""
+    distance: Float[Tensor, " n"]
+    """From each camera to the target."""
+    inward: bool
+    """The target lies before most cameras."""
+
+
+def gaze(cameras: Cameras) -> Gaze:
+    """The common target of all optical axes in the least-squares sense.
+
+    Axes that run (nearly) parallel meet nowhere: the target is then put ahead of the middle of the
+    cameras by four times their spread, a forward-facing capture's usual depth.
+    """
+    axis = cameras.camera_to_world[:, :, 2].double()
+    position = cameras.camera_to_world[:, :, 3].double()
+    middle = position.mean(0)
+    across = torch.eye(3, dtype=torch.float64) - axis[:, :, None] * axis[:, None, :]
+    system = across.mean(0)
+    spread = (position - middle).norm(dim=1).max()
+    if torch.linalg.eigvalsh(system)[0] < 1e-4:
+        ahead = axis.mean(0)
+        target = middle + ahead / ahead.norm().clamp(min=1e-9) * (4 * spread if spread > 0 else 1.0)
+    else:
+        # Relative to the middle: positions may be far from the origin.
+        pull = (across @ (position - middle)[:, :, None]).mean(0)
+        target = middle + torch.linalg.solve(system, pull)[:, 0]
+    inward = ((target - position) * axis).sum(1) > 0
+    if inward.double().mean() < 0.75:
+        return Gaze(middle, (position - middle).norm(dim=1), False)
+    return Gaze(target, (position - target).norm(dim=1), True)
+
+
+def looked_at(cameras: Cameras, bounds: Bounds) -> bool:
+    """Whether what the cameras look at lies within the bounds, or they look outwards."""
+    seen = gaze(cameras)
+    return not seen.inward or float((seen.target - bounds.center).abs().max()) < bounds.side / 2
+
+
+def synthetic_bounds(cameras: Cameras) -> Bounds | None:
+    """NeRF-synthetic's box [-1.5, 1.5]^3, unless the cameras say that the scene lies elsewhere.
+
+    In the originals they stand 4.03 from the origin, look at it, and see 1.45 to each side. None
+    where they look past the origin, stand among the box, or see much more or less than the box.
+    """
+    seen = gaze(cameras)
+    distance = float(seen.distance.median())
+    half_view = distance * float((cameras.width / 2 / cameras.focal[:, 0]).median())
+    centred = float(seen.target.norm()) < 0.5
+    if not (seen.inward and centred and 2.5 < distance < 8 and 0.75 < half_view < 2.2):
+        return None
+    center = torch.zeros(3, dtype=torch.float64)
+    near = _near_object(cameras, center, 3.0)
+    return Bounds(center, 3.0, 1, near, "the NeRF-synthetic box [-1.5, 1.5]^3")
+
+
+def camera_bounds(cameras: Cameras) -> Bounds:
+    """Four nested cubes about what the cameras look at, for scenes with a background.
+
+    With r the largest distance (along an axis) from the target to a camera: the finest cube has
+    side r and holds what is looked at, the next, of 2 r, holds every camera, and the whole, of 8 r,
+    leaves room for what is seen past it: a field that had to explain far things on a near wall
+    would put fog before the cameras. Every doubling costs one more level of the occupancy grid and
+    one bit of the encoding's resolution, so there is an end to it.
+    """
+    seen = gaze(cameras)
+    position = cameras.camera_to_world[:, :, 3].double()
+    reach = float((position - seen.target).abs().max())
+    if reach < 1e-9:
+        reach = 1.0  # a single station: its unit is the only one there is
+    reason = "four nested cubes about the point that the cameras look at"
+    if not seen.inward:
+        reason = "four nested cubes about the cameras, which look outwards"
+    near = 0.05 * float(seen.distance.median()) if seen.inward else 0.02 * reach
+    return Bounds(seen.target, 8 * reach, 4, max(near, 1e-3 * reach), reason)
+
+
+def object_bounds(
+    cameras: Cameras, masks: Sequence[Bool[Tensor, "height width"]], what: str
+) -> Bounds | None:
+    """The cube about a coarse visual hull: one camera and one mask of the object a view.
+
+    A cell belongs to the hull if nine in ten of the views that see it see the object there (a hole
+    in one mask must not cut the object), and at least half of the views see it at all. One tenth is
+    added to the side. None if nothing is left, so that the caller looks for other evidence.
+    """
+    seen = gaze(cameras)
+    half_view = seen.distance * (cameras.width / 2 / cameras.focal[:, 0]).double()
+    low, high = seen.target - 1.2 * half_view.median(), seen.target + 1.2 * half_view.median()
+    for resolution in (2 * _CELLS, 4 * _CELLS):
+        cells = _hull_cells(cameras, masks, low, high, resolution)
+        if not len(cells):
+            return None
+        half_cell = (high - low) / _CELLS / 2
+        low, high = cells.amin(0) - 1.5 * half_cell, cells.amax(0) + 1.5 * half_cell
+    center = (low + high) / 2
+    side = 1.1 * float((high - low).max())
+    return Bounds(center, side, 1, _near_object(cameras, center, side), f"visual hull of {what}")
+
+
+def _near_object(cameras: Cameras, center: Tensor, side: float) -> float:
+    """A quarter of the way to the cube's corners; a twentieth of that to its centre if inside."""
+    distance = float((cameras.camera_to_world[:, :, 3].double() - center).norm(dim=1).min())
+    return max(0.25 * (distance - 0.5 * math.sqrt(3) * side), 0.05 * distance, 1e-3 * side)
+
+
+def _hull_cells(
+    cameras: Cameras, masks: Sequence[Tensor], low: Tensor, high: Tensor, resolution: int
+) -> Tensor:
+    """Centres of the cells of the box [low, high] that the views agree on."""
+    steps = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
+    cells = low + torch.cartesian_prod(steps, steps, steps) * (high - low)
+    views = torch.zeros(len(cells))
+    hits = torch.zeros(len(cells))
+    for view, mask in enumerate(masks):
+        coarse = adaptive_max_pool2d(mask[None].float(), resolution)
+        coarse = max_pool2d(coarse, 3, stride=1, padding=1)[0]  # a cell is wider than its centre
+        pixels, _ = cameras.project(torch.full((len(cells),), view), cells)
+        size = torch.tensor([mask.shape[1], mask.shape[0]], dtype=torch.float64)
+        place = pixels / size
+        inside = ((place >= 0) & (place < 1)).all(1)
+        column, row = (place[inside] * resolution).long().T
+        views += inside
+        hits[inside] += coarse[row, column]
+    return cells[(hits >= 0.9 * views) & (views >= max(1, len(masks) / 2))]
+
+
+def find_backdrop(images: Sequence[UInt8[Tensor, "_ _ 4"]]) -> Backdrop | None:
+    """The one colour that the borders of all these opaque images have, if they have one."""
+    edges = [
+        torch.cat([image[0], image[-1], image[:, 0], image[:, -1]]).float() for image in images
+    ]
+    colour = torch.cat(edges)[:, :3].median(0).values
+    for edge in edges:
+        # The object may reach over the border here and there.
+        plain = ((edge[:, :3] - colour).abs() <= _PLAIN).all(1)
+        if plain.float().mean() < 0.9:
+            return None
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue
+
+
+def object_mask(
+    image: UInt8[Tensor, "height width 4"], backdrop: Backdrop | None
+) -> Bool[Tensor, "height width"]:
+    """Where an image shows the object: by its alpha, or by its difference from the backdrop."""
+    if backdrop is None:
+        return image[:, :, 3] > 0
+    difference = (image[:, :, :3].int() - torch.tensor(backdrop)).abs()
+    return (difference > _DIFFERENT).any(2)

@@ -1,0 +1,119 @@
+"""`polyfield eval`: how well a run shows the views it has not seen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tyro.conf import Positional
+
+from polyfield.apps.images import ImageStore
+from polyfield.apps.radiance_task import shown_image
+from polyfield.apps.scene import Scene, load_scene
+from polyfield.apps.train import choose_device
+from polyfield.apps.trained import BACKGROUNDS, SAMPLES_PER_PIXEL, Trained, load
+from polyfield.cuda.errors import InputError
+from polyfield.render.metrics import psnr_8bit, ssim
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Measure a trained run on the views it has not seen."""
+
+    run: Positional[Path]
+    """Folder that `polyfield train` wrote."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which views."""
+    background: Literal["auto", "white", "black"] = "auto"
+    """Behind transparent pixels. auto: white, or a scene's own backdrop. Figures on different
+    backgrounds do not compare."""
+    samples_per_pixel: int = SAMPLES_PER_PIXEL
+    """Rays through each pixel."""
+    scene: Path | None = None
+    """Folder of the scene, if it is no longer where it was trained from."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<number>."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Means over images, each image by name, and the protocol they were measured with."""
+
+    psnr: float
+    ssim: float
+    images: dict[str, dict[str, float]]
+    protocol: dict[str, object]
+    seconds_per_view: float
+
+
+def evaluate(options: Eval) -> EvalResult:
+    """PSNR in dB and SSIM of each view of a split, and their means. Prints nothing.
+
+    InputError if this is no run, its scene is gone, or the split holds no view.
+    """
+    device = choose_device(options.device, lambda message: None)
+    trained = load(options.run, device)
+    scene = load_scene(options.scene or Path(trained.settings.scene))
+    background = tuple(trained.settings.background)
+    if options.background != "auto":
+        background = BACKGROUNDS[options.background]
+    return measure(trained, scene, options.split, background, options.samples_per_pixel)
+
+
+def measure(
+    trained: Trained,
+    scene: Scene,
+    split: str,
+    background: tuple[float, ...],
+    samples_per_pixel: int = SAMPLES_PER_PIXEL,
+) -> EvalResult:
+    """`evaluate` for a field and scene at hand."""
+    frames = scene.splits.get(split, torch.zeros(0)).tolist()
+    if not frames:
+        held = {name: len(views) for name, views in scene.splits.items()}
+        raise InputError(f"--split {split}", "holds no view", f"one with views: {held}")
+    device = trained.grid.bits.device
+    images = ImageStore(scene.image_paths, scene.sizes, 4 if scene.has_alpha else 3, 1 << 28)
+    cameras = scene.cameras.transformed(scene.to_field).to(device)
+    found, seconds = {}, 0.0
+    for frame in frames:
+        begin = time.perf_counter()
+        view = trained.view(
+            cameras,
+            frame,
+            samples_per_pixel=samples_per_pixel,
+            background=background,  # type: ignore[arg-type]  # three numbers
+        )
+        seconds += time.perf_counter() - begin
+        truth = shown_image(images.image(frame), background)
+        color = view.color.cpu()
+        found[scene.frame_names[frame]] = {
+            "psnr": psnr_8bit(color, truth),
+            "ssim": ssim(color, truth),
+        }
+    sizes = sorted({scene.sizes[frame] for frame in frames})
+    return EvalResult(
+        psnr=sum(v["psnr"] for v in found.values()) / len(found),
+        ssim=sum(v["ssim"] for v in found.values()) / len(found),
+        images=found,
+        protocol={
+            "split": split,
+            "background": list(background),
+            "resolution": [f"{w}x{h}" for w, h in sizes],
+            "rounding": "both images to 8 bits, PSNR per image, mean over images",
+            "ssim": "11x11 Gaussian window, sigma 1.5, valid windows only",
+            "samples_per_pixel": samples_per_pixel,
+        },
+        seconds_per_view=seconds / len(found),
+    )
+
+
+def summary(result: EvalResult) -> str:
+    """A table for the terminal."""
+    rows = [f"{n:>12}  {v['psnr']:6.2f} dB  {v['ssim']:.4f}" for n, v in result.images.items()]
+    protocol = ", ".join(f"{key} {value}" for key, value in result.protocol.items())
+    mean = f"{'mean':>12}  {result.psnr:6.2f} dB  {result.ssim:.4f}"
+    return "\n".join([*rows, mean, f"({protocol}; {result.seconds_per_view:.2f} s a view)"])

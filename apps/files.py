@@ -1,0 +1,119 @@
+"""Files that are whole or not there, and their refusals in one sentence."""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from polyfield.cuda.errors import InputError
+
+PARTIAL = ".partial"  # ends the name of a file that is still being written
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def refusal(path: Path, error: OSError) -> InputError:
+    """The sentence for a file that the system does not let us write."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return InputError(
+            str(path),
+            f"the disk has no room for it ({reason})",
+            "room to write it",
+            "What was written before is intact; free some space or choose another folder.",
+        )
+    return InputError(
+        str(path), f"cannot be written ({reason})", "a place that this user may write to"
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    if os.name == "nt":  # Windows opens no folders, and orders renames by itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without this notion
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends, whole and on the disk.
+
+    It is written under another name in the same folder, flushed, synced and renamed. After an
+    error of any kind it is removed and the file that stood at `path` is untouched.
+    Raises InputError where the system refuses (no room, read-only, no such folder).
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise refusal(path, error) from error
+        raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Clear away what a killed writer left behind; only for whoever alone writes in `folder`."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+def plain(value: object) -> object:
+    """What JSON can hold of a result: dataclasses as objects, paths as text.
+
+    Numbers that JSON does not know (infinity, NaN) become null. One-element tensors and arrays
+    become numbers, larger ones lists. Raises TypeError for anything else.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def write_json(path: Path, value: object) -> None:
+    """`plain(value)` as indented JSON, atomic; straight through where `path` is a device or pipe.
+
+    Raises InputError where the system refuses.
+    """
+    text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+    stream = str(path).startswith(("/dev/stdout", "/dev/stderr", "/dev/fd/"))
+    if stream or (path.exists() and not path.is_file()):
+        # A rename would put a plain file in the place of the device.
+        try:
+            path.write_text(text)
+        except OSError as error:
+            raise refusal(path, error) from error
+        return
+    with replacing(Path(os.path.realpath(path))) as file:
+        file.write(text.encode())

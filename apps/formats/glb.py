@@ -1,0 +1,102 @@
+"""One mesh as binary glTF 2.0: baked colours without light, the data in the user's frame."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyfield.extract.mesh import Mesh
+
+Y_UP = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
+"""Turns a +Z-up world into glTF's +Y-up one: (x, y, z) -> (x, z, -y)."""
+
+_FLOAT, _UINT32 = 5126, 5125  # component types
+_VERTICES, _INDICES = 34962, 34963  # what a buffer view is bound to
+
+
+def linear_from_srgb(color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Light of sRGB-encoded colours, both in [0, 1]: glTF's COLOR_0 is linear."""
+    return torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+
+
+def srgb_from_linear(light: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """The inverse of linear_from_srgb."""
+    curve = 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(light <= 0.0031308, light * 12.92, curve)
+
+
+def glb_bytes(mesh: Mesh) -> bytes:
+    """The mesh as the content of a .glb file.
+
+    Vertices stay in their frame (+Z up); the one root node turns them to +Y up. Colours are linear
+    float32 COLOR_0 on an unlit, double-sided material that is not metallic where a viewer has no
+    unlit one. Source: glTF 2.0 and KHR_materials_unlit.
+    """
+    columns: list[tuple[str, np.ndarray]] = [("POSITION", _float32(mesh.vertices))]
+    if mesh.normals is not None:
+        columns.append(("NORMAL", _float32(mesh.normals)))
+    if mesh.colors is not None:
+        columns.append(("COLOR_0", _float32(linear_from_srgb(mesh.colors.double().clamp(0, 1)))))
+    parts = [values.tobytes() for _, values in columns]
+    parts.append(mesh.faces.cpu().numpy().astype("<u4").tobytes())
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+    views = [
+        {"buffer": 0, "byteOffset": start, "byteLength": len(part), "target": _VERTICES}
+        for start, part in zip(starts, parts, strict=False)
+    ]
+    views[-1]["target"] = _INDICES
+    accessors: list[dict] = [
+        {"bufferView": i, "componentType": _FLOAT, "count": len(values), "type": "VEC3"}
+        for i, (_, values) in enumerate(columns)
+    ]
+    accessors[0] |= {
+        "min": columns[0][1].min(0).tolist(),
+        "max": columns[0][1].max(0).tolist(),
+    }
+    count = mesh.faces.numel()
+    accessors.append(
+        {"bufferView": len(columns), "componentType": _UINT32, "count": count, "type": "SCALAR"}
+    )
+    turn = torch.eye(4, dtype=torch.float64)
+    turn[:3, :3] = Y_UP
+    primitive = {
+        "attributes": {name: i for i, (name, _) in enumerate(columns)},
+        "indices": len(columns),
+        "material": 0,
+    }
+    material = {
+        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+        "doubleSided": True,
+        "extensions": {"KHR_materials_unlit": {}},
+    }
+    document = {
+        "asset": {"version": "2.0", "generator": "polyfield"},
+        "extensionsUsed": ["KHR_materials_unlit"],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        # glTF lists matrices column by column.
+        "nodes": [{"name": "y_up_from_z_up", "matrix": turn.T.flatten().tolist(), "mesh": 0}],
+        "meshes": [{"primitives": [primitive]}],
+        "materials": [material],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": starts[-1]}],
+    }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + starts[-1])
+    chunks = (
+        struct.pack("<I4s", len(text), b"JSON"),
+        text,
+        struct.pack("<I4s", starts[-1], b"BIN\0"),
+    )
+    return b"".join([header, *chunks, *parts])
+
+
+def _float32(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype("<f4")

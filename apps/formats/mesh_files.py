@@ -1,0 +1,159 @@
+"""Meshes in files: PLY, OBJ and GLB, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from polyfield.apps.formats.glb import Y_UP, glb_bytes, srgb_from_linear
+from polyfield.cuda.errors import InputError
+from polyfield.extract.mesh import Mesh
+
+SUFFIXES = (".ply", ".glb", ".obj")
+
+
+def write_mesh(path: Path, mesh: Mesh) -> None:
+    """Writes the mesh in the format that the suffix names; the old file stays until all is written.
+
+    The mesh is in the user's frame and stays in it: .ply (binary; colours uint8, normals) and .obj
+    hold its numbers, .glb too, under a root node that turns +Z up to +Y up. Colours are written as
+    they are, sRGB, but linear in .glb as glTF asks. Raises InputError for another suffix, a mesh
+    without faces or with vertices that are not finite, and where the file cannot be written.
+    """
+    suffix = _suffix(path)
+    if not len(mesh.faces) or not bool(mesh.vertices.isfinite().all()):
+        got = f"{len(mesh.faces)} faces over {len(mesh.vertices)} vertices"
+        raise InputError(f"{path}", got, "at least one face, and finite vertices")
+    if suffix == ".glb":
+        content = glb_bytes(mesh)
+    elif suffix == ".ply":
+        content = trimesh.exchange.ply.export_ply(
+            _to_trimesh(mesh), vertex_normal=mesh.normals is not None
+        )
+    else:
+        # Nine digits tell any two float32 numbers of ordinary size apart.
+        content = trimesh.exchange.obj.export_obj(
+            _to_trimesh(mesh), include_normals=mesh.normals is not None, digits=9
+        ).encode()
+    _replace(path, content)
+
+
+def read_mesh(path: Path) -> Mesh:
+    """The mesh of a .ply, .obj or .glb file, all parts as one, in the frame write_mesh was given.
+
+    What a .glb places in its +Y-up world comes back turned to +Z up, colours as sRGB. Raises
+    InputError for another suffix, a missing file, or one that holds no triangles.
+    """
+    suffix = _suffix(path)
+    try:
+        loaded = trimesh.load_scene(path, process=False, maintain_order=True)
+        parts = [
+            _from_trimesh(loaded.geometry[name], torch.from_numpy(np.array(to_world)), suffix)
+            for to_world, name in (loaded.graph[node] for node in loaded.graph.nodes_geometry)
+            if isinstance(loaded.geometry[name], trimesh.Trimesh)
+        ]
+    except OSError as error:
+        raise InputError(f"{path}", error.strerror or str(error), "a mesh file") from error
+    except Exception as error:  # a broken file raises whatever trimesh met in it
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}", got, f"a valid {suffix} file") from error
+    parts = [part for part in parts if len(part.faces)]
+    if not parts:
+        raise InputError(f"{path}", "no triangles", "a mesh")
+    return _joined(parts)
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}", f"suffix {suffix!r}", f"one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Atomic: the name points to the old content or to all of the new one."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # Temporary files are for their owner alone; a mesh is as open as any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        got = error.strerror or str(error)
+        raise InputError(f"{path}", got, "a folder that can be written, with space left") from error
+
+
+def _to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    def array(values: Tensor | None) -> np.ndarray | None:
+        return None if values is None else values.detach().cpu().numpy()
+
+    colors = None if mesh.colors is None else (mesh.colors.clamp(0, 1) * 255).round().byte()
+    return trimesh.Trimesh(
+        array(mesh.vertices),
+        array(mesh.faces),
+        vertex_normals=array(mesh.normals),
+        vertex_colors=array(colors),
+        process=False,
+        validate=False,
+    )
+
+
+def _from_trimesh(part: trimesh.Trimesh, to_world: Tensor, suffix: str) -> Mesh:
+    turn, shift = to_world[:3, :3], to_world[:3, 3]
+    if suffix == ".glb":
+        turn, shift = Y_UP.T @ turn, Y_UP.T @ shift
+    vertices = torch.from_numpy(np.array(part.vertices, dtype=np.float64)) @ turn.T + shift
+    faces = torch.from_numpy(np.array(part.faces, dtype=np.int64))
+    normals = None
+    # Asking a mesh without normals for them would compute some.
+    if "vertex_normals" in part._cache:
+        normals = torch.from_numpy(np.array(part.vertex_normals, dtype=np.float64))
+        normals = normalize(normals @ torch.linalg.inv(turn), dim=1).float()
+    colors = _colors(part)
+    if colors is not None and suffix == ".glb":
+        colors = srgb_from_linear(colors)
+    if torch.linalg.det(turn) < 0:
+        faces = faces.flip(1)
+    return Mesh(vertices.float(), faces, None if colors is None else colors.float(), normals)
+
+
+def _colors(part: trimesh.Trimesh) -> Tensor | None:
+    attributes = getattr(part.visual, "vertex_attributes", None) or {}
+    if "color" in attributes:
+        values = np.array(attributes["color"])
+    elif part.visual.kind == "vertex":
+        values = np.array(part.visual.vertex_colors)
+    else:
+        return None
+    full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
+    return torch.from_numpy(values[:, :3].astype(np.float64) / full)
+
+
+def _joined(parts: list[Mesh]) -> Mesh:
+    starts = np.cumsum([0, *[len(part.vertices) for part in parts]]).tolist()
+    faces = [part.faces + start for part, start in zip(parts, starts, strict=False)]
+    colors = [part.colors for part in parts if part.colors is not None]
+    normals = [part.normals for part in parts if part.normals is not None]
+    return Mesh(
+        torch.cat([part.vertices for part in parts]),
+        torch.cat(faces),
+        torch.cat(colors) if len(colors) == len(parts) else None,
+        torch.cat(normals) if len(normals) == len(parts) else None,
+    )

@@ -1,0 +1,105 @@
+"""NeRF-synthetic: transforms_{train,val,test}.json beside folders of RGBA images."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from polyfield.apps.formats.json_fields import Fields, read_object
+from polyfield.apps.formats.posed_images import PosedImages, every_eighth
+from polyfield.apps.formats.transforms_json import Frames, read_bounds, read_frames
+from polyfield.cuda.errors import InputError
+from polyfield.render.cameras import Cameras
+
+SPLITS = ("train", "val", "test")
+
+
+def read(folder: Path) -> PosedImages:
+    """The scene that folder/transforms_train.json describes, with val and test where they exist.
+
+    Frame names are unique within a split: r_0 exists in each. Without a test file, the frames of
+    val are the test views; without both, every eighth of train. InputError names file and field of
+    whatever cannot be used.
+    """
+    notes: list[str] = []
+    parts: dict[str, Frames] = {}
+    documents: dict[str, Fields] = {}
+    for split in SPLITS:
+        path = folder / f"transforms_{split}.json"
+        if split == "train" or path.exists():
+            documents[split] = read_object(path, folder)
+            parts[split] = read_frames(documents[split], folder, notes)
+    start, splits = 0, {}
+    for split, part in parts.items():
+        splits[split] = torch.arange(start, start + len(part.names))
+        start += len(part.names)
+    if len(parts) == 1:
+        splits = every_eighth(parts["train"].files)
+        notes.append("no file but transforms_train.json: every eighth of its frames is held out")
+    elif "test" not in splits:
+        splits["test"] = splits["val"]
+        notes.append("no transforms_test.json: the frames of val are the test views")
+    return PosedImages(
+        tuple(name for part in parts.values() for name in part.names),
+        tuple(path for part in parts.values() for path in part.paths),
+        any(header.has_alpha for part in parts.values() for header in part.headers),
+        _joined([part.cameras for part in parts.values()]),
+        splits,
+        read_bounds(documents["train"]),
+        tuple(dict.fromkeys(notes)),
+    )
+
+
+def write_nerf_synthetic(
+    folder: Path,
+    splits: dict[str, Iterable[tuple[str, Float[Tensor, "3 4"], UInt8[Tensor, "height width 4"]]]],
+    angle_x: float,
+) -> None:
+    """Write a scene: for each split (name, camera_to_world with OpenCV axes, straight-alpha image).
+
+    angle_x is the horizontal field of view in radians; pixels are square and the principal point is
+    the middle. The JSON files come last, each in one step, so that a folder that was cut off is no
+    scene. Images are taken one at a time. InputError for a split or name that makes no file, a name
+    that repeats, or a split without frames.
+    """
+    documents = {}
+    for split, frames in splits.items():
+        if split not in SPLITS:
+            raise InputError("split", repr(split), f"one of {', '.join(SPLITS)}")
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        entries: dict[str, dict[str, object]] = {}
+        for name, camera_to_world, image in frames:
+            if not name or name in entries or Path(name).name != name:
+                raise InputError(
+                    f"{split} frame", repr(name), "a file name that is new in its split"
+                )
+            Image.fromarray(image.cpu().numpy(), "RGBA").save(folder / split / f"{name}.png")
+            pose = camera_to_world.detach().cpu().double() * torch.tensor([1.0, -1.0, -1.0, 1.0])
+            matrix = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
+            entries[name] = {"file_path": f"./{split}/{name}", "transform_matrix": matrix}
+        if not entries:
+            raise InputError(f"split {split}", "no frame", "at least one")
+        documents[split] = {"camera_angle_x": angle_x, "frames": list(entries.values())}
+    if not 0 < angle_x < math.pi:
+        raise InputError("angle_x", f"{angle_x}", "radians above 0 and below pi")
+    for split, document in documents.items():
+        path = folder / f"transforms_{split}.json"
+        temporary = path.with_suffix(".json.part")
+        temporary.write_text(json.dumps(document, indent=1))
+        os.replace(temporary, path)
+
+
+def _joined(parts: list[Cameras]) -> Cameras:
+    model = "OPENCV" if any(part.model == "OPENCV" for part in parts) else "PINHOLE"
+    names = [field.name for field in fields(Cameras) if field.name != "model"]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return Cameras(**joined, model=model)

@@ -1,0 +1,144 @@
+"""One photograph on disk: what its header says, whether it is whole, and its pixels as uint8."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from polyfield.cuda.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "MPO")  # MPO: JPEG of phones, with a second view
+_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "I;16", "I;16B", "I;16L")
+_EXPECTED = f"an image that decodes: {', '.join(_FORMATS[:5])}"
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of itself before its pixels are read."""
+
+    width: int
+    height: int
+    has_alpha: bool
+    bits: int
+    """A channel. Files of 16 are read as 8: value / 257, or its high byte."""
+    turned: bool
+    """EXIF asks viewers to turn or mirror it. Poses belong to the pixels as they are stored."""
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Size and kind of one image file, whose end marker is checked; no pixel is decoded.
+
+    InputError names the file if it is missing, cut off, of an unknown format or of a pixel type
+    that has no 8-bit meaning (32-bit integers, floats).
+    """
+    try:
+        # Opened by us, for Pillow closes what it opens itself as soon as it likes.
+        with path.open("rb") as file:
+            cut_off = _cut_off(file)
+            file.seek(0)
+            image = Image.open(file, formats=_FORMATS)
+            mode, (width, height) = image.mode, image.size
+            transparent = "A" in mode or "transparency" in image.info
+            sixteen = mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
+            turned = image.format != "PNG" and image.getexif().get(0x0112, 1) != 1
+    except FileNotFoundError as error:
+        raise InputError(str(path), "no such file", "an image") from error
+    except Exception as error:  # Pillow's readers raise whatever their bytes lead them to
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputError(str(path), "an empty file", "an image") from error
+        raise InputError(
+            str(path), f"not readable as an image ({_sentence(error)})", _EXPECTED
+        ) from error
+    if cut_off:
+        raise InputError(str(path), cut_off, "a whole image", "Copy or export it again.")
+    if mode not in _MODES:
+        raise InputError(str(path), f"pixels of type {mode}", "8 or 16 bits a channel")
+    return ImageHeader(width, height, transparent, 16 if sixteen else 8, turned)
+
+
+def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"]:
+    """Pixels as stored: sRGB, with straight alpha if `channels` is 4 (255 where there is none).
+
+    Palettes, grey and CMYK become RGB. EXIF's orientation is not applied. InputError names the file
+    where a pixel cannot be decoded, or where it has alpha and only 3 channels were asked for.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+            transparent = "A" in image.mode or "transparency" in image.info
+            shown: Image.Image = image
+            if image.mode.startswith("I;16"):
+                grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+                shown = Image.fromarray(grey.astype(np.uint8))
+            wanted = "RGBA" if channels == 4 else "RGB"
+            pixels = np.array(shown if shown.mode == wanted else shown.convert(wanted))
+    except FileNotFoundError as error:
+        raise InputError(str(path), "no such file", "an image") from error
+    except Exception as error:  # as above
+        raise InputError(
+            str(path), f"its pixels do not decode ({_sentence(error)})", _EXPECTED
+        ) from error
+    if transparent and channels == 3:
+        raise InputError(str(path), "an image with alpha", "one without, like its neighbours")
+    return torch.from_numpy(pixels)
+
+
+def _sentence(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().rstrip(".")
+
+
+def _cut_off(file: BinaryIO) -> str:
+    """What is missing at the end of a PNG, JPEG or WebP file; empty if nothing."""
+    start = file.read(12)
+    size = file.seek(0, 2)
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "" if _png_is_whole(file, size) else "PNG without its end (IEND): cut off"
+    if start.startswith(b"\xff\xd8"):
+        return "" if _jpeg_is_whole(file, size) else "JPEG without its end marker: cut off"
+    if start.startswith(b"RIFF") and start[8:] == b"WEBP":
+        whole = size >= struct.unpack("<I", start[4:8])[0] + 8
+        return "" if whole else "WebP shorter than its header says: cut off"
+    return ""
+
+
+def _png_is_whole(file: BinaryIO, size: int) -> bool:
+    file.seek(max(size - 12, 0))
+    if file.read(12)[:8] == b"\0\0\0\0IEND":
+        return True
+    # Some writers append bytes of their own: walk the chunks.
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        position += length + 12
+        if kind == b"IEND":
+            return position <= size
+    return False
+
+
+def _jpeg_is_whole(file: BinaryIO, size: int) -> bool:
+    file.seek(max(size - 2, 0))
+    if file.read(2) == b"\xff\xd9":
+        return True
+    # Phones append films and maps behind the end. The marker cannot occur within the coded pixels,
+    # but it does in a thumbnail before them: skip the segments up to the first scan.
+    position = 2
+    while position + 4 <= size:
+        file.seek(position)
+        marker, length = struct.unpack(">HH", file.read(4))
+        position += length + 2
+        if marker == 0xFFDA:
+            file.seek(position)
+            return b"\xff\xd9" in file.read()
+        if marker >> 8 != 0xFF:
+            return False
+    return False

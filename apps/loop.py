@@ -1,0 +1,376 @@
+"""The only training loop: budget, schedule, NaN guard, checkpoints, metrics, interruption.
+
+What a task computes is a function of its state and of the step's number; when checkpoints are
+written, and how often a run was killed, changes nothing in the result.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from polyfield.apps import checkpoint
+from polyfield.apps.checkpoint import Saved
+from polyfield.apps.interruption import Interrupted, stop_requests
+from polyfield.apps.memory import resident_bytes
+from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.schedule import (
+    CHECKPOINT_SECONDS,
+    VALIDATIONS,
+    Schedule,
+    seconds_per_step,
+    steps_within,
+)
+from polyfield.cuda.errors import InputError, PolyfieldError
+
+MOST_REWINDS = 8
+_RECORDS = 500  # lines of metrics a run
+_PROGRESS_SECONDS = 0.2
+
+
+class Task(Protocol):
+    """What the loop trains: posed images, a signal, a teacher."""
+
+    def step(self, step: int, rate: float) -> dict[str, float]:
+        """Do optimisation step number `step`, from 0, with all learning rates times `rate`.
+
+        A function of the task's state and of (seed, step) alone. Returns at least "loss"; "samples"
+        and "rays" are counts of this step; "finite": 0 tells of values gone bad elsewhere.
+        """
+        ...
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Measure, quickly and without change of state, e.g. {"psnr": dB on one held-out view}."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """All that `step` depends on: tensors (finite while all is well) and what JSON can hold."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
+        """Take on a state that `state` returned, exactly. The tensors must be copied."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int
+    """Steps done."""
+    steps: int | None
+    """Steps of the whole run, None until they are fixed."""
+    loss: float
+    psnr: float | None
+    """Of the last validation, in dB."""
+    samples_per_second: float
+    memory_bytes: int
+    """Resident memory of this process."""
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    schedule: Schedule
+    ended: Literal["finished", "out of time"]
+    checkpoint: Path
+    metrics: dict[str, float]
+    """Of the last validation."""
+    rewinds: int
+    seconds: float
+    """From `started` to the last checkpoint."""
+    checkpoint_seconds: float
+    """Part of it that checkpoints took."""
+
+
+def run(
+    task: Task,
+    folder: RunFolder,
+    schedule: Schedule,
+    *,
+    settings: dict,
+    started: float,
+    minutes: float | None = None,
+    resume_from: Saved | None = None,
+    measure_steps: int = 100,
+    on_plan: Callable[[Schedule, float], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Train `task` until its schedule or its time ends; the last state lies in a checkpoint.
+
+    `folder` is open for writing. `settings` (what JSON can hold) goes into every checkpoint, for
+    whoever loads one. `started` is time.monotonic() at the command's start, where `minutes` begin;
+    they end with the last checkpoint. If schedule.steps is None, the first `measure_steps` (fewer
+    if steps are slow) are timed, the number of steps is fixed, written into config.json under
+    "schedule" and into all checkpoints, and told to `on_plan` with a step's seconds; from then on
+    the clock can only end the run early.
+
+    `resume_from` is the folder's latest checkpoint. It, or else config.json, brings the schedule
+    if that was fixed already, and then `minutes` no longer count.
+
+    A loss that is not finite, or such a state, takes the run back to the last kept state with half
+    the rate. `on_progress` is called at most five times a second. Ctrl-C and SIGTERM write a
+    checkpoint and raise Interrupted.
+
+    Raises InputError for a fresh start in a folder with checkpoints, or where the disk refuses;
+    PolyfieldError after eight rewinds; whatever the task raises. The last good checkpoint then
+    stays.
+    """
+    if schedule.steps is None and minutes is None:
+        raise InputError("budget", "neither steps nor minutes", "one of them")
+    position = _Run(task, folder, schedule, settings, started)
+    if resume_from is None:
+        position.begin()
+    elif position.resume(resume_from):
+        minutes = None
+    deadline = math.inf if minutes is None else started + 60 * minutes
+    with stop_requests() as stop:
+        ended = _train(position, deadline, measure_steps, stop, on_plan, on_progress)
+    return Outcome(
+        step=position.step,
+        schedule=position.schedule,
+        ended=ended,
+        checkpoint=checkpoint.step_path(folder.checkpoints, position.step),
+        metrics=position.validate(),
+        rewinds=position.rewinds,
+        seconds=position.saved_at - started,
+        checkpoint_seconds=position.checkpoint_seconds,
+    )
+
+
+@dataclass
+class _Run:
+    """The loop's own state. Of it, `step`, `rewinds` and `schedule` travel with checkpoints."""
+
+    task: Task
+    folder: RunFolder
+    schedule: Schedule
+    settings: dict
+    started: float
+    step: int = 0
+    rewinds: int = 0
+    saved_at: float = -math.inf
+    saved_step: int = -1
+    checkpoint_cost: float = 0.0  # seconds of the dearest one
+    checkpoint_seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    validated_step: int = -1
+    clock_offset: float = 0.0  # seconds that earlier sittings of this run took
+
+    def begin(self) -> None:
+        if found := checkpoint.steps_in(self.folder.checkpoints):
+            raise InputError(
+                str(self.folder.path),
+                f"holds a checkpoint of step {max(found)}",
+                "a folder without, to begin anew",
+                "Go on with it by --resume, or name another folder with --out.",
+            )
+        self.folder.forget_after(-1)
+        if self.schedule.steps is not None:
+            self.write_schedule()
+        if not self.save():
+            raise PolyfieldError("the state before the first step holds values that are not finite")
+
+    def resume(self, saved: Saved) -> bool:
+        """Take on a checkpoint; whether the number of steps is fixed already."""
+        values = saved.metadata
+        try:
+            found = values["schedule"]
+            if found["steps"] is None:
+                found = self.folder.config().get("schedule", found)
+            self.schedule = Schedule(**found)
+            self.step, self.rewinds = int(values["step"]), int(values["rewinds"])
+            state = values["task"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                str(saved.path), f"its training state is not whole ({error})", "a run's checkpoint"
+            ) from error
+        self.task.restore(saved.tensors, state)
+        self.folder.forget_after(self.step)
+        self.clock_offset = max((r.get("seconds") or 0 for r in self.folder.records()), default=0)
+        self.log({"event": "resume", "checkpoint": saved.path.name, "damaged": saved.damaged})
+        for step, path in checkpoint.steps_in(self.folder.checkpoints).items():
+            if step > self.step:  # damaged, and passed over
+                path.unlink()
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+        return self.schedule.steps is not None
+
+    def write_schedule(self) -> None:
+        config = self.folder.config()
+        self.folder.write_config(config | {"schedule": asdict(self.schedule)})
+
+    def log(self, record: dict) -> None:
+        seconds = time.monotonic() - self.started + self.clock_offset
+        self.folder.append({"step": self.step, "seconds": round(seconds, 3)} | record)
+
+    def save(self) -> bool:
+        """Write a checkpoint, unless the state is not finite; whether there is one."""
+        if self.saved_step == self.step:
+            return True
+        begin = time.monotonic()
+        tensors, values = self.task.state()
+        good = all(_finite(tensor) for tensor in tensors.values())
+        if good:
+            metadata = {
+                "step": self.step,
+                "rewinds": self.rewinds,
+                "schedule": asdict(self.schedule),
+                "settings": self.settings,
+                "task": values,
+            }
+            path = checkpoint.step_path(self.folder.checkpoints, self.step)
+            checkpoint.write(path, tensors, metadata)
+            self.saved_step = self.step
+            self.prune()
+        self.saved_at = time.monotonic()  # also after a refusal, or every step would try again
+        self.checkpoint_cost = max(self.checkpoint_cost, self.saved_at - begin)
+        self.checkpoint_seconds += self.saved_at - begin
+        return good
+
+    def prune(self) -> None:
+        """Keep the last two, and while there is need the one that the NaN guard goes back to."""
+        found = checkpoint.steps_in(self.folder.checkpoints)
+        keep = set(list(found)[-2:])
+        if self.step != self.schedule.steps:
+            keep.add(max((step for step in found if self.schedule.keeps(step)), default=0))
+        for step, path in found.items():
+            if step not in keep:
+                path.unlink(missing_ok=True)
+
+    def rewind(self, reason: str) -> None:
+        """Back to the last kept state, which lies before the step that just failed."""
+        failed, self.rewinds = self.step, self.rewinds + 1
+        if self.rewinds > MOST_REWINDS:
+            raise PolyfieldError(
+                f"training breaks down at step {failed}: {reason}, and "
+                f"{MOST_REWINDS} times half the learning rate did not help; look for extreme "
+                "values in the input, or choose another --seed or --field"
+            )
+        target = self.schedule.rewind_step(failed - 1)
+        path = checkpoint.step_path(self.folder.checkpoints, target)
+        tensors, values = checkpoint.read(path)
+        self.task.restore(tensors, values["task"])
+        for step, newer in checkpoint.steps_in(self.folder.checkpoints).items():
+            if step > target:
+                newer.unlink()
+        self.step = self.saved_step = target
+        self.validated_step = -1
+        self.folder.forget_after(target)
+        self.log({"event": "rewind", "failed": failed, "reason": reason, "rewinds": self.rewinds})
+
+    def validate(self) -> dict[str, float]:
+        if self.validated_step != self.step:
+            self.metrics = self.task.validate(self.step)
+            self.validated_step = self.step
+            self.log(self.metrics)
+        return self.metrics
+
+
+def _train(
+    run: _Run,
+    deadline: float,
+    measure_steps: int,
+    stop: Callable[[], bool],
+    on_plan: Callable[[Schedule, float], None] | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Literal["finished", "out of time"]:
+    times: list[float] = []
+    begun = shown_at = time.monotonic()
+    shown_samples = 0.0
+    typical = 0.0  # seconds of a step, lately
+    while run.step != run.schedule.steps:
+        now = time.monotonic()
+        if stop():
+            run.save()
+            run.log({"event": "interrupt"})
+            raise Interrupted(run.folder.path, run.saved_step, run.schedule.steps)
+        # One step at least, or a budget that loading has used up would go on forever by --resume.
+        if times and now + 1.5 * typical + 2 * run.checkpoint_cost > deadline:
+            break
+        rate = run.schedule.rate(run.step) * 0.5**run.rewinds
+        losses = run.task.step(run.step, rate)
+        run.step += 1
+        after = time.monotonic()
+        times.append(after - now)
+        typical = times[-1] if len(times) < 3 else 0.9 * typical + 0.1 * times[-1]
+
+        if not math.isfinite(losses["loss"]) or not losses.get("finite", 1):
+            run.rewind("the loss is not finite")
+            continue
+        if run.schedule.steps is None:
+            if len(times) >= measure_steps or after - begun > 0.15 * (deadline - begun):
+                _fix(run, seconds_per_step(times), deadline, on_plan)
+        if run.step == run.schedule.steps or run.schedule.keeps(run.step):
+            if not run.save():
+                run.rewind("the state is not finite")
+                continue
+        if after - run.saved_at + typical > CHECKPOINT_SECONDS:
+            run.save()
+
+        steps = run.schedule.steps
+        if run.step % (10 if steps is None else math.ceil(steps / _RECORDS)) == 0:
+            run.log(losses | {"rate": rate})
+        if steps is not None and run.step % math.ceil(steps / VALIDATIONS) == 0:
+            if run.step < steps:  # the last validation is outside the budget, see `run`
+                run.validate()
+        shown_samples += losses.get("samples", 0)
+        now = time.monotonic()
+        if on_progress is not None and (now - shown_at > _PROGRESS_SECONDS or run.step == steps):
+            left = deadline - now if steps is None else (steps - run.step) * typical
+            on_progress(
+                Progress(
+                    step=run.step,
+                    steps=steps,
+                    loss=losses["loss"],
+                    psnr=run.metrics.get("psnr"),
+                    samples_per_second=shown_samples / max(now - shown_at, 1e-9),
+                    memory_bytes=resident_bytes(),
+                    seconds_left=left if math.isfinite(left) else None,
+                )
+            )
+            shown_at, shown_samples = now, 0.0
+
+    if run.step == run.schedule.steps:
+        return "finished"
+    if not run.save():
+        run.rewind("the state is not finite")
+    run.log({"event": "out of time", "steps": run.schedule.steps})
+    return "out of time"
+
+
+def _fix(
+    run: _Run,
+    per_step: float,
+    deadline: float,
+    on_plan: Callable[[Schedule, float], None] | None,
+) -> None:
+    begin = time.monotonic()
+    run.validate()
+    now = time.monotonic()
+    more = steps_within(
+        deadline - now - 2 * run.checkpoint_cost,
+        per_step,
+        per_checkpoint=run.checkpoint_cost,
+        per_validation=now - begin,
+    )
+    run.schedule = run.schedule.fixed(run.step + more, run.step)
+    run.write_schedule()
+    run.log({"event": "plan", "steps": run.schedule.steps, "seconds_per_step": per_step})
+    if on_plan is not None:
+        on_plan(run.schedule, per_step)
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.dtype.is_floating_point:
+        return True
+    # A sum is twenty times quicker than isfinite and is finite only if all values are; one of
+    # finite values that overflows is looked at again.
+    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())

@@ -1,0 +1,24 @@
+"""Memory of this process, as the system counts it."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def resident_bytes() -> int:
+    """Resident memory now, in bytes; where the system does not tell, the peak so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_resident_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held so far, in bytes; 0 where nobody counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

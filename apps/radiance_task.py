@@ -1,0 +1,140 @@
+"""Training a radiance field from posed images, one step at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polyfield.apps.images import ImageStore
+from polyfield.apps.scene import Scene
+from polyfield.apps.trained import Trained
+from polyfield.fields.optimiser import FieldOptimiser
+from polyfield.render.metrics import psnr_8bit
+from polyfield.render.occupancy import UPDATE_EVERY, OccupancyGrid, update_grid
+from polyfield.render.volume import render_rays
+
+FIRST_RAYS = 1024
+MOST_RAYS = 1 << 14
+WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
+
+
+class RadianceTask:
+    """Pixels of all training views against what the field shows: the task `train` gives the loop.
+
+    A step's rays, backgrounds and jitter are functions of (seed, step). Rays go through a random
+    point of their pixel, for pixels are areas. The number of rays follows the samples that the last
+    step could see, so that the batch of samples stays full.
+    """
+
+    def __init__(self, trained: Trained, scene: Scene, images: ImageStore, device: torch.device):
+        self.trained, self.scene, self.images, self.device = trained, scene, images, device
+        self.cameras = scene.cameras.transformed(scene.to_field).to(device)
+        self.frames = scene.splits["train"]
+        self.width, self.height = scene.cameras.width, scene.cameras.height
+        self.optimiser = FieldOptimiser(trained.field)
+        self.optimiser.to(device)
+        self.rays = FIRST_RAYS
+        held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
+        self.held_out = int(held_out[0]) if len(held_out) else int(self.frames[0])
+        opaque = scene.backdrop is not None
+        self.backdrop = torch.tensor(trained.settings.background) if opaque else None
+
+    def step(self, step: int, rate: float) -> dict[str, float]:
+        """One optimisation step, see `loop.Task`."""
+        settings, grid = self.trained.settings, self.trained.grid
+        if step % UPDATE_EVERY == 0:
+            update_grid(grid, self.trained.field, self.trained.sampling.step, step, settings.seed)
+        origins, directions, pixels, background = self._batch(step)
+        target = pixels[:, :3]
+        if pixels.shape[1] == 4:
+            target = target * pixels[:, 3:] + background * (1 - pixels[:, 3:])
+        seen = render_rays(
+            self.trained.field,
+            grid,
+            origins,
+            directions,
+            background,
+            self.trained.sampling,
+            seed=settings.seed & 0x7FFFFFFF,
+            stream=step,
+            jitter=True,
+        )
+        loss = torch.nn.functional.mse_loss(seen.color, target)
+        self.optimiser.clear()
+        if seen.samples_shaded:
+            loss.backward()
+        finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
+        if finite:
+            self.optimiser.step(step, rate)
+        rays = len(origins)
+        wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
+        marched = rays * 8 * settings.samples_per_step / max(1, seen.samples_marched)
+        wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
+        self.rays = max(256, int(wanted) // 64 * 64)
+        return {
+            "loss": float(loss.detach()),
+            "samples": float(seen.samples_shaded),
+            "marched": float(seen.samples_marched),
+            "rays": float(rays),
+            "finite": float(finite),
+        }
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        random = torch.Generator().manual_seed(self.trained.settings.seed * 1_000_003 + step)
+        drawable = self.frames
+        if not self.images.all_fit:
+            drawable = self.images.frames_resident(step // WINDOW_STEPS, self.frames)
+            self.images.load(drawable)
+        frames = drawable[torch.randint(len(drawable), (self.rays,), generator=random)]
+        place = torch.rand(self.rays, 2, generator=random)
+        background = torch.rand(self.rays, 3, generator=random)
+        if self.backdrop is not None:
+            background = self.backdrop.expand(self.rays, 3)
+        # A uniform place in the image is a uniform pixel and a uniform point of it at once.
+        size = torch.stack([self.width[frames], self.height[frames]], 1)
+        point = torch.minimum(place * size, size - 1e-3)
+        column, row = point.long().unbind(1)
+        pixels = self.images.gather(frames, row, column)
+        frames, point = frames.to(self.device), point.to(self.device)
+        origins, directions = self.cameras.rays(frames, point)
+        return origins, directions, pixels.to(self.device) / 255, background.to(self.device)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """PSNR in dB of one held-out view, one ray a pixel."""
+        view = self.trained.view(self.cameras, self.held_out, samples_per_pixel=1)
+        truth = shown_image(self.images.image(self.held_out), self.trained.settings.background)
+        return {
+            "psnr": psnr_8bit(view.color.cpu(), truth),
+            "occupied": self.trained.grid.occupied,
+        }
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """Everything a step depends on."""
+        grid = self.trained.grid
+        tensors = {f"field.{k}": v for k, v in self.trained.field.state_dict().items()}
+        tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.moments.items()}
+        tensors |= {"grid.values": grid.values, "grid.bits": grid.bits}
+        return tensors, {"rays": self.rays}
+
+    def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
+        """Take on a state that `state` returned."""
+        field = {k[6:]: v for k, v in tensors.items() if k.startswith("field.")}
+        self.trained.field.load_state_dict(field)
+        for name, moment in self.optimiser.moments.items():
+            moment.copy_(tensors[f"optimiser.{name}"])
+        grid = self.trained.grid
+        self.trained.grid = OccupancyGrid(
+            tensors["grid.values"].to(self.device, copy=True),
+            tensors["grid.bits"].to(self.device, copy=True),
+            grid.resolution,
+        )
+        self.optimiser.clear()
+        self.rays = int(values["rays"])
+
+
+def shown_image(pixels: Tensor, background: list[float] | tuple[float, ...]) -> Tensor:
+    """A uint8 image [h, w, 3 or 4] as float in [0, 1], on a background where it has alpha."""
+    image = pixels.float() / 255
+    if image.shape[-1] == 3:
+        return image
+    return image[..., :3] * image[..., 3:] + torch.tensor(list(background)) * (1 - image[..., 3:])

@@ -1,0 +1,255 @@
+"""A run's folder: config.json, metrics.jsonl, checkpoints/, renders/, report.html; one writer."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from polyfield.apps.files import plain, refusal, remove_partial, replacing, write_json
+from polyfield.cuda.errors import InputError
+
+CONFIG_VERSION = 1
+
+
+@dataclass
+class RunFolder:
+    """Paths and records of one run. Use as a context manager; leaving it gives up the lock."""
+
+    path: Path
+    _lock: BinaryIO | None = field(default=None, repr=False)
+
+    @classmethod
+    def create(cls, path: Path, config: dict, *, replace: bool = False) -> Self:
+        """Make the folder, lock it for writing and put `config` (what JSON can hold) into it.
+
+        With `replace` a run that lies there is removed first: its checkpoints, metrics, renders and
+        report, nothing else. Raises InputError if a run lies there and `replace` is not given, if
+        another process writes to it, or if the place cannot be written.
+        """
+        run = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refusal(path, error) from error
+        run._lock = _locked(path)
+        try:
+            if run.config_path.exists():
+                run.config()  # refuses to touch a config.json that is not ours
+                if not replace:
+                    raise InputError(
+                        str(path),
+                        "holds a run already",
+                        "a new folder",
+                        "Go on with it by --resume, or name another folder with --out.",
+                    )
+            run._clear()
+            run.write_config(config)
+            for folder in (run.checkpoints, run.renders):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            run.close()
+            raise refusal(path, error) from error
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path, *, writing: bool = False) -> Self:
+        """A run that exists; `writing` locks it and clears away what a killed writer left.
+
+        Raises InputError if `path` holds no run, or if it is to be written and another process
+        already does.
+        """
+        run = cls(path)
+        run.config()
+        if writing:
+            run._lock = _locked(path)
+            try:
+                for folder in (path, run.checkpoints, run.renders):
+                    folder.mkdir(exist_ok=True)
+                    remove_partial(folder)
+            except OSError as error:
+                run.close()
+                raise refusal(path, error) from error
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        """config.json: what the run is to do."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.jsonl: one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, see `checkpoint.step_path`."""
+        return self.path / "checkpoints"
+
+    @property
+    def renders(self) -> Path:
+        """Folder of images and videos."""
+        return self.path / "renders"
+
+    @property
+    def report_path(self) -> Path:
+        """report.html: self-contained."""
+        return self.path / "report.html"
+
+    def config(self) -> dict:
+        """What `write_config` was given last. Raises InputError if this is no run of ours."""
+        where = str(self.config_path)
+        try:
+            config = json.loads(self.config_path.read_bytes())
+        except OSError as error:
+            raise InputError(
+                str(self.path), "holds no config.json", "a folder that `polyfield train` wrote"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(where, f"is no JSON ({error})", "a run's config.json") from error
+        version = config.get("config_version") if isinstance(config, dict) else None
+        if type(version) is not int or version != CONFIG_VERSION:
+            raise InputError(
+                where,
+                f"config_version {str(version)[:20]}",
+                f"version {CONFIG_VERSION} in a run's config.json",
+            )
+        return {key: value for key, value in config.items() if key != "config_version"}
+
+    def write_config(self, config: dict) -> None:
+        """Replace config.json, atomically. Raises InputError where the system refuses."""
+        write_json(self.config_path, {"config_version": CONFIG_VERSION} | config)
+
+    def append(self, record: dict) -> None:
+        """Add a line to metrics.jsonl; numbers that are not finite become null.
+
+        Every record has "step", the number of steps done. Raises InputError on a full disk.
+        """
+        line = json.dumps(plain(record), allow_nan=False) + "\n"
+        try:
+            with open(self.metrics_path, "ab", buffering=0) as file:
+                file.write(line.encode())
+        except OSError as error:
+            raise refusal(self.metrics_path, error) from error
+
+    def records(self) -> list[dict]:
+        """All lines of metrics.jsonl. A last line that a killed writer left half is passed over.
+
+        Raises InputError for any other line that is no JSON object.
+        """
+        lines = self._lines()
+        parsed = [_record(line) for line in lines]
+        for number, record in enumerate(parsed[:-1], start=1):
+            if record is None:
+                raise InputError(
+                    f"{self.metrics_path}: line {number}", "is no JSON object", "one record a line"
+                )
+        return [record for record in parsed if record is not None]
+
+    def forget_after(self, step: int) -> int:
+        """Drop the records of later steps and lines that cannot be read; how many went.
+
+        Afterwards curves over the step are functions again, although the steps are run anew.
+        """
+        lines = self._lines()
+        records = [record for line in lines if (record := _record(line)) is not None]
+        kept = [record for record in records if record.get("step", 0) <= step]
+        with replacing(self.metrics_path) as file:
+            file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
+        return len(lines) - len(kept)
+
+    def close(self) -> None:
+        """Give up the lock. A second call does nothing."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return self.metrics_path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _clear(self) -> None:
+        for folder in (self.checkpoints, self.renders):
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+        for path in (self.metrics_path, self.report_path):
+            path.unlink(missing_ok=True)
+        remove_partial(self.path)
+
+
+def _record(line: bytes) -> dict | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """The folder's lock, held until the file is closed or the process dies, however it dies."""
+    path = folder / ".lock"
+    try:
+        file = open(path, "a+b")  # noqa: SIM115 - it stays open for as long as the lock is held
+    except OSError as error:
+        raise refusal(path, error) from error
+    try:
+        _exclusive_lock()(file.fileno())
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(1)
+        holder = file.read(20).decode(errors="replace").strip() or "unknown"
+        file.close()
+        raise InputError(
+            str(folder),
+            f"is in use by another process (number {holder})",
+            "a run that nobody else writes to",
+            "Wait for it, or name another folder with --out.",
+        ) from error
+    except OSError as error:
+        file.close()
+        raise InputError(
+            str(folder),
+            f"cannot be locked ({error.strerror})",
+            "a file system with locks",
+            "Name a folder on a local disk with --out.",
+        ) from error
+    # For people only. The first byte stays out of it: Windows locks bytes against reading too.
+    file.truncate(0)
+    file.write(f"\n{os.getpid()}\n".encode())
+    file.flush()
+    return file
+
+
+def _exclusive_lock() -> Callable[[int], None]:
+    """How this system locks an open file without waiting; it raises OSError if it is locked."""
+    if sys.platform == "win32":
+        import msvcrt  # it locks a number of bytes from the file's position on
+
+        def lock_byte(handle: int) -> None:
+            os.lseek(handle, 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+
+        return lock_byte
+    import fcntl
+
+    return lambda handle: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

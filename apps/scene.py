@@ -1,0 +1,178 @@
+"""A scene to train on: photographs, cameras and where the field lies, from whatever files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from polyfield.apps.bounds import (
+    Backdrop,
+    Bounds,
+    camera_bounds,
+    find_backdrop,
+    looked_at,
+    object_bounds,
+    object_mask,
+    synthetic_bounds,
+)
+from polyfield.apps.formats import nerf_synthetic, transforms_json
+from polyfield.apps.formats.posed_images import PosedImages
+from polyfield.apps.image_files import SUFFIXES, decode
+from polyfield.cuda.errors import InputError
+from polyfield.fields.similarity import Similarity
+from polyfield.render.cameras import Cameras
+
+_PEEKED, _HULL_VIEWS = 4, 24  # images decoded to find out what they show, and to find the object
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Posed photographs, checked, with their cameras in the input's frame (float64).
+
+    `cameras.transformed(to_field)` gives the cameras a field is trained with (float32).
+    """
+
+    name: str
+    folder: Path
+    kind: str
+    """"nerf-synthetic" or "transforms.json"."""
+    frame_names: tuple[str, ...]
+    """Unique within a split; what is rendered for a frame is named after it."""
+    image_paths: tuple[Path, ...]
+    cameras: Cameras
+    splits: dict[str, Int64[Tensor, " m"]]
+    """Indices of frames under "train", "test" (perhaps none) and, where there are any, "val"."""
+    to_field: Similarity
+    """The input's frame to the unit cube."""
+    grid_levels: int
+    """Nested occupancy grids: the finest covers the middle 1 / 2^(levels - 1) of the cube."""
+    near: float
+    """Field units from each camera in which nothing is."""
+    has_alpha: bool
+    """Some image has an alpha channel."""
+    backdrop: Backdrop | None
+    """The 8-bit colour behind the object where opaque images show it before a plain one."""
+    notes: tuple[str, ...]
+    """What was found or adjusted, for the user."""
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each image."""
+        width, height = self.cameras.width.tolist(), self.cameras.height.tolist()
+        return tuple(zip(width, height, strict=True))
+
+
+LOADERS: dict[str, tuple[str, Callable[[Path], PosedImages]]] = {
+    "transforms_train.json": ("nerf-synthetic", nerf_synthetic.read),
+    "transforms.json": ("transforms.json", transforms_json.read),
+}
+
+_OTHERS = {
+    "sparse": "a COLMAP model",
+    "colmap/sparse": "a COLMAP model",
+    "cameras.bin": "a COLMAP model",
+    "cameras.txt": "a COLMAP model",
+    "poses_bounds.npy": "an LLFF capture",
+    "cameras_sphere.npz": "a NeuS / IDR capture",
+}
+_CONVERT = (
+    "This version reads transforms only: write them once with nerfstudio's `ns-process-data` or"
+    " instant-ngp's `colmap2nerf.py`."
+)
+
+
+def load_scene(folder: Path) -> Scene:
+    """Read the scene in a folder; its format is found out from the files that are there.
+
+    All images' headers and end markers are read and a few images decoded; the others are decoded
+    when training needs them. Raises InputError, naming file and field, for whatever cannot be used.
+    """
+    try:
+        folder = folder.resolve()
+        found = [file for file in LOADERS if (folder / file).is_file()]
+        if not found:
+            raise _no_scene(folder)
+    except (OSError, RuntimeError) as error:  # unreadable, a name too long, a loop of links
+        raise InputError(str(folder)[:200], str(error)[:200], "a scene's folder") from error
+    kind, read = LOADERS[found[0]]
+    return _assemble(folder, kind, read(folder))
+
+
+def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
+    train = posed.splits["train"]
+    images = _decoded(posed, _spread(train, _PEEKED))
+    transparent = any(bool((image[:, :, 3] < 255).any()) for image in images)
+    backdrop = None if transparent else find_backdrop(images)
+    bounds, notes = posed.bounds, list(posed.notes)
+    if bounds is not None and not looked_at(posed.cameras, bounds):
+        notes.append(f"{bounds.reason} is not used: the cameras look past its box")
+        bounds = None
+    if bounds is None and kind == "nerf-synthetic":
+        bounds = synthetic_bounds(posed.cameras)
+    if bounds is None and (transparent or backdrop):
+        views = _spread(train, _HULL_VIEWS)
+        masks = [object_mask(image, backdrop) for image in _decoded(posed, views)]
+        what = "the alpha masks" if transparent else "what stands before the plain backdrop"
+        bounds = object_bounds(posed.cameras.select(views), masks, what)
+    if bounds is None:
+        bounds = camera_bounds(posed.cameras)
+    to_field = bounds.to_field()
+    return Scene(
+        folder.name,
+        folder,
+        kind,
+        posed.frame_names,
+        posed.image_paths,
+        posed.cameras,
+        posed.splits,
+        to_field,
+        bounds.grid_levels,
+        bounds.near * to_field.scale,
+        posed.has_alpha,
+        backdrop,
+        (*notes, _bounds_note(bounds)),
+    )
+
+
+def _bounds_note(bounds: Bounds) -> str:
+    center = ", ".join(f"{value:.3g}" for value in bounds.center.tolist())
+    return f"bounds: {bounds.reason} (side {bounds.side:.3g} about {center})"
+
+
+def _spread(frames: Tensor, count: int) -> Tensor:
+    """At most `count` of the frames, evenly spread."""
+    step = torch.linspace(0, len(frames) - 1, min(count, len(frames)))
+    return frames[step.round().long()]
+
+
+def _decoded(posed: PosedImages, frames: Tensor) -> list[Tensor]:
+    return [decode(posed.image_paths[frame], 4) for frame in frames.tolist()]
+
+
+def _no_scene(folder: Path) -> InputError:
+    where, expected = str(folder), "a folder with transforms.json or transforms_train.json"
+    if not folder.exists():
+        return InputError(where, "no such folder", expected)
+    if not folder.is_dir():
+        return InputError(where, "a file", expected, "Give the folder that it lies in.")
+    for file, what in _OTHERS.items():
+        if (folder / file).exists():
+            return InputError(where, what, expected, _CONVERT)
+    if found := _photographs(folder):
+        got = f"photographs without poses ({found[0].name}, ...)"
+        command = f"ns-process-data images --data {found[0].parent} --output-dir SCENE"
+        remedy = f"Find the poses first, with nerfstudio's `{command}` (it runs COLMAP)."
+        return InputError(where, got, expected, remedy)
+    return InputError(where, "no scene", expected)
+
+
+def _photographs(folder: Path) -> list[Path]:
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        if found := sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES):
+            return found
+    return []

@@ -1,0 +1,105 @@
+"""How many steps, and how fast each one learns: fixed once, then a function of the step alone."""
+
+import math
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+
+from polyfield.cuda.errors import InputError
+
+_BLOCK = 16  # steps; what is done every so often, such as an occupancy update, is done once in them
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, a constant rate, then exponential decay that ends with the last step.
+
+    Raises InputError for steps or warmup < 1, a hold_fraction outside [0, 1] or a final_factor
+    outside (0, 1].
+    """
+
+    steps: int | None
+    """Steps of the whole run; None while a budget in minutes has not yet fixed them."""
+    warmup: int = 100
+    """Steps until the factor first reaches 1."""
+    hold_fraction: float = 0.4
+    """The decay begins after this part of the steps, but never within the warm-up."""
+    final_factor: float = 0.01
+    """Factor of the last step."""
+    measured: int = 0
+    """Steps done before `steps` was fixed. They knew no decay, so it begins after them."""
+    rewind_spacing: int = 250
+    """Least number of steps between two states that the NaN guard can go back to."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise InputError("steps", str(self.steps), "at least 1")
+        if self.warmup < 1 or self.rewind_spacing < 1:
+            got = f"warmup {self.warmup}, rewind_spacing {self.rewind_spacing}"
+            raise InputError("schedule", got, "at least 1 each")
+        if not 0 <= self.hold_fraction <= 1 or not 0 < self.final_factor <= 1:
+            got = f"hold_fraction {self.hold_fraction}, final_factor {self.final_factor}"
+            raise InputError("schedule", got, "a fraction in [0, 1] and a factor in (0, 1]")
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rates in step number `step`, 0 <= step < steps; in (0, 1]."""
+        warm = min(1.0, (step + 1) / self.warmup)
+        if self.steps is None:
+            return warm
+        last = self.steps - 1
+        begin = max(self.hold_fraction * last, self.warmup - 1, self.measured - 1)
+        if step <= begin:
+            return warm
+        return warm * self.final_factor ** ((step - begin) / (last - begin))
+
+    def fixed(self, steps: int, measured: int) -> "Schedule":
+        """The same schedule over `steps` steps, at least the `measured` ones already done."""
+        return replace(self, steps=max(steps, measured, 1), measured=measured)
+
+    def rewind_step(self, step: int) -> int:
+        """Number of steps after which the state was kept that step number `step` goes back to.
+
+        A function of the schedule and the step, never of the clock: a run that was killed and went
+        on rewinds to the same state as one that was not.
+        """
+        if self.steps is None:
+            return 0
+        spacing = max(self.rewind_spacing, math.ceil(self.steps / 16))
+        found = step // spacing * spacing
+        return found if found > self.measured else 0
+
+    def keeps(self, done: int) -> bool:
+        """Whether the state after `done` steps is one that `rewind_step` may name."""
+        return done == 0 or self.rewind_step(done) == done
+
+
+def seconds_per_step(times: list[float]) -> float:
+    """A step's typical time from the times in seconds of the first ones, at least one.
+
+    The first half warms caches and is left out. The rest is averaged in blocks, so that work done
+    every few steps counts, and the median block is taken, so that a hiccup of the machine does not.
+    """
+    later = times[len(times) // 2 :]
+    whole = len(later) // _BLOCK * _BLOCK
+    if whole == 0:
+        return median(later)
+    later = later[-whole:]
+    return median(fmean(later[i : i + _BLOCK]) for i in range(0, whole, _BLOCK))
+
+
+def steps_within(
+    seconds: float, per_step: float, *, per_checkpoint: float = 0.0, per_validation: float = 0.0
+) -> int:
+    """How many steps surely fit into `seconds`, with the checkpoints and validations between them.
+
+    All times in seconds. Five parts in a hundred are left over for the machine's moods.
+    """
+    checkpoints = 18 + seconds / CHECKPOINT_SECONDS
+    overhead = checkpoints * per_checkpoint + VALIDATIONS * per_validation
+    return max(0, math.floor((0.95 * seconds - overhead) / per_step))
+
+
+CHECKPOINT_SECONDS = 12.0
+"""Wall time between two checkpoints; less than the 15 s promised, for a step may come between."""
+
+VALIDATIONS = 20
+"""Times a run looks at its held-out view."""

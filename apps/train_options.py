@@ -1,0 +1,81 @@
+"""What `polyfield train` can be told. Apart from train.py, so that its help needs no torch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from polyfield.cuda.errors import InputError
+
+
+def _value(metavar: str, name: str | None = None) -> object:
+    return arg(metavar=metavar, name=name, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a field from posed images."""
+
+    scene: Annotated[Positional[Path | None], _value("[SCENE]")] = None
+    """Folder of posed images. Not needed with --from and --resume, which know it."""
+    field: str = "hash-grid"
+    """Kind of field to train."""
+    out: Annotated[Path | None, _value("RUN")] = None
+    """Folder for everything the run writes. The default is runs/<scene>-<field>."""
+    minutes: Annotated[float | None, _value("M")] = None
+    """Time budget, from the command's start to the last checkpoint. The default is 3."""
+    steps: Annotated[int | None, _value("N")] = None
+    """Number of optimisation steps, instead of a time budget."""
+    memory: Annotated[float | None, _value("GB")] = None
+    """Memory to stay within (1 GB is 10^9 bytes). The default follows from the machine."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda[:n]")] = "auto"
+    """Where to train. auto takes a usable GPU, else the CPU, and says which."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Seed of every random number of the run."""
+    resume: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Go on with the run in --out from its last checkpoint, with the plan it began with."""
+    from_config: Annotated[Path | None, _value("CONFIG", "from")] = None
+    """config.json of a run to repeat exactly: scene, field, plan and seed come from it."""
+
+
+def check(options: Train) -> None:
+    """Refuse what makes no sense together or out of range, before anything is read or written.
+
+    Raises InputError, which names the option.
+    """
+    given = {
+        "SCENE": options.scene is not None,
+        "--minutes": options.minutes is not None,
+        "--steps": options.steps is not None,
+        "--from": options.from_config is not None,
+        "--resume": options.resume,
+    }
+
+    def together(first: str, second: str, remedy: str) -> None:
+        if given[first] and given[second]:
+            raise InputError(f"{first} and {second}", "both are given", "one of them", remedy)
+
+    together("--minutes", "--steps", "")
+    together("--from", "--resume", "--resume repeats the plan of the run in --out as it is.")
+    for budget in ("--minutes", "--steps"):
+        together("--from", budget, "--from takes the steps of the run that it repeats.")
+    if options.scene is None and options.from_config is None:
+        if not options.resume:
+            raise InputError("SCENE", "is not given", "a folder of posed images")
+        if options.out is None:
+            raise InputError(
+                "--resume", "neither SCENE nor --out is given", "the run to go on with"
+            )
+    for name, value in (("--minutes", options.minutes), ("--memory", options.memory)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(name, str(value), "a number above 0")
+    if options.steps is not None and options.steps < 1:
+        raise InputError("--steps", str(options.steps), "at least 1")
+    if not 0 <= options.seed < 2**63:
+        raise InputError("--seed", str(options.seed), "a number from 0 to 2^63 - 1")
+    kind, colon, index = options.device.partition(":")
+    plain_device = options.device in ("auto", "cpu", "cuda")
+    if not plain_device and not (kind == "cuda" and colon and index.isascii() and index.isdigit()):
+        raise InputError("--device", repr(options.device), "auto, cpu, cuda or cuda:<number>")

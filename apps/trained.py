@@ -1,0 +1,162 @@
+"""What a run trained and everything needed to render it: built anew, or from a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from polyfield.apps import checkpoint
+from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.scene import Scene
+from polyfield.cuda.errors import InputError
+from polyfield.fields.radiance import Radiance
+from polyfield.fields.similarity import Similarity
+from polyfield.fields.table import build_field
+from polyfield.render.cameras import Cameras
+from polyfield.render.occupancy import OccupancyGrid, full_grid
+from polyfield.render.view import View, render_view
+from polyfield.render.volume import Sampling
+
+GRID_RESOLUTION = 64
+SAMPLES_PER_PIXEL = 4  # of images that are shown or measured: pixels are areas, rays are points
+BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What rebuilds a field without its scene: plain values, in config.json and checkpoints."""
+
+    field: str
+    arguments: dict[str, int]
+    to_field: dict
+    grid_levels: int
+    grid_resolution: int
+    sampling: dict[str, float]
+    background: list[float]
+    """Colour behind the field when it is shown, 0 to 1."""
+    orbit: dict
+    """Training poses in the unit cube, focal length and size: what a turntable follows."""
+    scene: str
+    seed: int
+    samples_per_step: int
+
+
+@dataclass
+class Trained:
+    """A field in its unit cube with its occupancy grid and the way back to the user's frame."""
+
+    settings: Settings
+    field: Radiance
+    grid: OccupancyGrid
+    sampling: Sampling
+    to_field: Similarity
+
+    def view(
+        self,
+        cameras: Cameras,
+        index: int,
+        *,
+        samples_per_pixel: int = SAMPLES_PER_PIXEL,
+        background: tuple[float, float, float] | None = None,
+        memory_bytes: int = 1 << 28,
+    ) -> View:
+        """The image of one camera (cameras in the unit cube, on the field's device)."""
+        behind = background or tuple(self.settings.background)
+        return render_view(
+            self.field,
+            self.grid,
+            cameras,
+            index,
+            behind,  # type: ignore[arg-type]  # three numbers, checked when they were read
+            self.sampling,
+            samples_per_pixel=samples_per_pixel,
+            memory_bytes=memory_bytes,
+        )
+
+
+def settings_of(
+    scene: Scene, field: str, arguments: dict[str, int], seed: int, samples_per_step: int
+) -> Settings:
+    """The settings of a new run on a scene."""
+    train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
+    background = [1.0, 1.0, 1.0]
+    if not scene.has_alpha or scene.backdrop is not None:
+        background = [c / 255 for c in scene.backdrop] if scene.backdrop else [0.0, 0.0, 0.0]
+    finest_side = 2.0 ** (1 - scene.grid_levels)
+    return Settings(
+        field=field,
+        arguments=arguments,
+        to_field=scene.to_field.to_json(),
+        grid_levels=scene.grid_levels,
+        grid_resolution=GRID_RESOLUTION,
+        sampling=asdict(
+            Sampling(
+                step=finest_side * 3**0.5 / 768,
+                cone=0.0 if scene.grid_levels == 1 else 1 / 256,
+                near=scene.near,
+            )
+        ),
+        background=background,
+        orbit={
+            "camera_to_world": train.camera_to_world.tolist(),
+            "focal": train.focal[0].tolist(),
+            "size": [int(train.width[0]), int(train.height[0])],
+        },
+        scene=str(scene.folder),
+        seed=seed,
+        samples_per_step=samples_per_step,
+    )
+
+
+def build(settings: Settings, device: torch.device) -> Trained:
+    """A fresh field as the settings say. InputError where they make no sense."""
+    generator = Generator().manual_seed(settings.seed)
+    field = build_field(settings.field, settings.arguments, generator).to(device)
+    if not 1 <= settings.grid_levels <= 8 or settings.grid_resolution not in (32, 64, 128, 256):
+        got = f"{settings.grid_levels} levels of {settings.grid_resolution}"
+        raise InputError("settings: occupancy grid", got, "1 to 8 levels of 32, 64, 128 or 256")
+    grid = full_grid(settings.grid_levels, settings.grid_resolution, device)
+    sampling = Sampling(**settings.sampling)  # type: ignore[arg-type]  # limit is a whole number
+    return Trained(settings, field, grid, sampling, Similarity.from_json(settings.to_field))
+
+
+def load(path: Path, device: torch.device) -> Trained:
+    """The field of a run's newest readable checkpoint. InputError where there is none."""
+    run = RunFolder.open(path)
+    saved = checkpoint.latest(run.checkpoints)
+    if saved is None:
+        raise InputError(str(path), "holds no checkpoint", "a run that has trained", "Train first.")
+    try:
+        trained = build(Settings(**saved.metadata["settings"]), device)
+        state = {k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")}
+        trained.field.load_state_dict(state)
+        trained.grid.values.copy_(saved.tensors["grid.values"])
+        trained.grid.bits.copy_(saved.tensors["grid.bits"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            str(saved.path), f"does not fit ({reason})", "a run's checkpoint"
+        ) from error
+    return trained
+
+
+def orbit_camera(
+    settings: Settings, camera_to_world: torch.Tensor, size: tuple[int, int]
+) -> Cameras:
+    """Pinhole cameras at the given poses (unit cube) that see what the training cameras saw."""
+    n = len(camera_to_world)
+    width, height = size
+    old = settings.orbit["size"]
+    focal = settings.orbit["focal"][1] * height / old[1]
+    return Cameras(
+        camera_to_world=camera_to_world.float(),
+        focal=torch.full((n, 2), float(focal)),
+        center=torch.tensor([[width / 2, height / 2]]).expand(n, 2).contiguous(),
+        distortion=torch.zeros(n, 4),
+        width=torch.full((n,), width),
+        height=torch.full((n,), height),
+        model="PINHOLE",
+    )

@@ -1,0 +1,43 @@
+"""Which points the cameras saw, by the depth that they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+Project = Callable[
+    [Int64[Tensor, " r"], Float[Tensor, "r 3"]],
+    tuple[Float[Tensor, "r 2"], Float[Tensor, " r"]],
+]
+
+
+def seen_in_depth_maps(
+    project: Project,
+    depth_maps: Float[Tensor, "views height width"],
+    tolerance: float,
+) -> Callable[[Float[Tensor, "n 3"]], Bool[Tensor, " n"]]:
+    """A test for points: not behind what at least one view shows, by more than the tolerance.
+
+    project maps (view, points) to pixels in the depth maps' own size (centre of the top-left one at
+    (0.5, 0.5)) and depth in the measure of the maps, positive in front: Cameras.project does.
+    depth_maps hold the depth of what each pixel shows, infinity where nothing is. tolerance in the
+    points' unit: about two lattice cells of the surface, for depth changes within a pixel.
+    """
+    views, height, width = depth_maps.shape
+    flat = depth_maps.reshape(-1)
+
+    def visible(points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        seen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for view in range(views):
+            hidden = (~seen).nonzero()[:, 0]
+            pixels, depth = project(torch.full_like(hidden, view), points[hidden])
+            column, row = pixels.floor().long().unbind(1)
+            shown = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = (view * height + row[shown]) * width + column[shown]
+            seen[hidden[shown]] = depth[shown] <= flat[index] + tolerance
+        return seen
+
+    return visible

@@ -1,1 +1,0 @@
-"""Representations: functions of position, direction and time with learned parameters."""

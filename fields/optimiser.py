@@ -1,0 +1,96 @@
+"""Adam over a field: tables step only where a gradient arrived, networks as a whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polyfield.cuda.table_adam import adam_, hash_grid_adam_
+from polyfield.fields.hash_grid import HashGrid
+
+BETAS = (0.9, 0.99)
+EPSILON = 1e-15
+
+
+class FieldOptimiser:
+    """Adam with the settings of Instant-NGP: epsilon 1e-15, weight decay on networks only.
+
+    Moments are kept by parameter name. A hash grid's table takes its gradient deferred (see
+    HashGrid) and is stepped by scatter and Adam together, so no dense gradient of it exists.
+    """
+
+    def __init__(self, field: nn.Module, rate: float = 1e-2, weight_decay: float = 1e-6):
+        self.field, self.rate, self.weight_decay = field, rate, weight_decay
+        self.grids = {n: m for n, m in field.named_modules() if isinstance(m, HashGrid)}
+        self.parameters = dict(field.named_parameters())
+        self.moments = {
+            f"{order}.{name}": torch.zeros_like(parameter.data)
+            for name, parameter in self.parameters.items()
+            for order in ("first", "second")
+        }
+        self.scratch = {
+            name: torch.zeros_like(grid.table.data) for name, grid in self.grids.items()
+        }
+        for grid in self.grids.values():
+            grid.deferred = []
+
+    def clear(self) -> None:
+        """Forgets gradients: before a backward pass, and when a step is abandoned."""
+        for grid in self.grids.values():
+            grid.deferred = []
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def step(self, step: int, factor: float) -> None:
+        """One update with the gradients that backward left; step counts from 0."""
+        rate = self.rate * factor
+        tables = set()
+        for name, grid in self.grids.items():
+            full = f"{name}.table"
+            tables.add(full)
+            pending = grid.deferred or []
+            if not pending:
+                continue
+            x = pending[0][0] if len(pending) == 1 else torch.cat([x for x, _ in pending])
+            grad = pending[0][1] if len(pending) == 1 else torch.cat([g for _, g in pending])
+            hash_grid_adam_(
+                grid.table.data,
+                self.moments[f"first.{full}"],
+                self.moments[f"second.{full}"],
+                self.scratch[name],
+                x,
+                grad,
+                grid.layout,
+                rate,
+                step + 1,
+                BETAS,
+                EPSILON,
+            )
+        for name, parameter in self.parameters.items():
+            if name in tables or parameter.grad is None:
+                continue
+            first, second = self.moments[f"first.{name}"], self.moments[f"second.{name}"]
+            adam_(
+                parameter.data,
+                parameter.grad,
+                first,
+                second,
+                rate,
+                step + 1,
+                BETAS,
+                EPSILON,
+                self.weight_decay,
+            )
+        self.clear()
+
+    def finite(self) -> bool:
+        """Whether the gradients that await a step are all finite."""
+        pending: list[Tensor] = [g for grid in self.grids.values() for _, g in grid.deferred or []]
+        pending += [p.grad for p in self.parameters.values() if p.grad is not None]
+        return all(bool(torch.isfinite(g.sum())) for g in pending)
+
+    def to(self, device: torch.device) -> None:
+        """Moves the moments to where the field went."""
+        for held in (self.moments, self.scratch):
+            for name, tensor in held.items():
+                held[name] = tensor.to(device)

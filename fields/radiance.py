@@ -1,0 +1,68 @@
+"""Radiance head: density and view-dependent colour from any encoding of position."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from polyfield.cuda.mlp import initial_weights, mlp
+from polyfield.cuda.spherical_harmonics import spherical_harmonics
+from polyfield.fields.field import Encoding
+
+FEATURES = 16  # of the density network; the first is the logarithm of the density
+
+
+class Radiance(nn.Module):
+    """encoding -> density network -> colour network, as in Instant-NGP, without biases.
+
+    density [n] = exp(first feature), at least 0, in 1 / side of the unit cube; colour [n, 3] in
+    [0, 1] from all 16 features and the spherical harmonics of the direction.
+    Source: Instant Neural Graphics Primitives (arXiv:2201.05989), section 5.4.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        hidden: int = 64,
+        harmonics_degree: int = 3,
+        *,
+        generator: Generator | None = None,
+    ):
+        super().__init__()
+        self.encoding = encoding
+        self.harmonics_degree = harmonics_degree
+        harmonics = (harmonics_degree + 1) ** 2
+        self.density_widths = (encoding.width, hidden, FEATURES)
+        self.color_widths = (FEATURES + harmonics, hidden, hidden, 3)
+        self.density_weights = nn.Parameter(initial_weights(self.density_widths, generator))
+        self.color_weights = nn.Parameter(initial_weights(self.color_widths, generator))
+
+    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
+        """Density and the features that `color` takes. x in the unit cube."""
+        encoded = self.encoding(x)
+        features = mlp(encoded, self.density_weights, self.density_widths, "relu", "none")
+        return _TruncatedExponential.apply(features[:, 0]), features
+
+    def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
+        """Spherical harmonics of unit directions."""
+        return spherical_harmonics(directions, self.harmonics_degree)
+
+    def color(
+        self, features: Float[Tensor, "n 16"], harmonics: Float[Tensor, "n h"]
+    ) -> Float[Tensor, "n 3"]:
+        """Colour in [0, 1] from the features of `density` and encoded directions, a row each."""
+        both = torch.cat([features, harmonics], 1)
+        return mlp(both, self.color_weights, self.color_widths, "relu", "sigmoid")
+
+
+class _TruncatedExponential(torch.autograd.Function):
+    # The gradient of exp at a large argument would throw the weights away; its value is needed.
+    @staticmethod
+    def forward(ctx, logarithm: Tensor) -> Tensor:
+        ctx.save_for_backward(logarithm)
+        return torch.exp(logarithm)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad * torch.exp(ctx.saved_tensors[0].clamp(-15, 15))

@@ -1,0 +1,69 @@
+"""The table of fields: name on the command line -> typed arguments and constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+from torch import Generator
+
+from polyfield.cuda.errors import InputError
+from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.radiance import Radiance
+
+
+@dataclass(frozen=True)
+class HashGridArguments:
+    """Sizes of the hash-grid radiance field."""
+
+    levels: int = 8
+    features: int = 4
+    log2_table_size: int = 16
+    base_resolution: int = 16
+    finest_resolution: int = 512
+    hidden: int = 64
+    harmonics_degree: int = 3
+
+
+def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = None) -> Radiance:
+    """A radiance field on a multiresolution hash grid. InputError for sizes that make no grid."""
+    encoding = HashGrid(
+        arguments.levels,
+        arguments.features,
+        arguments.log2_table_size,
+        arguments.base_resolution,
+        arguments.finest_resolution,
+        generator=generator,
+    )
+    return Radiance(encoding, arguments.hidden, arguments.harmonics_degree, generator=generator)
+
+
+# Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
+FIELDS: dict[str, tuple[type, Callable[..., Radiance]]] = {
+    "hash-grid": (HashGridArguments, hash_grid_field),
+}
+
+
+def build_field(name: str, arguments: dict, generator: Generator | None = None) -> Radiance:
+    """The field `name` of the table with arguments as a checkpoint holds them.
+
+    Raises InputError naming an unknown field, an unknown argument, or one of another type.
+    """
+    if name not in FIELDS:
+        raise InputError("field", repr(name), f"one of {', '.join(FIELDS)}")
+    kind, constructor = FIELDS[name]
+    known = {f.name: f.default for f in fields(kind)}
+    for key, value in arguments.items():
+        if key not in known:
+            raise InputError(
+                f"field {name}: argument {key!r}", repr(value), f"one of {list(known)}"
+            )
+        if type(value) is not type(known[key]) or not 0 <= value < 1 << 20:
+            raise InputError(f"field {name}: {key}", repr(value), "a sound number of its type")
+    chosen = kind(**arguments)
+    return constructor(chosen, generator)
+
+
+def arguments_of(arguments: HashGridArguments) -> dict[str, int]:
+    """Plain values for a checkpoint's metadata."""
+    return asdict(arguments)

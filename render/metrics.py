@@ -1,0 +1,86 @@
+"""How near a rendered image is to the true one: PSNR and SSIM, as papers' tables mean them."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from polyfield.cuda.errors import InputError
+
+WINDOW = 11  # pixels a side, odd
+SIGMA = 1.5  # pixels
+STABILISER_MEAN, STABILISER_VARIANCE = 0.01**2, 0.03**2  # K1 = 0.01, K2 = 0.03, data range 1
+
+
+def rounded_to_8bit(image: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """What an 8-bit file keeps of an image: clipped to [0, 1], rounded to multiples of 1 / 255.
+
+    In float64, so that the round trip through a file adds nothing.
+    """
+    return (image.double().clamp(0, 1) * 255).round() / 255
+
+
+def psnr_8bit(
+    prediction: Float[Tensor, "height width channels"],
+    truth: Float[Tensor, "height width channels"],
+) -> float:
+    """Peak signal-to-noise ratio of one image in dB: -10 log10 of the mean squared error.
+
+    Both images are clipped to [0, 1] and rounded to 8 bits first; the mean runs over pixels and
+    channels. Equal images give infinity. A table's figure is the mean of this over images, never
+    the PSNR of the mean error. Raises InputError for an image without pixels or with NaN.
+    """
+    _refuse_unusable(prediction, truth, smallest=1)
+    error = (rounded_to_8bit(prediction) - rounded_to_8bit(truth)).square().mean().item()
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def ssim(
+    prediction: Float[Tensor, "height width channels"],
+    truth: Float[Tensor, "height width channels"],
+) -> float:
+    """Mean structural similarity of one image, at most 1 for equal images.
+
+    Gaussian window of 11 x 11 pixels, sigma 1.5, data range 1, biased (co)variances. No padding:
+    only windows that lie wholly inside the image count, so a border of 5 pixels has no value of its
+    own; the mean runs over windows and channels. Values are taken as they are: pass images through
+    `rounded_to_8bit` where the figure should equal that of the written files.
+    Raises InputError for an image under 11 pixels a side or with NaN.
+    Source: Wang et al., Image Quality Assessment (IEEE TIP 13(4), 2004), eq. 13.
+    """
+    _refuse_unusable(prediction, truth, smallest=WINDOW)
+    # float64: a variance is the small difference of two large numbers in an even area.
+    x, y = (image.double().movedim(2, 0)[:, None] for image in (prediction, truth))
+    mean_x, mean_y = _blur(x), _blur(y)
+    variance_x = _blur(x * x) - mean_x * mean_x
+    variance_y = _blur(y * y) - mean_y * mean_y
+    covariance = _blur(x * y) - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + STABILISER_MEAN) * (2 * covariance + STABILISER_VARIANCE)
+    scale = (mean_x**2 + mean_y**2 + STABILISER_MEAN) * (
+        variance_x + variance_y + STABILISER_VARIANCE
+    )
+    return (likeness / scale).mean().item()
+
+
+def _blur(images: Tensor) -> Tensor:
+    offset = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
+    window = torch.exp(-offset.square() / (2 * SIGMA**2))
+    window = window / window.sum()
+    return conv2d(conv2d(images, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
+
+
+def _refuse_unusable(prediction: Tensor, truth: Tensor, smallest: int) -> None:
+    if prediction.shape != truth.shape:
+        raise InputError(
+            "prediction", f"shape {tuple(prediction.shape)}", f"truth's, {tuple(truth.shape)}"
+        )
+    height, width, channels = truth.shape
+    if min(height, width) < smallest or channels < 1:
+        raise InputError(
+            "truth", f"{width} x {height} pixels", f"at least {smallest} x {smallest} pixels"
+        )
+    for name, image in (("prediction", prediction), ("truth", truth)):
+        if bool(image.isnan().any()):
+            raise InputError(name, "NaN in the image", "numbers")

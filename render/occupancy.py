@@ -1,0 +1,79 @@
+"""Where space is worth sampling: nested bit grids that follow a field's density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
+from polyfield.fields.field import RadianceField
+
+UPDATE_EVERY = 16  # steps
+FULL_UNTIL = 256  # every cell is visited up to this step, a half of them afterwards
+DECAY = 0.8
+# An opacity of one step below which a cell holds nothing to see.
+OPACITY_OF_NOTHING = 0.01
+
+
+@dataclass
+class OccupancyGrid:
+    """values [levels, resolution^3]: decayed maxima of density times step; bits: 8 cells a byte.
+
+    Level k of K covers the cube around 0.5 of side 2^(k - K + 1) in the field's unit cube.
+    """
+
+    values: Float[Tensor, "levels cells"]
+    bits: UInt8[Tensor, " bytes"]
+    resolution: int
+
+    @property
+    def levels(self) -> int:
+        """How many grids are nested."""
+        return len(self.values)
+
+    @property
+    def occupied(self) -> float:
+        """Fraction of all cells that are on, 0 to 1."""
+        powers = torch.arange(8, device=self.bits.device, dtype=torch.uint8)
+        return float(((self.bits[:, None] >> powers) & 1).float().mean())
+
+
+def full_grid(levels: int, resolution: int, device: torch.device) -> OccupancyGrid:
+    """A grid with every cell on: nothing is known yet. resolution: cells a side, even."""
+    values = torch.zeros(levels, resolution**3, device=device)
+    bits = torch.full((levels * resolution**3 // 8,), 255, dtype=torch.uint8, device=device)
+    return OccupancyGrid(values, bits, resolution)
+
+
+def update_grid(
+    grid: OccupancyGrid, field: RadianceField, step_length: float, step: int, seed: int
+) -> None:
+    """Looks at the field once more: values decay and take the largest density seen, bits follow.
+
+    step_length: of the finest grid's samples, in the unit cube. All cells in the first steps, later
+    a quarter drawn uniformly and as many of the occupied ones. A function of (seed, step).
+    """
+    cells = _cells_to_visit(grid, step, seed)
+    points = cell_points(grid.levels, grid.resolution, cells, seed, step)
+    with torch.no_grad():
+        density = torch.cat([field.density(part)[0] for part in points.split(1 << 17)])
+    thickness = torch.nan_to_num(density * step_length, nan=0.0, posinf=1e6)
+    update_occupancy_(grid.values, cells, thickness, DECAY)
+    finest = grid.values[0]
+    threshold = min(OPACITY_OF_NOTHING, 0.99 * float(finest.mean()))
+    grid.bits = pack_bits(grid.values, threshold)
+
+
+def _cells_to_visit(grid: OccupancyGrid, step: int, seed: int) -> Int[Tensor, " cells"]:
+    device, total = grid.values.device, grid.values.numel()
+    if step < FULL_UNTIL:
+        return torch.arange(total, device=device)
+    random = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    uniform = torch.randint(total, (total // 4,), generator=random).to(device)
+    on = torch.nonzero(grid.values.reshape(-1) > OPACITY_OF_NOTHING)[:, 0]
+    if len(on) > total // 4:
+        on = on[torch.randint(len(on), (total // 4,), generator=random).to(device)]
+    return torch.cat([uniform, on]).unique()

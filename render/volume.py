@@ -1,0 +1,130 @@
+"""Volume rendering of rays: march through occupied space, ask the field, composite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from polyfield.cuda.composite import composite, visible_samples
+from polyfield.cuda.march import Samples, march
+from polyfield.fields.field import RadianceField
+from polyfield.render.occupancy import OccupancyGrid
+
+STOP = 1e-4  # transmittance below which nothing more reaches the eye
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rays are cut into samples, lengths in sides of the field's unit cube.
+
+    step: of samples in the finest grid; cone: growth of the step with distance (0: constant); near:
+    where rays begin; limit: samples a ray at most.
+    """
+
+    step: float
+    cone: float
+    near: float
+    limit: int = 1024
+
+
+class Rendered(NamedTuple):
+    """What rays see. Depth is the mean distance along the ray, in the unit cube; 0 for nothing."""
+
+    color: Float[Tensor, "rays 3"]
+    opacity: Float[Tensor, " rays"]
+    depth: Float[Tensor, " rays"]
+    samples_marched: int
+    samples_shaded: int
+
+
+def march_rays(
+    grid: OccupancyGrid,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    sampling: Sampling,
+    seed: int,
+    stream: int,
+    jitter: bool,
+) -> Samples:
+    """Samples of the occupied cells along each ray."""
+    return march(
+        origins,
+        directions,
+        grid.bits,
+        grid.levels,
+        grid.resolution,
+        sampling.step,
+        sampling.cone,
+        sampling.near,
+        sampling.limit,
+        seed,
+        stream,
+        jitter,
+    )
+
+
+def keep_samples(samples: Samples, kept: Tensor) -> Samples:
+    """The samples marked in `kept` [samples], in order, with ray offsets that fit."""
+    chosen = torch.nonzero(kept)[:, 0]
+    ray = samples.ray[chosen]
+    counts = torch.bincount(ray, minlength=len(samples.ray_offsets) - 1)
+    offsets = torch.zeros_like(samples.ray_offsets)
+    offsets[1:] = counts.cumsum(0)
+    return Samples(
+        offsets,
+        samples.distance[chosen],
+        samples.length[chosen],
+        samples.position[chosen],
+        ray,
+    )
+
+
+def render_rays(
+    field: RadianceField,
+    grid: OccupancyGrid,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    background: Float[Tensor, "rays 3"],
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    stream: int = 0,
+    jitter: bool = False,
+) -> Rendered:
+    """What the field shows along rays of the unit cube, on a background; differentiable.
+
+    directions unit. A first look at the density, without gradient, drops samples behind full
+    opacity; only what can be seen is shaded. jitter: one random shift of each ray's samples, a
+    function of (seed, stream, ray). Source: NeRF (arXiv:2003.08934), eq. 3.
+    """
+    samples = march_rays(grid, origins, directions, sampling, seed, stream, jitter)
+    marched = len(samples.distance)
+    with torch.no_grad():
+        density, features = field.density(samples.position)
+        kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
+    if torch.is_grad_enabled():
+        samples = keep_samples(samples, kept)
+        density, features = field.density(samples.position)
+    else:
+        chosen = kept.bool()
+        samples, density, features = keep_samples(samples, kept), density[chosen], features[chosen]
+    harmonics = field.encode_directions(directions)[samples.ray.long()]
+    color = field.color(features, harmonics)
+    values = torch.cat([color, samples.distance[:, None]], 1)
+    out = composite(density, samples.length, values, samples.ray_offsets)
+    seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
+    depth = out.values[:, 3] / out.opacity.clamp_min(1e-6)
+    return Rendered(seen, out.opacity, depth, marched, len(samples.distance))
+
+
+def ray_batches(
+    rays: int, memory_bytes: int, samples_a_ray: int = 64
+) -> list[Int[Tensor, " part"]]:
+    """Indices of rays in batches whose samples fit a memory budget."""
+    bytes_a_sample = 4 * (3 + 32 + 16 + 32 + 64 + 8)
+    batch = max(256, min(1 << 14, memory_bytes // (bytes_a_sample * samples_a_ray)))
+    return list(torch.arange(rays).split(int(batch)))

@@ -1,0 +1,89 @@
+import json
+import struct
+
+import pytest
+import torch
+
+from polyfield.apps.formats.glb import Y_UP, glb_bytes, linear_from_srgb, srgb_from_linear
+from polyfield.extract.mesh import Mesh
+
+CORNERS = torch.tensor([[0.5, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+FACES = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+
+
+def parts(content):
+    """The document and the binary chunk, with every length checked on the way."""
+    magic, version, length, json_length, kind = struct.unpack("<4sIII4s", content[:20])
+    assert (magic, version, length, kind) == (b"glTF", 2, len(content), b"JSON")
+    document, rest = json.loads(content[20 : 20 + json_length]), content[20 + json_length :]
+    binary_length, kind = struct.unpack("<I4s", rest[:8])
+    assert kind == b"BIN\0" and binary_length == len(rest) - 8 and json_length % 4 == 0
+    assert document["buffers"] == [{"byteLength": binary_length}]
+    return document, rest[8:]
+
+
+def mesh():
+    colors = torch.tensor([[0.5, 0.0, 1.0], [0.2, 0.01, 0.7], [1, 1, 1], [0, 0, 0]])
+    plain = Mesh(CORNERS, FACES)
+    return Mesh(CORNERS, FACES, colors, plain.vertex_normals())
+
+
+def test_every_view_lies_in_the_buffer_and_holds_what_its_accessor_says():
+    document, binary = parts(glb_bytes(mesh()))
+    (primitive,) = document["meshes"][0]["primitives"]
+    width = {"VEC3": 12, "SCALAR": 4}
+    for accessor in document["accessors"]:
+        view = document["bufferViews"][accessor["bufferView"]]
+        assert view["byteLength"] == accessor["count"] * width[accessor["type"]]
+        assert view["byteOffset"] % 4 == 0
+        assert view["byteOffset"] + view["byteLength"] <= len(binary)
+    assert [document["bufferViews"][i]["target"] for i in range(4)] == [34962] * 3 + [34963]
+
+    def values(index, kind, dtype):
+        assert document["accessors"][index]["componentType"] == kind
+        view = document["bufferViews"][index]
+        start = view["byteOffset"]
+        return torch.frombuffer(
+            bytearray(binary[start : start + view["byteLength"]]), dtype=dtype
+        ).reshape(-1, 3)
+
+    attributes = primitive["attributes"]
+    assert torch.equal(values(attributes["POSITION"], 5126, torch.float32), CORNERS)
+    assert torch.equal(values(attributes["NORMAL"], 5126, torch.float32), mesh().normals)
+    assert torch.equal(values(primitive["indices"], 5125, torch.int32).long(), FACES)
+    colors = values(attributes["COLOR_0"], 5126, torch.float32)
+    assert colors[0].tolist() == pytest.approx([0.214, 0, 1], abs=5e-4)
+    position = document["accessors"][attributes["POSITION"]]
+    assert position["min"] == [0, 0, 0] and position["max"] == [1, 2, 3]
+
+
+def test_one_root_node_turns_up_from_z_to_y():
+    document, _ = parts(glb_bytes(mesh()))
+    (node,) = document["nodes"]
+    assert document["scenes"][document["scene"]]["nodes"] == [0]
+    matrix = torch.tensor(node["matrix"]).reshape(4, 4).T
+    assert (matrix @ torch.tensor([1.0, 2, 3, 1])).tolist() == [1, 3, -2, 1]
+    assert torch.linalg.det(Y_UP) == 1
+
+
+def test_baked_colors_need_no_light():
+    document, _ = parts(glb_bytes(mesh()))
+    (material,) = document["materials"]
+    assert "KHR_materials_unlit" in material["extensions"]
+    assert document["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0
+    assert material["doubleSided"] is True
+
+
+def test_a_bare_mesh_has_positions_only():
+    document, _ = parts(glb_bytes(Mesh(CORNERS, FACES)))
+    assert list(document["meshes"][0]["primitives"][0]["attributes"]) == ["POSITION"]
+
+
+def test_the_srgb_curve_and_its_inverse():
+    color = torch.linspace(0, 1, 300, dtype=torch.float64).reshape(-1, 3)
+    light = linear_from_srgb(color)
+    torch.testing.assert_close(srgb_from_linear(light), color, atol=1e-7, rtol=0)
+    assert bool((light.flatten().diff() > 0).all()) and float(light[-1, -1]) == 1
+    known = linear_from_srgb(torch.tensor([[0.5, 0.04045, 0.02]], dtype=torch.float64))
+    assert known[0].tolist() == pytest.approx([0.21404, 0.0031308, 0.02 / 12.92], abs=1e-5)

@@ -1,0 +1,194 @@
+import math
+
+import pytest
+import torch
+
+from polyfield.apps.bounds import (
+    Bounds,
+    camera_bounds,
+    find_backdrop,
+    gaze,
+    looked_at,
+    object_bounds,
+    object_mask,
+    synthetic_bounds,
+)
+from polyfield.render.cameras import Cameras
+
+SIZE, ANGLE = 64, 0.69
+TARGET = torch.tensor([12.0, -7.0, 3.0], dtype=torch.float64)
+
+
+def cameras_at(position, forward):
+    """Cameras of the given positions and viewing directions [n, 3], x horizontal."""
+    n = len(position)
+    forward = forward / forward.norm(dim=1, keepdim=True)
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(n, 3)
+    right = torch.linalg.cross(forward, up)
+    right = right / right.norm(dim=1, keepdim=True)
+    down = torch.linalg.cross(forward, right)
+    focal = 0.5 * SIZE / math.tan(0.5 * ANGLE)
+    return Cameras(
+        torch.stack([right, down, forward, position], 2),
+        torch.full((n, 2), focal).double(),
+        torch.full((n, 2), SIZE / 2).double(),
+        torch.zeros(n, 4).double(),
+        torch.full((n,), SIZE),
+        torch.full((n,), SIZE),
+    )
+
+
+def sphere(n=24, distance=4.0, target=TARGET, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    direction = torch.randn(n, 3, generator=random, dtype=torch.float64)
+    direction = direction / direction.norm(dim=1, keepdim=True)
+    return cameras_at(target + distance * direction, -direction)
+
+
+def ball_masks(cameras, center, radius):
+    """Exact silhouettes of a ball."""
+    steps = torch.arange(SIZE, dtype=torch.float64) + 0.5
+    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+    pixels = torch.stack([columns, rows], 2).view(-1, 2)
+    masks = []
+    for camera in range(len(cameras)):
+        which = torch.full((len(pixels),), camera)
+        origins, directions = cameras.rays(which, pixels)
+        offset = center - origins
+        closest = offset - (offset * directions).sum(1, keepdim=True) * directions
+        masks.append((closest.norm(dim=1) < radius).view(SIZE, SIZE))
+    return masks
+
+
+def inside(bounds, points):
+    field = bounds.to_field().apply(points)
+    return bool(((field >= 0) & (field <= 1)).all())
+
+
+def test_cameras_around_an_object_look_at_its_middle():
+    seen = gaze(sphere())
+    torch.testing.assert_close(seen.target, TARGET)
+    torch.testing.assert_close(seen.distance, torch.full((24,), 4.0).double())
+    assert seen.inward
+
+
+def test_cameras_that_look_outwards_have_no_common_target():
+    outward = sphere(distance=1.0)
+    turned = cameras_at(outward.camera_to_world[..., 3], -outward.camera_to_world[..., 2])
+    seen = gaze(turned)
+    assert not seen.inward
+    torch.testing.assert_close(seen.target, turned.camera_to_world[..., 3].mean(0))
+
+
+def test_parallel_cameras_look_ahead():
+    position = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1]]).double()
+    forward = torch.tensor([[0.0, 1.0, 0.0]]).double().expand(4, 3)
+    seen = gaze(cameras_at(position, forward))
+    assert seen.inward
+    torch.testing.assert_close(seen.target, torch.tensor([0.5, 4 * 0.5**0.5, 0.5]).double())
+
+
+def test_the_unit_cube_is_the_cube_of_the_bounds():
+    bounds = Bounds(TARGET, 5.0, 1, 0.1, "")
+    corners = TARGET + torch.tensor([[-2.5, -2.5, -2.5], [2.5, 2.5, 2.5]]).double()
+    expected = torch.tensor([[0, 0, 0], [1, 1, 1]]).double()
+    torch.testing.assert_close(bounds.to_field().apply(corners), expected)
+
+
+def test_the_original_synthetic_cameras_keep_their_box():
+    bounds = synthetic_bounds(sphere(distance=4.03, target=torch.zeros(3).double()))
+    assert (bounds.side, bounds.grid_levels, bounds.center.tolist()) == (3.0, 1, [0, 0, 0])
+    # The box's corners are nearest, 4.03 - 2.6 away; near leaves them whole.
+    assert 0.05 < bounds.near < 1.4
+
+
+@pytest.mark.parametrize(
+    "cameras",
+    [
+        sphere(),
+        sphere(distance=1.0, target=torch.zeros(3).double()),
+        sphere(distance=20.0, target=torch.zeros(3).double()),
+        sphere(target=torch.tensor([0.0, 0.9, 0.0]).double()),
+    ],
+    ids=["far off", "close", "large", "shifted"],
+)
+def test_other_cameras_do_not_get_the_synthetic_box(cameras):
+    assert synthetic_bounds(cameras) is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+@pytest.mark.parametrize("radius", [0.3, 0.9])
+def test_the_hull_is_a_tight_cube_about_the_object(shift, radius):
+    cameras, center = sphere(), TARGET + shift
+    bounds = object_bounds(cameras, ball_masks(cameras, center, radius), "test")
+    ball = torch.cat([torch.eye(3), -torch.eye(3)]).double() * radius + center
+    assert inside(bounds, ball)
+    assert bounds.side < 1.5 * 2 * radius + 0.25
+    assert bounds.grid_levels == 1
+
+
+def test_a_hole_in_one_mask_does_not_cut_the_object():
+    cameras = sphere()
+    masks = ball_masks(cameras, TARGET, 0.8)
+    whole = object_bounds(cameras, masks, "test")
+    masks[3] = torch.zeros_like(masks[3])
+    assert object_bounds(cameras, masks, "test").side == pytest.approx(whole.side, rel=0.1)
+
+
+def test_empty_masks_have_no_hull():
+    masks = [torch.zeros(SIZE, SIZE, dtype=torch.bool)] * 24
+    assert object_bounds(sphere(), masks, "test") is None
+
+
+@pytest.mark.parametrize("distance", [0.5, 4.0, 300.0])
+def test_nested_cubes_hold_all_cameras_and_centre_on_what_they_see(distance):
+    cameras = sphere(distance=distance)
+    bounds = camera_bounds(cameras)
+    position = bounds.to_field().apply(cameras.camera_to_world[..., 3])
+    # Level 1 of 4 has side 1/4: every camera within, and the target in the middle of the finest.
+    assert (position - 0.5).abs().max() <= 0.125 + 1e-9
+    assert (position - 0.5).abs().max() > 0.1
+    middle = bounds.to_field().apply(TARGET)
+    torch.testing.assert_close(middle, torch.full((3,), 0.5).double())
+    assert bounds.grid_levels == 4
+    assert 0 < bounds.near < 0.1 * distance
+
+
+def test_one_camera_alone_still_has_bounds():
+    single = sphere(n=1)
+    bounds = camera_bounds(single)
+    assert inside(bounds, single.camera_to_world[..., 3]) and bounds.side > 0 < bounds.near
+
+
+def test_near_never_reaches_the_object_s_cube():
+    for distance in (1.5, 4.0):
+        cameras = sphere(distance=distance)
+        bounds = object_bounds(cameras, ball_masks(cameras, TARGET, 0.3), "test")
+        assert 0 < bounds.near <= max(distance - 0.87 * bounds.side, 0.05 * distance)
+
+
+def test_a_box_counts_as_looked_at_if_the_target_is_in_it():
+    assert looked_at(sphere(), Bounds(TARGET + 0.4, 1.0, 1, 0.1, ""))
+    assert not looked_at(sphere(), Bounds(TARGET + 0.6, 1.0, 1, 0.1, ""))
+
+
+def test_a_plain_border_is_a_backdrop():
+    random = torch.Generator().manual_seed(0)
+    images = []
+    for _ in range(3):
+        image = torch.randint(0, 256, (20, 30, 4), generator=random, dtype=torch.uint8)
+        image[:2], image[-2:], image[:, :2], image[:, -2:] = (
+            torch.tensor([10, 200, 30, 255], dtype=torch.uint8),
+        ) * 4
+        images.append(image)
+    assert find_backdrop(images) == (10, 200, 30)
+    images[1][:, 0, 0] = 90
+    assert find_backdrop(images) is None
+
+
+def test_masks_are_alpha_or_difference_from_the_backdrop():
+    image = torch.zeros(1, 3, 4, dtype=torch.uint8)
+    image[0, 1] = torch.tensor([3, 0, 0, 1])
+    image[0, 2] = torch.tensor([0, 0, 30, 255])
+    assert object_mask(image, None).tolist() == [[False, True, True]]
+    assert object_mask(image, (0, 0, 0)).tolist() == [[False, False, True]]

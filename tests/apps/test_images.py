@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from polyfield.apps.images import ImageStore
+from polyfield.cuda.errors import InputError
+
+SIZES = [(7, 5), (4, 9), (7, 5), (6, 6), (3, 2), (7, 5), (5, 7)]  # (width, height)
+LARGEST = 36  # pixels
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    paths, pixels = [], []
+    for index, (width, height) in enumerate(SIZES):
+        pixels.append(random.integers(0, 256, (height, width, 4), dtype=np.uint8))
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(pixels[-1]).save(paths[-1])
+    return paths, pixels
+
+
+def store_of(files, slots=None, seed=0):
+    everything = sum(width * height for width, height in SIZES) * 4
+    limit = everything if slots is None else slots * LARGEST * 4
+    return ImageStore(files[0], SIZES, 4, limit, seed)
+
+
+def every_pixel():
+    places = [(f, r, c) for f, (w, h) in enumerate(SIZES) for r in range(h) for c in range(w)]
+    mixed = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(places)[mixed].T.contiguous()
+
+
+@pytest.mark.parametrize("slots", [None, 1, 2, 5])
+def test_every_pixel_is_the_file_s_whatever_the_memory(files, slots):
+    store = store_of(files, slots)
+    frames, rows, columns = every_pixel()
+    expected = [files[1][f][r, c].tolist() for f, r, c in zip(frames, rows, columns, strict=True)]
+    for _ in range(2):
+        assert store.gather(frames, rows, columns).tolist() == expected
+
+
+@pytest.mark.parametrize("slots", [None, 1, 3])
+def test_whole_images_are_copies_of_the_file(files, slots):
+    store = store_of(files, slots)
+    for frame in (3, 0, 4, 3, 1):
+        image = store.image(frame)
+        assert np.array_equal(image.numpy(), files[1][frame])
+        image.zero_()
+    assert np.array_equal(store.image(3).numpy(), files[1][3])
+
+
+def test_three_channels_work_as_four(files, tmp_path):
+    opaque = files[1][0][..., :3]
+    Image.fromarray(opaque).save(tmp_path / "a.png")
+    store = ImageStore([tmp_path / "a.png"], [(7, 5)], 3, 1000)
+    found = store.gather(torch.tensor([0, 0]), torch.tensor([4, 1]), torch.tensor([6, 2]))
+    assert found.tolist() == [opaque[4, 6].tolist(), opaque[1, 2].tolist()]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_memory_stays_within_the_limit(files, slots):
+    store = store_of(files, slots)
+    store.gather(*every_pixel())
+    assert store.resident_bytes <= slots * LARGEST * 4
+
+
+def test_images_are_decoded_once_while_they_stay(files, monkeypatch):
+    decoded = []
+    store = store_of(files, 3)
+    original = store._decode
+    monkeypatch.setattr(store, "_decode", lambda f: (decoded.append(f), original(f))[1])
+    for frames in ([0, 1], [1, 2], [0, 1], [3], [2, 3]):
+        store.load(torch.tensor(frames))
+    # At [3], frame 2 is the one unused for longest; it returns for 0.
+    assert decoded == [0, 1, 2, 3, 2]
+
+
+def test_nothing_is_decoded_before_it_is_needed(files, tmp_path):
+    missing = [tmp_path / "none.png", *files[0][1:]]
+    store = ImageStore(missing, SIZES, 4, 10**6)
+    store.image(1)
+    with pytest.raises(InputError, match=r"none\.png"):
+        store.image(0)
+
+
+def test_where_all_fit_all_may_be_drawn(files):
+    assert store_of(files).frames_resident(5).tolist() == list(range(7))
+    among = torch.tensor([5, 2])
+    assert store_of(files, 2).frames_resident(9, among).tolist() == [2, 5]
+
+
+@given(st.integers(0, 200), st.integers(0, 5), st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_a_window_is_a_function_of_seed_and_number_and_fits(window, seed, slots):
+    paths = [Path(f"{i}.png") for i in range(7)]
+    store = ImageStore(paths, SIZES, 4, slots * LARGEST * 4, seed)
+    frames = store.frames_resident(window)
+    again = ImageStore(paths, SIZES, 4, slots * LARGEST * 4, seed).frames_resident(window)
+    assert torch.equal(frames, again)
+    assert len(frames) == slots and len(frames.unique()) == slots
+    assert 0 <= frames.min() and frames.max() < 7
+
+
+def test_windows_go_through_all_frames_evenly_and_mostly_overlap():
+    n, slots = 40, 8
+    store = ImageStore([Path("x")] * n, [(1, 1)] * n, 4, slots * 4)
+    windows = [set(store.frames_resident(w).tolist()) for w in range(20 * 20)]
+    seen = torch.zeros(n)
+    for frames in windows:
+        seen[list(frames)] += 1
+    assert seen.min() > 0.8 * seen.mean() and seen.max() < 1.2 * seen.mean()
+    kept = [len(a & b) for a, b in zip(windows, windows[1:], strict=False)]
+    assert np.mean(kept) >= 0.7 * slots
+    orders = {tuple(sorted(windows[cycle * 20])) for cycle in range(10)}
+    assert len(orders) > 5  # each cycle has an order of its own
+
+
+def test_other_seeds_draw_other_windows():
+    stores = [ImageStore([Path("x")] * 40, [(1, 1)] * 40, 4, 32, seed) for seed in (0, 1)]
+    first, second = (store.frames_resident(0).tolist() for store in stores)
+    assert first != second
+
+
+def test_memory_for_less_than_one_image_is_refused(files):
+    with pytest.raises(InputError, match=r"largest image.*--memory"):
+        ImageStore(files[0], SIZES, 4, LARGEST * 4 - 1)
+
+
+def test_a_file_that_changed_its_size_is_refused(files):
+    sizes = [(5, 7), *SIZES[1:]]
+    with pytest.raises(InputError, match=r"0\.png.*7x5.*5x7"):
+        ImageStore(files[0], sizes, 4, 10**6).image(0)
+
+
+def test_more_frames_at_once_than_there_are_slots_are_refused(files):
+    with pytest.raises(InputError, match="at most 2"):
+        store_of(files, 2).load(torch.arange(3))

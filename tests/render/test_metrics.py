@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+
+from polyfield.cuda.errors import InputError
+from polyfield.render.metrics import psnr_8bit, rounded_to_8bit, ssim
+
+
+def image(seed, height=24, width=31, channels=3):
+    return torch.rand(height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 51])
+def test_psnr_of_a_constant_offset_is_the_closed_form(steps):
+    truth = torch.full((4, 5, 3), 100 / 255)
+    found = psnr_8bit(truth + steps / 255, truth)
+    assert found == pytest.approx(20 * math.log10(255 / steps), abs=1e-6)
+
+
+def test_psnr_takes_one_wrong_channel_of_one_pixel_over_all_values():
+    truth = torch.zeros(2, 5, 3)
+    prediction = truth.clone()
+    prediction[1, 2, 0] = 1
+    assert psnr_8bit(prediction, truth) == pytest.approx(10 * math.log10(30))
+
+
+def test_differences_that_eight_bits_do_not_show_are_no_error():
+    truth = torch.full((3, 3, 3), 100 / 255)
+    assert psnr_8bit(truth + 0.4 / 255, truth) == math.inf
+    assert psnr_8bit(truth, truth - 0.4 / 255) == math.inf
+    assert psnr_8bit(truth + 0.6 / 255, truth) == pytest.approx(20 * math.log10(255))
+
+
+def test_values_beyond_the_range_are_clipped():
+    black, white = torch.zeros(3, 3, 3), torch.ones(3, 3, 3)
+    assert psnr_8bit(black - 7, black) == psnr_8bit(white, white + 7) == math.inf
+    assert psnr_8bit(black - 7, white + 7) == pytest.approx(0)
+
+
+def test_rounding_is_what_a_file_does():
+    values = image(0)
+    kept = (values.double() * 255 + 0.5).floor().to(torch.uint8)
+    torch.testing.assert_close(rounded_to_8bit(values), kept.double() / 255)
+    assert rounded_to_8bit(values).dtype == torch.float64
+
+
+def one_window(x, y):
+    """The definition on a single 11 x 11 window, term by term."""
+    at = torch.arange(-5, 6).double()
+    weight = torch.exp(-(at[:, None] ** 2 + at[None, :] ** 2) / (2 * 1.5**2))
+    weight = weight / weight.sum()
+    mx, my = (weight * x).sum(), (weight * y).sum()
+    vx, vy = (weight * (x - mx) ** 2).sum(), (weight * (y - my) ** 2).sum()
+    cov = (weight * (x - mx) * (y - my)).sum()
+    top = (2 * mx * my + 0.01**2) * (2 * cov + 0.03**2)
+    return (top / ((mx**2 + my**2 + 0.01**2) * (vx + vy + 0.03**2))).item()
+
+
+def test_ssim_is_the_mean_of_the_definition_over_inner_windows_and_channels():
+    x, y = image(1, 12, 13, 2).double(), image(2, 12, 13, 2).double()
+    windows = [
+        one_window(x[i : i + 11, j : j + 11, c], y[i : i + 11, j : j + 11, c])
+        for i in range(2)
+        for j in range(3)
+        for c in range(2)
+    ]
+    assert ssim(x, y) == pytest.approx(sum(windows) / len(windows), abs=1e-12)
+
+
+def test_ssim_agrees_with_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    x = image(3, 40, 33)
+    y = 0.7 * x + 0.3 * image(4, 40, 33)
+    theirs = metrics.structural_similarity(
+        x.double().numpy(),
+        y.double().numpy(),
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+    )
+    assert ssim(x, y) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_ssim_of_equal_images_is_one_and_swapping_changes_nothing():
+    x, y = image(5), image(6)
+    assert ssim(x, x) == pytest.approx(1, abs=1e-12)
+    assert ssim(x, y) == pytest.approx(ssim(y, x), abs=1e-12)
+
+
+def test_ssim_of_two_even_images_has_only_the_luminance_term():
+    x, y = torch.full((20, 20, 1), 0.9), torch.full((20, 20, 1), 0.3)
+    a, b = x[0, 0, 0].item(), y[0, 0, 0].item()
+    expected = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
+    assert ssim(x, y) == pytest.approx(expected, abs=1e-9)
+
+
+def test_unusable_images_are_named():
+    with pytest.raises(InputError, match="truth: 10 x 30 pixels"):
+        ssim(torch.zeros(30, 10, 3), torch.zeros(30, 10, 3))
+    with pytest.raises(InputError, match="truth"):
+        psnr_8bit(torch.zeros(0, 4, 3), torch.zeros(0, 4, 3))
+    spoiled = torch.zeros(12, 12, 3)
+    spoiled[0, 0, 0] = math.nan
+    for metric in (psnr_8bit, ssim):
+        with pytest.raises(InputError, match="prediction: NaN"):
+            metric(spoiled, torch.zeros(12, 12, 3))
+        with pytest.raises(InputError, match="truth: NaN"):
+            metric(torch.zeros(12, 12, 3), spoiled)
