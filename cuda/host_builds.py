@@ -84,4 +84,8 @@ def reversed_library() -> ctypes.CDLL:
 @cache
 def block_library() -> ctypes.CDLL:
     """Tiles played as GPU blocks of real threads, with shared memory, barriers and atomics."""
-    return open_library(build("block", "-DBLOCK_OF_THREADS"))
+    library = open_library(build("block", "-DBLOCK_OF_THREADS"))
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    library.polyfield_launch_arguments.restype = number
+    library.polyfield_launch_arguments.argtypes = [*[pointer] * 4, *[number] * 3]
+    return library

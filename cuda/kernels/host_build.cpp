@@ -34,12 +34,12 @@ void run(const void* body, int x, int y) {
 constexpr Kernel table[] = {
 #include "all_kernels.inc"
 };
-constexpr int count = sizeof(table) / sizeof(table[0]);
+constexpr int table_size = sizeof(table) / sizeof(table[0]);
 }  // namespace
 
 extern "C" const char* polyfield_instruction_set() { return "test build"; }
 extern "C" int polyfield_threads() { return 1; }
-extern "C" int polyfield_count() { return count; }
+extern "C" int polyfield_count() { return table_size; }
 extern "C" const char* polyfield_name(int index) { return table[index].name; }
 extern "C" size_t polyfield_size(const Kernel* kernel) { return kernel->size; }
 extern "C" const Kernel* polyfield_find(const char* name) {
@@ -71,4 +71,20 @@ extern "C" void polyfield_launch(const Kernel* kernel, const void* body, int wid
 #else
   walk();
 #endif
+}
+
+// The same from what a CUDA driver gets: one pointer an argument. The body is put together again from
+// the members' sizes and offsets, so a wrong pointer, order or count is a wrong result here too.
+// Returns 0, or 1 where the members do not lie within the body.
+extern "C" int polyfield_launch_arguments(const Kernel* kernel, void** arguments, const size_t* sizes,
+                                          const size_t* offsets, int count, int width, int height) {
+  std::vector<std::max_align_t> body(kernel->size / sizeof(std::max_align_t) + 1);
+  char* bytes = reinterpret_cast<char*>(body.data());
+  std::memset(bytes, 0xAB, kernel->size);  // a member left out is not zero by luck
+  for (int i = 0; i < count; ++i) {
+    if (offsets[i] + sizes[i] > kernel->size) return 1;
+    std::memcpy(bytes + offsets[i], arguments[i], sizes[i]);
+  }
+  polyfield_launch(kernel, bytes, width, height, 0);
+  return 0;
 }

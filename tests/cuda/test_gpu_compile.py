@@ -1,0 +1,153 @@
+import ctypes
+import os
+import re
+import sys
+
+import pytest
+from polyfield.cuda import gpu_compile
+from polyfield.cuda.cubin import read_entry_point
+from polyfield.cuda.errors import BackendError, InputError, MissingExtraError
+from polyfield.cuda.gpu_compile import (
+    cached_image,
+    compile_kernel,
+    cuda_source,
+    supported_architectures,
+)
+from polyfield.cuda.host_builds import sources
+from polyfield.cuda.kernel import kernel
+from polyfield.cuda.native_library import kernel_names, native_library
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+LARGEST_SHARED = 48 * 1024  # static, on every architecture
+
+
+def all_kernels():
+    """Every kernel, by its line in the sources."""
+    found = []
+    for source in sources():
+        bodies = re.findall(r"^KERNEL\((.+)\)$", source.read_text(), re.MULTILINE)
+        found += [(source.stem, body) for body in bodies]
+    return found
+
+
+def one_of_each_body():
+    """The first instantiation of every template, and all that are none."""
+    first = {}
+    for source, body in all_kernels():
+        first.setdefault((source, body.split("<")[0]), body)
+    return [(source, body) for (source, _), body in first.items()]
+
+
+def first_kernel():
+    return kernel("spherical_harmonics", "SphericalHarmonics")
+
+
+def test_the_sources_hold_the_kernels_of_the_module_and_each_has_its_own_entry_point():
+    names = [body for _, body in all_kernels()]
+    assert sorted(names) == sorted(kernel_names(native_library()))
+    assert len({kernel(*of).entry for of in all_kernels()}) == len(names)
+
+
+@pytest.mark.parametrize("of", one_of_each_body(), ids=lambda of: of[1])
+def test_compiles_for_every_architecture_with_the_arguments_that_python_packs(of):
+    body = kernel(*of)
+    members = [getattr(body.structure, field.name) for field in body.fields]
+    packed = [(member.offset, member.size) for member in members]
+    for architecture in ARCHITECTURES:
+        entry = read_entry_point(compile_kernel(body, architecture).image, body.entry)
+        got = [(parameter.offset, parameter.size) for parameter in entry.parameters]
+        assert got == packed, architecture
+        assert 0 < entry.registers <= 255
+        assert entry.shared <= LARGEST_SHARED
+
+
+@pytest.mark.parametrize("of", one_of_each_body(), ids=lambda of: of[1])
+def test_entry_point_names_every_argument_once_and_in_order(of):
+    body = kernel(*of)
+    parameters = re.search(rf"^{body.entry}\((.*)\) {{$", cuda_source(body), re.MULTILINE)
+    names = [parameter.split()[-1] for parameter in parameters[1].split(", ")]
+    assert names == [name for name, _ in body.structure._fields_]
+    assert ctypes.sizeof(body.structure) >= sum(4 for _ in names)
+
+
+def test_what_the_image_says_follows_from_the_source(tmp_path, monkeypatch):
+    source = """
+      typedef long long i64;
+      #define FN __device__
+      #define KERNEL(...)
+      struct Probe {
+        const float* a;
+        int n;
+        float* out;
+        i64 wide;
+        FN void operator()(int x, int) const {
+          __shared__ float tile[77];
+          tile[threadIdx.x % 77] = a[x];
+          __syncthreads();
+          out[x] = tile[n];
+        }
+      };
+      KERNEL(Probe)"""
+    (tmp_path / "probe.cuh").write_text(source)
+    monkeypatch.setattr("polyfield.cuda.kernel.SOURCES", tmp_path)
+    monkeypatch.setattr(gpu_compile, "SOURCES", tmp_path)
+    probe = kernel.__wrapped__("probe", "Probe")
+    for architecture, reserved in (("sm_75", 0), ("sm_120", 1024)):
+        entry = read_entry_point(compile_kernel(probe, architecture).image, "probe")
+        layout = [(parameter.offset, parameter.size) for parameter in entry.parameters]
+        assert layout == [(0, 8), (8, 4), (16, 8), (24, 8)]
+        assert entry.shared == 77 * 4 + reserved
+        assert entry.stack == 0
+
+
+def test_a_second_use_comes_from_the_cache_and_another_source_does_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYFIELD_CACHE", str(tmp_path))
+    image = cached_image(first_kernel(), "sm_75")
+    compiled = compile_kernel(first_kernel(), "sm_80").image
+
+    def another_compile(body, architecture):
+        calls.append(architecture)
+        return gpu_compile.Compiled(compiled, "")
+
+    calls: list[str] = []
+    monkeypatch.setattr(gpu_compile, "compile_kernel", another_compile)
+    assert cached_image(first_kernel(), "sm_75") == image
+    assert calls == []
+    assert cached_image(first_kernel(), "sm_80") == compiled
+    text = cuda_source(first_kernel())
+    monkeypatch.setattr(gpu_compile, "cuda_source", lambda body: text + "// changed\n")
+    cached_image(first_kernel(), "sm_75")
+    monkeypatch.setattr(gpu_compile, "compiler_version", lambda: "99.9")
+    cached_image(first_kernel(), "sm_75")
+    assert calls == ["sm_80", "sm_75", "sm_75"]
+    names = os.listdir(tmp_path)
+    assert len(names) == 4 and all(name.endswith(".cubin") for name in names)
+
+
+def test_an_architecture_that_nvrtc_does_not_know_is_refused_with_those_it_knows():
+    assert set(ARCHITECTURES) <= set(supported_architectures())
+    with pytest.raises(BackendError, match="sm_30: .* expected one of sm_75, "):
+        compile_kernel(first_kernel(), "sm_30")
+
+
+def test_a_fault_in_a_kernel_is_reported_with_file_and_line(monkeypatch):
+    right = "float re = 1, im = 0;"
+    broken = cuda_source(first_kernel()).replace(right, "float re = nothing;", 1)
+    text = (gpu_compile.SOURCES / "spherical_harmonics.cuh").read_text().splitlines()
+    line = 1 + next(i for i, words in enumerate(text) if right in words)
+    monkeypatch.setattr(gpu_compile, "cuda_source", lambda body: broken)
+    with pytest.raises(BackendError, match=rf"spherical_harmonics.cuh\({line}\): error.*nothing"):
+        compile_kernel(first_kernel(), "sm_75")
+
+
+def test_without_cuda_core_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'polyfield\[cuda\]'"):
+        compile_kernel(first_kernel(), "sm_75")
+
+
+def test_bytes_that_are_no_image_are_refused():
+    with pytest.raises(InputError, match="cubin: starts with"):
+        read_entry_point(b"PTX", "kernel")
+    with pytest.raises(InputError, match="an entry point elsewhere"):
+        read_entry_point(compile_kernel(first_kernel(), "sm_75").image, "elsewhere")

@@ -1,0 +1,30 @@
+"""The folder cuda/ must not hide NVIDIA's package of that name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NVIDIA = ("bindings", "core", "pathfinder", "tile", "coop", "compute", "cccl")
+
+
+@pytest.mark.parametrize("way", [["-c"], ["-P", "-c"]])
+def test_nvidias_bindings_are_found_from_the_root(tmp_path, way):
+    stand_in = tmp_path / "cuda" / "bindings"
+    stand_in.mkdir(parents=True)  # NVIDIA's `cuda` is a namespace: no __init__.py in it
+    (stand_in / "__init__.py").write_text("who = 'NVIDIA'\n")
+    code = "import cuda.bindings; print(cuda.bindings.who)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, *way, code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "NVIDIA\n", done.stderr
+
+
+def test_no_module_of_ours_has_a_name_of_nvidias():
+    assert not (ROOT / "cuda" / "__init__.py").exists()
+    assert not [name for name in NVIDIA if (ROOT / "cuda" / f"{name}.py").exists()]
+    assert not [name for name in NVIDIA if (ROOT / "cuda" / name).exists()]
