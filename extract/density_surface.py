@@ -55,17 +55,17 @@ def extract_surface(
     if not len(mesh.faces):
         got = f"no density above {level:g} on a lattice of {resolution}^3"
         raise InputError("extract_surface", got, "a surface", "Lower the level or train longer.")
-    # Before floaters go: a normal next to a cut belongs to the whole surface.
-    mesh = remove_floaters(replace(mesh, normals=mesh.vertex_normals()), visible)
-    normals = mesh.vertex_normals() if mesh.normals is None else mesh.normals
+    mesh = remove_floaters(mesh, visible)
     if not len(mesh.faces):
         got = "no face that any camera sees"
         raise InputError("extract_surface", got, "a visible surface", "Check the depth maps.")
+    normals = mesh.vertex_normals()
     with torch.no_grad():
         colors = [
-            color(points, -outwards).clamp(0, 1).float()
-            for points, outwards in zip(
+            color(points, -outward).clamp(0, 1).float()
+            for points, outward in zip(
                 mesh.vertices.split(CHUNK), normals.split(CHUNK), strict=True
             )
         ]
-    return replace(mesh, colors=torch.cat(colors)).transformed(to_field.inverse())
+    colored = replace(mesh, colors=torch.cat(colors), normals=normals)
+    return colored.transformed(to_field.inverse())

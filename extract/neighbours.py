@@ -52,9 +52,9 @@ def nearest(
         every = torch.arange(len(part), device=points.device)
         bound = part.new_full((len(part),), limit).square()
         parts.append(_search(tree, part, bound, every, root.expand(len(part)), level=0))
-    distance, index = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    distance, row = (torch.cat(columns) for columns in zip(*parts, strict=True))
     beyond = distance > limit
-    return Nearest(distance.masked_fill(beyond, inf), index.masked_fill(beyond, -1))
+    return Nearest(distance.masked_fill(beyond, inf), row.masked_fill(beyond, -1))
 
 
 def _build(reference: Float[Tensor, "m 3"]) -> _Tree:

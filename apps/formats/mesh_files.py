@@ -135,11 +135,11 @@ def _from_trimesh(part: trimesh.Trimesh, to_world: Tensor, suffix: str) -> Mesh:
 
 
 def _colors(part: trimesh.Trimesh) -> Tensor | None:
-    attributes = getattr(part.visual, "vertex_attributes", None) or {}
-    if "color" in attributes:
-        values = np.array(attributes["color"])
-    elif getattr(part.visual, "kind", None) == "vertex":
-        values = np.array(getattr(part.visual, "vertex_colors"))  # noqa: B009  # of one kind only
+    visual = part.visual
+    if isinstance(visual, trimesh.visual.ColorVisuals) and visual.kind == "vertex":
+        values = np.array(visual.vertex_colors)
+    elif isinstance(visual, trimesh.visual.TextureVisuals) and "color" in visual.vertex_attributes:
+        values = np.array(visual.vertex_attributes["color"])
     else:
         return None
     full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0

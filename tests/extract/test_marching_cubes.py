@@ -192,7 +192,7 @@ def test_bad_input_is_refused():
 
 def wall(points, center=(0.5, 0.5, 0.5), radius=0.3, steepness=400.0):
     """Density 200 inside a ball of the unit cube, with a steep wall: half of it on the sphere."""
-    distance = (points - torch.tensor(center, dtype=points.dtype)).norm(dim=1)
+    distance = (points - torch.as_tensor(center, dtype=points.dtype)).norm(dim=1)
     return 200 * torch.sigmoid(steepness * (radius - distance))
 
 
@@ -233,6 +233,22 @@ def test_occupied_skips_empty_space_and_changes_nothing_else(grid, resolution):
     assert torch.equal(skipped.faces, whole.faces)
     assert max(asked) <= CHUNK
     assert sum(asked) < 0.8 * everywhere
+
+
+@pytest.mark.parametrize("grid, resolution", [(16, 40), (32, 12), (64, 18), (20, 20)])
+def test_every_node_of_a_crossed_edge_is_asked_for_even_beyond_the_occupied_cells(grid, resolution):
+    center = torch.tensor([0.45, 0.55, 0.5])
+
+    def density(points):
+        return wall(points, center, radius=0.3, steepness=20.0)
+
+    # Exactly the cells that the ball reaches into: the outer ends of crossed edges lie in others.
+    axis = torch.arange(grid)
+    low = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1) / grid
+    occupied = (center.maximum(low).minimum(low + 1 / grid) - center).norm(dim=-1) < 0.3
+    whole = density_mesh(density, resolution, 100.0, bisections=0)
+    skipped = density_mesh(density, resolution, 100.0, occupied=occupied, bisections=0)
+    assert torch.equal(skipped.vertices, whole.vertices)
 
 
 def test_unoccupied_space_is_empty_and_the_surface_closes_around_the_rest():

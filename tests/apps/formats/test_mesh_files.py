@@ -86,6 +86,30 @@ def test_parts_placed_and_mirrored_by_nodes_come_back_as_one_oriented_mesh(tmp_p
         assert enclosed_volume(mesh.vertices, half) == pytest.approx(6)
 
 
+def test_normals_stay_at_right_angles_where_a_node_stretches_and_turns(tmp_path):
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0.5], [0, 1, 0.3]])
+    flat = Mesh(corners, torch.tensor([[0, 1, 2]]))
+    part = trimesh.Trimesh(
+        corners.numpy(), [[0, 1, 2]], vertex_normals=flat.vertex_normals().numpy(), process=False
+    )
+    transform = torch.eye(4, dtype=torch.float64)
+    transform[:3, :3] = torch.tensor([[0.0, -3, 0], [1, 0, 0], [0, 0, 0.5]])
+    scene = trimesh.Scene()
+    scene.add_geometry(part, transform=transform.numpy())
+    (tmp_path / "flat.glb").write_bytes(scene.export(file_type="glb", include_normals=True))
+    mesh = read_mesh(tmp_path / "flat.glb")
+    torch.testing.assert_close(mesh.normals, mesh.vertex_normals(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_colors_out_of_range_are_cut_and_never_wrap(tmp_path, suffix):
+    mesh = blob()
+    wild = Mesh(mesh.vertices, mesh.faces, 3 * mesh.colors - 1, mesh.normals)
+    write_mesh(tmp_path / f"mesh{suffix}", wild)
+    got = read_mesh(tmp_path / f"mesh{suffix}").colors
+    torch.testing.assert_close(got, wild.colors.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, suffix, failing):
