@@ -257,7 +257,7 @@ _pull = define(
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, layout: list[int]) -> Tensor:
+    def forward(ctx, x: Tensor, table: Tensor, layout: list) -> Tensor:
         ctx.save_for_backward(x, table)
         ctx.layout = layout
         return _encode(x, table, None, layout)
@@ -274,7 +274,7 @@ class _Scatter(torch.autograd.Function):
     """The gradient to the table: the transpose of the encoding, so its gradient is one again."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, grad: Tensor, layout: list[int]) -> Tensor:
+    def forward(ctx, x: Tensor, grad: Tensor, layout: list) -> Tensor:
         ctx.save_for_backward(x, grad)
         ctx.layout = layout
         return _scatter(x, grad, None, layout)
@@ -291,7 +291,7 @@ class _Pull(torch.autograd.Function):
     """The gradient to x: linear in table and grad, so its gradients are the same bodies along q."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, grad: Tensor, layout: list[int]) -> Tensor:
+    def forward(ctx, x: Tensor, table: Tensor, grad: Tensor, layout: list) -> Tensor:
         ctx.save_for_backward(x, table, grad)
         ctx.layout = layout
         return _pull(x, table, grad, None, layout)

@@ -97,7 +97,8 @@ def test_kernel_equals_reference_in_values_and_gradients(device, dimensions, fea
     (got * weights.to(device)).sum().backward()
     same(got, expected, scale=3)
     same(table.grad, wide_table.grad, scale=10)
-    same(x.grad, wide_x.grad, scale=50)
+    # A cell's fraction is rounded to 2e-6 and the slope's own slope reaches 6 * 40^2.
+    same(x.grad, wide_x.grad, scale=500 if smoothstep else 50)
 
 
 @pytest.mark.parametrize("smoothstep", [False, True])
