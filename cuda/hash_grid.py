@@ -119,7 +119,7 @@ def hash_grid(
 
     x outside the cube is clamped to it, with zero gradient. Differentiable in x and table, twice:
     a loss on the gradient with respect to x (eikonal, normals) trains the table. Linear
-    interpolation has jumps in that gradient at every cell face; such a loss wants layout.smoothstep.
+    interpolation has jumps in that gradient at every cell face; such a loss wants smoothstep.
     float32 runs on kernels, any other type on the reference. On a CPU all sums repeat bit for bit
     for any number of threads. Source: instant-ngp (arXiv:2201.05989).
     """

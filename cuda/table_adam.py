@@ -41,10 +41,10 @@ def hash_grid_adam_(
     grad_out: the gradient with respect to `hash_grid(x, table, layout)`; x is clamped to the unit
     cube. scratch: zeros before and after the call, kept by the caller between calls; it holds the
     gradient while it is summed. A number of the table whose gradient is exactly zero keeps its
-    bits, moments included (no decay). Bias is corrected by `step` (from 1), or, where steps [entries,
-    features] int32 is given, by each number's own count of visits, which is advanced.
-    On a CPU a thread sums a level and steps it while it lies in the cache; results repeat bit for bit
-    for any number of threads. Raises InputError for step < 1. Source: Adam (arXiv:1412.6980),
+    bits, moments included (no decay). Bias is corrected by `step` (from 1), or, where steps
+    [entries, features] int32 is given, by each number's own count of visits, which is advanced.
+    On a CPU a thread sums a level and steps it while it lies in the cache; results repeat bit for
+    bit for any number of threads. Raises InputError for step < 1. Source: Adam (arXiv:1412.6980),
     tiny-cuda-nn's treatment of zero gradients.
     """
     _check_step(step)
@@ -84,7 +84,7 @@ def lazy_adam_reference_(
     betas: tuple[float, float],
     eps: float,
 ) -> None:
-    """The specification of a lazy step, in place: Adam where grad is not zero, nothing elsewhere."""
+    """What a lazy step is, in place: Adam where grad is not zero, nothing elsewhere."""
     touched = grad != 0
     g, count = grad[touched], step
     if steps is not None:
