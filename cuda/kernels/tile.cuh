@@ -1,6 +1,9 @@
 // One kernel body, three meanings. A body is a struct of arguments whose call operator computes one
 // tile of the work; how tiles are divided among threads is the launcher's business.
 //   LANES(i, n)  runs its block once for every i in [0, n), in no promised order.
+//   LANES_IN_ORDER(i, n) is for lanes that add to the same memory: the CPU takes them one by one,
+//                where LANES promises the compiler that no two of them meet.
+//   UNROLL       before a loop of constant length in LANES: the CPU's compiler then vectorises lanes.
 //   SYNC()       stands between a phase that writes tile memory and one that reads it.
 //   TILE         marks tile memory.
 //   KERNEL(Body) names a body that launchers may run; build and Python read these lines.
@@ -27,6 +30,8 @@
   #define TILE __shared__
   #define SYNC() __syncthreads()
   #define LANES(i, n) for (int i = threadIdx.x; i < (n); i += blockDim.x)
+  #define LANES_IN_ORDER(i, n) LANES(i, n)
+  #define UNROLL _Pragma("unroll")
 FN void add_to(float* p, float v) { atomicAdd(p, v); }
 FN void add_to(int* p, int v) { atomicAdd(p, v); }
 FN void or_to(u32* p, u32 v) { atomicOr(p, v); }
@@ -50,10 +55,12 @@ typedef uint32_t u32;
 typedef int64_t i64;
 typedef uint64_t u64;
   #define FN inline __attribute__((always_inline))
+  #define UNROLL _Pragma("GCC unroll 16")
   #if defined(BLOCK_OF_THREADS)
     #define TILE static
     #define SYNC() block_barrier.arrive_and_wait()
     #define LANES(i, n) for (int i = thread_in_block; i < (n); i += BLOCK)
+    #define LANES_IN_ORDER(i, n) LANES(i, n)
 FN void add_to(float* p, float v) {
   std::atomic_ref<float>(*p).fetch_add(v, std::memory_order_relaxed);
 }
@@ -70,8 +77,10 @@ FN void max_to(float* p, float v) {
     #define SYNC() ((void)0)
     #if defined(REVERSE_LANES)
       #define LANES(i, n) for (int i = (n) - 1; i >= 0; --i)
+      #define LANES_IN_ORDER(i, n) LANES(i, n)
     #else
       #define LANES(i, n) _Pragma("GCC ivdep") for (int i = 0; i < (n); ++i)
+      #define LANES_IN_ORDER(i, n) for (int i = 0; i < (n); ++i)
     #endif
 FN void add_to(float* p, float v) { *p += v; }
 FN void add_to(int* p, int v) { *p += v; }

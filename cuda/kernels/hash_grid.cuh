@@ -1,0 +1,374 @@
+// Multiresolution hash encoding (instant-ngp): features, their gradient to table and position, and
+// the derivatives of that gradient. One level is a grid of nodes over the unit cube; a point takes
+// the weighted features of the 2^D nodes around it. With a tangent q [n, D], the weights are replaced
+// by their derivative along q: the same three bodies then give the second order.
+#pragma once
+#include "tile.cuh"
+
+constexpr int HASH_POINTS = 128;  // in one tile
+
+struct HashLevel {
+  float scale;  // cells along an axis
+  u32 side;     // nodes along an axis
+  u32 size;     // entries of this level; a power of two where hashed
+  u32 offset;   // its first entry in the table
+  u32 hashed;
+};
+
+FN HashLevel hash_level(const float* scales, const u32* shapes, int level) {
+  const u32* s = shapes + 4 * level;
+  return {scales[level], s[0], s[1], s[2], s[3]};
+}
+
+FN u32 hash_prime(int axis) {
+  return axis == 0 ? 1u : axis == 1 ? 2654435761u : axis == 2 ? 805459861u : 3674653429u;
+}
+
+// Where a point lies: per axis, what each of the two nodes adds to the index, and the upper node's
+// weight with its first and second derivative by the position.
+template <int D>
+struct HashCell {
+  u32 low[D];
+  u32 high[D];
+  float at[D];
+  float slope[D];
+  float bend[D];
+};
+
+template <int D>
+FN HashCell<D> hash_cell(const float* x, HashLevel level, int smooth) {
+  HashCell<D> cell;
+  u32 stride = 1;
+  UNROLL for (int d = 0; d < D; ++d) {
+    const float p = larger(smaller(x[d], 1.f), 0.f) * level.scale + 0.5f;
+    const int node = (int)p;
+    const float f = p - node;
+    const u32 step = level.hashed ? hash_prime(d) : stride;
+    cell.low[d] = (u32)node * step, cell.high[d] = cell.low[d] + step;
+    cell.at[d] = smooth ? f * f * (3 - 2 * f) : f;
+    cell.slope[d] = smooth ? level.scale * 6 * f * (1 - f) : level.scale;
+    cell.bend[d] = smooth ? level.scale * level.scale * (6 - 12 * f) : 0;
+    stride *= level.side;
+  }
+  return cell;
+}
+
+// The entry of a corner (bit d of its number: upper node on axis d). Where a level is not hashed, the
+// node past the last one continues in the next row, and at the end of the table at its start.
+template <int D>
+FN u32 hash_index(const HashCell<D>& cell, int corner, HashLevel level) {
+  u32 sum = 0, mix = 0;
+  UNROLL for (int d = 0; d < D; ++d) {
+    const u32 part = corner >> d & 1 ? cell.high[d] : cell.low[d];
+    sum += part, mix ^= part;
+  }
+  const u32 index = level.hashed ? mix & (level.size - 1) : sum;
+  return index >= level.size ? index - level.size : index;
+}
+
+// The weight of a corner, differentiated by the axes k and m (-1: not).
+template <int D>
+FN float hash_weight(const HashCell<D>& cell, int corner, int k = -1, int m = -1) {
+  float weight = 1;
+  UNROLL for (int d = 0; d < D; ++d) {
+    const bool upper = corner >> d & 1;
+    const int order = (d == k) + (d == m);
+    const float part = order == 0 ? cell.at[d] : order == 1 ? cell.slope[d] : cell.bend[d];
+    weight *= upper ? part : order == 0 ? 1 - part : -part;
+  }
+  return weight;
+}
+
+template <int D>
+FN float hash_weight_along(const HashCell<D>& cell, int corner, const float* tangent) {
+  float weight = 0;
+  UNROLL for (int k = 0; k < D; ++k) weight += tangent[k] * hash_weight(cell, corner, k);
+  return weight;
+}
+
+// x [n, D], table [entries, F], tangent [n, D] or null -> out [n, n_levels * F].
+template <int D, int F>
+struct HashEncode {
+  const float* x;
+  const float* table;
+  const float* tangent;
+  float* out;
+  const float* scales;
+  const u32* shapes;
+  int n;
+  int n_levels;
+  int smooth;
+
+  FN void operator()(int tile, int row) const {
+    if (tangent) encode<true>(tile, row);
+    else encode<false>(tile, row);
+  }
+
+  template <bool ALONG>
+  FN void encode(int tile, int row) const {
+    const int first = tile * HASH_POINTS, left = n - first;
+    const int count = left < HASH_POINTS ? left : HASH_POINTS;
+    const HashLevel level = hash_level(scales, shapes, row);
+    const float* features = table + (size_t)F * level.offset;
+    const float* here = x + (size_t)D * first;
+    const float* along = tangent + (size_t)D * first;
+    float* o = out + ((size_t)first * n_levels + row) * F;
+    const int width = n_levels * F;
+    LANES(i, count) {
+      const HashCell<D> cell = hash_cell<D>(here + D * i, level, smooth);
+      float sum[F] = {};
+      UNROLL for (int corner = 0; corner < 1 << D; ++corner) {
+        const float* f = features + (size_t)F * hash_index(cell, corner, level);
+        const float w = ALONG ? hash_weight_along(cell, corner, along + D * i) : hash_weight(cell, corner);
+        UNROLL for (int j = 0; j < F; ++j) sum[j] += w * f[j];
+      }
+      UNROLL for (int j = 0; j < F; ++j) o[width * i + j] = sum[j];
+    }
+  }
+};
+
+// One number's step of Adam; a number whose gradient is zero is left alone, moments included. The
+// gradient is zeroed on the way. steps, where given, counts each number's own visits.
+struct AdamStep {
+  float* value;
+  float* first_moment;
+  float* second_moment;
+  int* steps;
+  float* grad;
+  float rate;
+  float beta1;
+  float beta2;
+  float eps;
+  float log_beta1;
+  float log_beta2;
+  float correction1;
+  float correction2;
+
+  FN void one(size_t i, float of_first, float of_second) const {
+    const float g = grad[i];
+    const float m = beta1 * first_moment[i] + (1 - beta1) * g;
+    const float v = beta2 * second_moment[i] + (1 - beta2) * g * g;
+    first_moment[i] = m, second_moment[i] = v, grad[i] = 0;
+    value[i] -= rate * of_first * m / (square_root(v * of_second) + eps);
+  }
+
+  FN void walk(size_t begin, int count) const {
+    if (steps) {
+      LANES(i, count) {
+        if (grad[begin + i] != 0) {
+          const float t = (float)++steps[begin + i];
+          const float power1 = exponential(t * log_beta1), power2 = exponential(t * log_beta2);
+          one(begin + i, 1 / (1 - power1), 1 / (1 - power2));
+        }
+      }
+    } else {
+      LANES(i, count) {
+        if (grad[begin + i] != 0) one(begin + i, correction1, correction2);
+      }
+    }
+  }
+};
+
+// grad_out [n, n_levels * F], tangent [n, D] or null -> adds to grad_table [entries, F].
+// Row y is part y % parts of level n_levels - 1 - y / parts: whoever owns the row adds only to this
+// part of the level, so on a CPU no sum depends on how many parts or threads there are. A tile past
+// the points, where the launcher asks for one, takes the step of Adam in that part while it is still
+// in the cache.
+template <int D, int F>
+struct HashScatter {
+  const float* x;
+  const float* grad_out;
+  const float* tangent;
+  float* grad_table;
+  float* table;
+  float* first_moment;
+  float* second_moment;
+  int* steps;
+  const float* scales;
+  const u32* shapes;
+  int n;
+  int n_levels;
+  int smooth;
+  int parts;
+  float rate;
+  float beta1;
+  float beta2;
+  float eps;
+  float log_beta1;
+  float log_beta2;
+  float correction1;
+  float correction2;
+
+  FN void operator()(int tile, int row) const {
+    const int number = n_levels - 1 - row / parts, part = row % parts;
+    const HashLevel level = hash_level(scales, shapes, number);
+    const u32 length = (level.size + parts - 1) / parts, begin = part * length;
+    const u32 end = begin + length < level.size ? begin + length : level.size;
+    if (begin >= end) return;
+    if (tile * HASH_POINTS >= n)
+      adam().walk((size_t)F * (level.offset + begin), F * (int)(end - begin));
+    else if (tangent)
+      scatter<true>(tile, number, level, begin, end);
+    else
+      scatter<false>(tile, number, level, begin, end);
+  }
+
+  FN AdamStep adam() const {
+    return {table, first_moment, second_moment, steps, grad_table, rate, beta1, beta2, eps, log_beta1,
+            log_beta2, correction1, correction2};
+  }
+
+  template <bool ALONG>
+  FN void scatter(int tile, int number, HashLevel level, u32 begin, u32 end) const {
+    TILE u32 index[HASH_POINTS][1 << D];
+    TILE float weight[HASH_POINTS][1 << D];
+    const int first = tile * HASH_POINTS, left = n - first;
+    const int count = left < HASH_POINTS ? left : HASH_POINTS;
+    const float* here = x + (size_t)D * first;
+    const float* along = tangent + (size_t)D * first;
+    LANES(i, count) {
+      const HashCell<D> cell = hash_cell<D>(here + D * i, level, smooth);
+      UNROLL for (int corner = 0; corner < 1 << D; ++corner) {
+        const u32 at = hash_index(cell, corner, level);
+        const float w = ALONG ? hash_weight_along(cell, corner, along + D * i) : hash_weight(cell, corner);
+        const bool ours = at - begin < end - begin;
+        index[i][corner] = ours ? at : begin, weight[i][corner] = ours ? w : 0.f;
+      }
+    }
+    SYNC();
+    float* features = grad_table + (size_t)F * level.offset;
+    const float* g = grad_out + ((size_t)first * n_levels + number) * F;
+    const int width = n_levels * F;
+    LANES_IN_ORDER(i, count) {
+      for (int corner = 0; corner < 1 << D; ++corner) {
+        float* f = features + (size_t)F * index[i][corner];
+        UNROLL for (int j = 0; j < F; ++j) add_to(f + j, weight[i][corner] * g[width * i + j]);
+      }
+    }
+  }
+};
+
+// x [n, D], table [entries, F], grad_out [n, n_levels * F] -> grad_x [n, D]; with a tangent, the
+// gradient by x of (that gradient . tangent).
+template <int D, int F>
+struct HashPull {
+  const float* x;
+  const float* table;
+  const float* grad_out;
+  const float* tangent;
+  float* grad_x;
+  const float* scales;
+  const u32* shapes;
+  int n;
+  int n_levels;
+  int smooth;
+
+  FN void operator()(int tile, int) const {
+    if (tangent) pull<true>(tile);
+    else pull<false>(tile);
+  }
+
+  template <bool ALONG>
+  FN void pull(int tile) const {
+    TILE float sum[D][HASH_POINTS];
+    const int first = tile * HASH_POINTS, left = n - first;
+    const int count = left < HASH_POINTS ? left : HASH_POINTS;
+    const float* here = x + (size_t)D * first;
+    const float* along = tangent + (size_t)D * first;
+    const int width = n_levels * F;
+    LANES(i, count) {
+      UNROLL for (int k = 0; k < D; ++k) sum[k][i] = 0;
+    }
+    for (int number = 0; number < n_levels; ++number) {
+      const HashLevel level = hash_level(scales, shapes, number);
+      const float* features = table + (size_t)F * level.offset;
+      const float* g = grad_out + ((size_t)first * n_levels + number) * F;
+      LANES(i, count) {
+        const HashCell<D> cell = hash_cell<D>(here + D * i, level, smooth);
+        float slope[D] = {};
+        UNROLL for (int corner = 0; corner < 1 << D; ++corner) {
+          const float* f = features + (size_t)F * hash_index(cell, corner, level);
+          float e = 0;
+          UNROLL for (int j = 0; j < F; ++j) e += g[width * i + j] * f[j];
+          UNROLL for (int k = 0; k < D; ++k) {
+            if (ALONG) {
+              UNROLL for (int m = 0; m < D; ++m)
+                slope[k] += e * along[D * i + m] * hash_weight(cell, corner, k, m);
+            } else {
+              slope[k] += e * hash_weight(cell, corner, k);
+            }
+          }
+        }
+        UNROLL for (int k = 0; k < D; ++k) sum[k][i] += slope[k];
+      }
+    }
+    LANES(i, count) {
+      UNROLL for (int k = 0; k < D; ++k) grad_x[(size_t)D * (first + i) + k] = sum[k][i];
+    }
+  }
+};
+
+constexpr int ADAM_NUMBERS = 1024;  // in one tile
+
+// The step of Adam over n numbers, tile by tile.
+struct LazyAdam {
+  float* value;
+  float* first_moment;
+  float* second_moment;
+  int* steps;
+  float* grad;
+  i64 n;
+  float rate;
+  float beta1;
+  float beta2;
+  float eps;
+  float log_beta1;
+  float log_beta2;
+  float correction1;
+  float correction2;
+
+  FN void operator()(int tile, int) const {
+    const i64 first = (i64)tile * ADAM_NUMBERS, left = n - first;
+    const AdamStep step = {value, first_moment, second_moment, steps, grad, rate, beta1, beta2, eps,
+                           log_beta1, log_beta2, correction1, correction2};
+    step.walk(first, left < ADAM_NUMBERS ? (int)left : ADAM_NUMBERS);
+  }
+};
+
+KERNEL(HashEncode<2, 1>)
+KERNEL(HashEncode<2, 2>)
+KERNEL(HashEncode<2, 4>)
+KERNEL(HashEncode<2, 8>)
+KERNEL(HashEncode<3, 1>)
+KERNEL(HashEncode<3, 2>)
+KERNEL(HashEncode<3, 4>)
+KERNEL(HashEncode<3, 8>)
+KERNEL(HashEncode<4, 1>)
+KERNEL(HashEncode<4, 2>)
+KERNEL(HashEncode<4, 4>)
+KERNEL(HashEncode<4, 8>)
+KERNEL(HashScatter<2, 1>)
+KERNEL(HashScatter<2, 2>)
+KERNEL(HashScatter<2, 4>)
+KERNEL(HashScatter<2, 8>)
+KERNEL(HashScatter<3, 1>)
+KERNEL(HashScatter<3, 2>)
+KERNEL(HashScatter<3, 4>)
+KERNEL(HashScatter<3, 8>)
+KERNEL(HashScatter<4, 1>)
+KERNEL(HashScatter<4, 2>)
+KERNEL(HashScatter<4, 4>)
+KERNEL(HashScatter<4, 8>)
+KERNEL(HashPull<2, 1>)
+KERNEL(HashPull<2, 2>)
+KERNEL(HashPull<2, 4>)
+KERNEL(HashPull<2, 8>)
+KERNEL(HashPull<3, 1>)
+KERNEL(HashPull<3, 2>)
+KERNEL(HashPull<3, 4>)
+KERNEL(HashPull<3, 8>)
+KERNEL(HashPull<4, 1>)
+KERNEL(HashPull<4, 2>)
+KERNEL(HashPull<4, 4>)
+KERNEL(HashPull<4, 8>)
+KERNEL(LazyAdam)

@@ -1,0 +1,134 @@
+"""Adam for feature tables, where most entries have no gradient, and for a few dense weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from polyfield.cuda.backend import backend_of
+from polyfield.cuda.errors import InputError
+from polyfield.cuda.hash_grid import (
+    HashGridLayout,
+    hash_grid_reference,
+    kernel_of,
+    level_tensors,
+    owners_of_a_level,
+    tiles_of,
+)
+from polyfield.cuda.kernel import constant, kernel, launch
+
+
+@torch.no_grad()
+def hash_grid_adam_(
+    table: Float[Tensor, "{layout.entries} {layout.features}"],
+    first_moment: Float[Tensor, "{layout.entries} {layout.features}"],
+    second_moment: Float[Tensor, "{layout.entries} {layout.features}"],
+    steps: Int[Tensor, "{layout.entries} {layout.features}"] | None,
+    x: Float[Tensor, "n {layout.dimensions}"],
+    grad_out: Float[Tensor, "n {layout.width}"],
+    layout: HashGridLayout,
+    scratch: Float[Tensor, "{layout.entries} {layout.features}"],
+    rate: float,
+    step: int,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-15,
+) -> None:
+    """One step of lazy Adam on a hash grid's table, from the gradient of its features, in place.
+
+    grad_out: the gradient with respect to `hash_grid(x, table, layout)`; x is clamped to the unit
+    cube. scratch: zeros before and after the call, kept by the caller between calls; it holds the
+    gradient while it is summed. A number of the table whose gradient is exactly zero keeps its
+    bits, moments included (no decay). Bias is corrected by `step` (from 1), or, where steps
+    [entries, features] int32 is given, by each number's own count of visits, which is advanced.
+    On a CPU a thread sums a level and steps it while it lies in the cache; results repeat bit for
+    bit for any number of threads. Raises InputError for step < 1. Source: Adam (arXiv:1412.6980),
+    tiny-cuda-nn's treatment of zero gradients.
+    """
+    _check_step(step)
+    if backend_of(x.device) == "reference" or table.dtype != torch.float32:
+        with torch.enable_grad():
+            leaf = table.detach().requires_grad_()
+            features = hash_grid_reference(x.detach(), leaf, layout)
+            (grad,) = torch.autograd.grad(features, leaf, grad_out)
+        lazy_adam_reference_(
+            table, grad, first_moment, second_moment, steps, rate, step, betas, eps
+        )
+        return
+    state = table, first_moment, second_moment, steps
+    x, grad_out = x.contiguous(), grad_out.contiguous()
+    numbers = _numbers(rate, step, betas, eps)
+    tiles, parts = tiles_of(x), owners_of_a_level(layout, x.device)
+    fused = backend_of(x.device) in ("cpu", "reversed")
+    arguments = x, grad_out, None, scratch, *state, *level_tensors(layout, x.device)
+    sizes = len(x), layout.levels, int(layout.smoothstep), parts
+    grid = tiles + fused, layout.levels * parts
+    launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *numbers, rows="owned")
+    if not fused:
+        tiles = -(-table.numel() // constant("hash_grid", "ADAM_NUMBERS"))
+        body = kernel("hash_grid", "LazyAdam")
+        launch(body, (tiles, 1), *state, scratch, table.numel(), *numbers)
+
+
+@torch.no_grad()
+def lazy_adam_reference_(
+    value: Tensor,
+    grad: Tensor,
+    first_moment: Tensor,
+    second_moment: Tensor,
+    steps: Tensor | None,
+    rate: float,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """What a lazy step is, in place: Adam where grad is not zero, nothing elsewhere."""
+    touched = grad != 0
+    g, count = grad[touched], step
+    if steps is not None:
+        steps[touched] += 1
+        count = steps[touched].to(value.dtype)
+    m = betas[0] * first_moment[touched] + (1 - betas[0]) * g
+    v = betas[1] * second_moment[touched] + (1 - betas[1]) * g * g
+    first_moment[touched], second_moment[touched] = m, v
+    length = rate / (1 - betas[0] ** count)
+    value[touched] -= length * m / ((v / (1 - betas[1] ** count)).sqrt() + eps)
+
+
+@torch.no_grad()
+def adam_(
+    parameter: Float[Tensor, "*shape"],
+    grad: Float[Tensor, "*shape"],
+    first_moment: Float[Tensor, "*shape"],
+    second_moment: Float[Tensor, "*shape"],
+    rate: float,
+    step: int,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-15,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step of Adam on every number of a tensor, in place; step counts from 1.
+
+    weight_decay: L2, added to the gradient as decay * parameter (not decoupled). Plain torch on any
+    device: meant for the few thousand weights of a network. Raises InputError for step < 1.
+    Source: Adam (arXiv:1412.6980).
+    """
+    _check_step(step)
+    if weight_decay:
+        grad = grad + weight_decay * parameter
+    first_moment.lerp_(grad, 1 - betas[0])
+    second_moment.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
+    size = (second_moment / (1 - betas[1] ** step)).sqrt_().add_(eps)
+    parameter.addcdiv_(first_moment, size, value=-rate / (1 - betas[0] ** step))
+
+
+def _check_step(step: int) -> None:
+    if step < 1:
+        raise InputError("Adam: step", str(step), "at least 1: the first step is number 1")
+
+
+def _numbers(rate: float, step: int, betas: tuple[float, float], eps: float) -> tuple[float, ...]:
+    corrections = (1 / (1 - beta**step) for beta in betas)
+    return rate, *betas, eps, math.log(betas[0]), math.log(betas[1]), *corrections
