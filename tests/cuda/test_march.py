@@ -118,11 +118,9 @@ def cells_of(every, rays, levels, resolution, cone):
     starts, _ = intersect_box(*rays, torch.zeros(3), torch.ones(3))
     out = []
     before = None
-    for i, (r, d, length, p) in enumerate(
+    for i, (r, p) in enumerate(
         zip(
             every.ray.tolist(),
-            every.distance.tolist(),
-            every.length.tolist(),
             every.position.cpu(),
             strict=True,
         )
