@@ -103,9 +103,11 @@ def march_reference(
     begin, far = begin.clamp_min(near), far.where(far.isfinite(), -one[0])
     rays = torch.arange(count, device=device)
 
+    lowest = (2.4e-7 * far).clamp_min(step)
+    highest = lowest.clamp_min(1 / resolution)
+
     def step_at(t: Tensor) -> Tensor:
-        long = (cone * t).clamp_min(step).clamp_max(max(step, 1 / resolution))
-        return torch.maximum(long, 2.4e-7 * t)
+        return torch.minimum(torch.maximum(cone * t, lowest), highest)
 
     reach = step_at(begin)
     end = begin + (reach * random_unit(seed, stream, rays).to(reach) if jitter else reach)

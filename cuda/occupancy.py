@@ -26,7 +26,7 @@ def update_occupancy_(
     """values <- max(values * decay, density) in place: thin structures that a point misses stay on.
 
     cells: numbers of the cells that density was taken in (repeats combine by maximum), None for all
-    in order. decay in [0, 1], applied to every cell or, with decay_all=False, to visited ones, once.
+    in order. decay in [0, 1], applied once to every cell or, with decay_all=False, to visited ones.
     Negative values stay as they are; a density that is not a number counts as 0. Raises InputError
     where cells and density differ in number or decay is out of range.
     Source: Instant-NGP (arXiv:2201.05989), appendix E.
@@ -74,7 +74,7 @@ def pack_bits(values: Float[Tensor, "levels cells"], threshold: float) -> UInt8[
 def cell_points(
     levels: int, resolution: int, cells: Int32[Tensor, " m"], seed: int, stream: int
 ) -> Float[Tensor, "m 3"]:
-    """A uniformly random point in each cell, in the unit cube; point i drawn from (seed, stream, i).
+    """A uniformly random point of each cell, in the unit cube: point i is drawn from seed, stream, i.
 
     cells: numbers of cells, 0 to levels * resolution^3 - 1; a number may come more than once.
     """

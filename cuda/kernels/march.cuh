@@ -33,11 +33,8 @@ struct March {
     LANES(i, count) walk(first + i);
   }
 
-  // A cell of the coarsest level at most, so that no step passes over one; two units in the last
-  // place of t at least, so that far away a step still leads on.
-  FN float step_at(float t) const {
-    const float top = larger(step, 1.f / resolution);
-    return larger(smaller(larger(cone * t, step), top), 2.4e-7f * t);
+  FN float step_at(float t, float lowest, float highest) const {
+    return cone > 0.f ? smaller(larger(cone * t, lowest), highest) : lowest;
   }
 
   FN void walk(int r) const {
@@ -55,54 +52,56 @@ struct March {
     if (far == 3e38f) far = -1.f;  // no direction
     const int room = distance ? ray_offsets[r + 1] - ray_offsets[r] : limit;
     const size_t out = distance ? ray_offsets[r] : 0;
-    float reach = step_at(begin);  // the interval's length, where the cube does not cut it
+    // Two units in the last place of t at least, so that far away a step still leads on; a cell of
+    // the coarsest level at most, so that no step passes over one.
+    const float lowest = larger(step, 2.4e-7f * far), highest = larger(lowest, 1.f / resolution);
+    float reach = step_at(begin, lowest, highest);  // the interval's length, where the cube does not cut it
     float end = begin + (jitter ? random_unit(seed, stream, r) * reach : reach);
-    float empty_until = -1.f;
-    float empty_side = 0.f;
     int found = 0;
     while (begin < far && found < room) {
       const float stop = smaller(end, far), middle = 0.5f * (begin + stop);
-      // Inside a cell known to be empty, as long as the step does not ask for coarser cells.
-      const bool known_empty = middle < empty_until && reach * resolution <= empty_side;
-      if (!known_empty) {
-        const float x = o[0] + middle * d[0], y = o[1] + middle * d[1], z = o[2] + middle * d[2];
-        const float p[3] = {x, y, z};
-        int level = 0;
-        float side = 1.f;
-        for (int k = 1; k < levels; ++k) side *= 0.5f;
-        const float off = 2.f * larger(absolute(x - 0.5f), larger(absolute(y - 0.5f),
-                                                                  absolute(z - 0.5f)));
-        while (level < levels - 1 && (off > side || reach * resolution > side)) level++, side *= 2.f;
-        const float low = 0.5f - 0.5f * side, cells = resolution / side;
-        int cell[3];
-        for (int a = 0; a < 3; ++a) {
-          const int c = (int)round_down((p[a] - low) * cells);
-          cell[a] = c < 0 ? 0 : c < resolution ? c : resolution - 1;
+      const float x = o[0] + middle * d[0], y = o[1] + middle * d[1], z = o[2] + middle * d[2];
+      const float p[3] = {x, y, z};
+      int level = 0;
+      float side = 1.f;
+      for (int k = 1; k < levels; ++k) side *= 0.5f;
+      const float off = 2.f * larger(absolute(x - 0.5f), larger(absolute(y - 0.5f),
+                                                                absolute(z - 0.5f)));
+      while (level < levels - 1 && (off > side || reach * resolution > side)) level++, side *= 2.f;
+      const float low = 0.5f - 0.5f * side, cells = resolution / side;
+      int cell[3];
+      for (int a = 0; a < 3; ++a) {
+        const int c = (int)round_down((p[a] - low) * cells);
+        cell[a] = c < 0 ? 0 : c < resolution ? c : resolution - 1;
+      }
+      const i64 index = cell[0] + resolution * (cell[1] + resolution * (cell[2] +
+                                                                        (i64)resolution * level));
+      if (bits[index >> 3] >> (index & 7) & 1) {
+        if (distance) {
+          const size_t s = out + found;
+          distance[s] = middle, length[s] = stop - begin, ray[s] = r;
+          position[3 * s] = x, position[3 * s + 1] = y, position[3 * s + 2] = z;
         }
-        const i64 index = cell[0] + resolution * (cell[1] + resolution * (cell[2] +
-                                                                          (i64)resolution * level));
-        if (bits[index >> 3] >> (index & 7) & 1) {
-          if (distance) {
-            const size_t s = out + found;
-            distance[s] = middle, length[s] = stop - begin, ray[s] = r;
-            position[3 * s] = x, position[3 * s + 1] = y, position[3 * s + 2] = z;
-          }
-          found++;
-        } else {
-          // Less a margin for rounding: close to the wall every sample looks its own cell up.
-          const float margin = 1e-6f * (1.f + middle);
-          float leave = 3e38f;
-          for (int a = 0; a < 3; ++a) {
-            if (d[a] == 0.f) continue;
-            const float wall = low + (cell[a] + (d[a] > 0.f ? 1 : 0)) / cells;
-            leave = smaller(leave, (absolute(wall - p[a]) - margin) / absolute(d[a]));
-          }
-          empty_until = middle + leave;
-          // The coarsest level serves any step.
-          empty_side = level < levels - 1 ? side : 3e38f;
+        found++;
+      } else {
+        // Less a margin for rounding: close to the wall every sample looks its own cell up.
+        const float margin = 1e-6f * (1.f + middle);
+        float leave = 3e38f;
+        for (int a = 0; a < 3; ++a) {
+          if (d[a] == 0.f) continue;
+          const float wall = low + (cell[a] + (d[a] > 0.f ? 1 : 0)) / cells;
+          leave = smaller(leave, (absolute(wall - p[a]) - margin) / absolute(d[a]));
+        }
+        const float until = middle + leave;
+        // On to the last interval of this cell, unless a step asks for coarser cells before.
+        float next = end, next_reach = step_at(next, lowest, highest);
+        while (0.5f * (next + smaller(next + next_reach, far)) < until &&
+               (next_reach * resolution <= side || level == levels - 1)) {
+          end = next + next_reach;
+          next = end, next_reach = step_at(next, lowest, highest);
         }
       }
-      begin = end, reach = step_at(begin), end = begin + reach;
+      begin = end, reach = step_at(begin, lowest, highest), end = begin + reach;
     }
     if (counts) counts[r] = found;
   }
