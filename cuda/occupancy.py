@@ -74,7 +74,7 @@ def pack_bits(values: Float[Tensor, "levels cells"], threshold: float) -> UInt8[
 def cell_points(
     levels: int, resolution: int, cells: Int32[Tensor, " m"], seed: int, stream: int
 ) -> Float[Tensor, "m 3"]:
-    """A uniformly random point of each cell, in the unit cube: point i is drawn from seed, stream, i.
+    """One random point of each cell, in the unit cube: the i-th is drawn from seed, stream, i.
 
     cells: numbers of cells, 0 to levels * resolution^3 - 1; a number may come more than once.
     """

@@ -55,7 +55,7 @@ struct March {
     // Two units in the last place of t at least, so that far away a step still leads on; a cell of
     // the coarsest level at most, so that no step passes over one.
     const float lowest = larger(step, 2.4e-7f * far), highest = larger(lowest, 1.f / resolution);
-    float reach = step_at(begin, lowest, highest);  // the interval's length, where the cube does not cut it
+    float reach = step_at(begin, lowest, highest);  // of the interval, before the cube cuts it
     float end = begin + (jitter ? random_unit(seed, stream, r) * reach : reach);
     int found = 0;
     while (begin < far && found < room) {
