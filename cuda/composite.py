@@ -32,8 +32,8 @@ def composite(
     """What reaches the eye along each ray: emission and absorption, front to back.
 
     density >= 0 and finite, in 1 / scene unit; length >= 0 in scene units. Samples of ray r lie at
-    ray_offsets[r] to ray_offsets[r + 1], nearest first; the first offset is 0, the last the number of
-    samples; a ray without samples gives zeros. The background is the caller's: values +
+    ray_offsets[r] to ray_offsets[r + 1], nearest first; the first offset is 0, the last the number
+    of samples; a ray without samples gives zeros. The background is the caller's: values +
     (1 - opacity) * background. Differentiable in density, length and values, by way of all three
     results. Raises InputError where ray_offsets is empty or sizes disagree.
     Source: NeRF (arXiv:2003.08934), eq. 3.
@@ -87,8 +87,8 @@ def visible_samples(
 
 
 def _depth_before(depth: Tensor, ray_offsets: Tensor, ray: Tensor) -> Tensor:
-    # One running sum over the batch, less its value where the ray starts. In float64: the difference
-    # of two large float32 sums has no digits left for the last rays of a batch.
+    # One running sum over the batch, less its value where the ray starts. In float64: the
+    # difference of two large float32 sums has no digits left for the last rays of a batch.
     running = torch.cat([depth.new_zeros(1, dtype=torch.float64), depth.double().cumsum(0)])
     return running[:-1] - running[ray_offsets[:-1].long()][ray]
 

@@ -1,0 +1,110 @@
+// Samples along rays through nested grids of occupied cells. Intervals follow each other from where
+// the ray enters the unit cube; their lengths depend on the distance alone, so a bit that flips adds or
+// removes samples and moves none. The same body counts (no output) and writes.
+#pragma once
+#include "tile.cuh"
+
+constexpr int MARCH_RAYS = 32;  // in one tile
+
+struct March {
+  const float* origins;
+  const float* directions;
+  const u8* bits;
+  const int* ray_offsets;
+  int* counts;
+  float* distance;
+  float* length;
+  float* position;
+  int* ray;
+  int rays;
+  int levels;
+  int resolution;
+  int limit;
+  float step;
+  float cone;
+  float near;
+  u32 seed;
+  u32 stream;
+  int jitter;
+
+  FN void operator()(int tile, int) const {
+    const int first = tile * MARCH_RAYS;
+    const int count = rays - first < MARCH_RAYS ? rays - first : MARCH_RAYS;
+    LANES(i, count) walk(first + i);
+  }
+
+  FN float step_at(float t, float lowest, float highest) const {
+    return cone > 0.f ? smaller(larger(cone * t, lowest), highest) : lowest;
+  }
+
+  FN void walk(int r) const {
+    const float* o = origins + 3 * (size_t)r;
+    const float* d = directions + 3 * (size_t)r;
+    float begin = near, far = 3e38f;
+    for (int a = 0; a < 3; ++a) {
+      if (d[a] == 0.f) {
+        if (o[a] < 0.f || o[a] > 1.f) far = -1.f;
+        continue;
+      }
+      const float low = (0.f - o[a]) / d[a], high = (1.f - o[a]) / d[a];
+      begin = larger(begin, smaller(low, high)), far = smaller(far, larger(low, high));
+    }
+    if (far == 3e38f) far = -1.f;  // no direction
+    const int room = distance ? ray_offsets[r + 1] - ray_offsets[r] : limit;
+    const size_t out = distance ? ray_offsets[r] : 0;
+    // Two units in the last place of t at least, so that far away a step still leads on; a cell of
+    // the coarsest level at most, so that no step passes over one.
+    const float lowest = larger(step, 2.4e-7f * far), highest = larger(lowest, 1.f / resolution);
+    float reach = step_at(begin, lowest, highest);  // of the interval, before the cube cuts it
+    float end = begin + (jitter ? random_unit(seed, stream, r) * reach : reach);
+    int found = 0;
+    while (begin < far && found < room) {
+      const float stop = smaller(end, far), middle = 0.5f * (begin + stop);
+      const float x = o[0] + middle * d[0], y = o[1] + middle * d[1], z = o[2] + middle * d[2];
+      const float p[3] = {x, y, z};
+      int level = 0;
+      float side = 1.f;
+      for (int k = 1; k < levels; ++k) side *= 0.5f;
+      const float off = 2.f * larger(absolute(x - 0.5f), larger(absolute(y - 0.5f),
+                                                                absolute(z - 0.5f)));
+      while (level < levels - 1 && (off > side || reach * resolution > side)) level++, side *= 2.f;
+      const float low = 0.5f - 0.5f * side, cells = resolution / side;
+      int cell[3];
+      for (int a = 0; a < 3; ++a) {
+        const int c = (int)round_down((p[a] - low) * cells);
+        cell[a] = c < 0 ? 0 : c < resolution ? c : resolution - 1;
+      }
+      const i64 index = cell[0] + resolution * (cell[1] + resolution * (cell[2] +
+                                                                        (i64)resolution * level));
+      if (bits[index >> 3] >> (index & 7) & 1) {
+        if (distance) {
+          const size_t s = out + found;
+          distance[s] = middle, length[s] = stop - begin, ray[s] = r;
+          position[3 * s] = x, position[3 * s + 1] = y, position[3 * s + 2] = z;
+        }
+        found++;
+      } else {
+        // Less a margin for rounding: close to the wall every sample looks its own cell up.
+        const float margin = 1e-6f * (1.f + middle);
+        float leave = 3e38f;
+        for (int a = 0; a < 3; ++a) {
+          if (d[a] == 0.f) continue;
+          const float wall = low + (cell[a] + (d[a] > 0.f ? 1 : 0)) / cells;
+          leave = smaller(leave, (absolute(wall - p[a]) - margin) / absolute(d[a]));
+        }
+        const float until = middle + leave;
+        // On to the last interval of this cell, unless a step asks for coarser cells before.
+        float next = end, next_reach = step_at(next, lowest, highest);
+        while (0.5f * (next + smaller(next + next_reach, far)) < until &&
+               (next_reach * resolution <= side || level == levels - 1)) {
+          end = next + next_reach;
+          next = end, next_reach = step_at(next, lowest, highest);
+        }
+      }
+      begin = end, reach = step_at(begin, lowest, highest), end = begin + reach;
+    }
+    if (counts) counts[r] = found;
+  }
+};
+
+KERNEL(March)
