@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ _RECORDS = 500  # lines of metrics a run
 _PROGRESS_SECONDS = 0.2
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the loop trains: posed images, a signal, a teacher."""
 
@@ -163,6 +164,7 @@ class _Run:
     checkpoint_seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     validated_step: int = -1
+    validation_cost: float = 0.0  # seconds of the dearest one
     clock_offset: float = 0.0  # seconds that earlier sittings of this run took
 
     def begin(self) -> None:
@@ -268,8 +270,10 @@ class _Run:
 
     def validate(self) -> dict[str, float]:
         if self.validated_step != self.step:
+            begin = time.monotonic()
             self.metrics = self.task.validate(self.step)
             self.validated_step = self.step
+            self.validation_cost = max(self.validation_cost, time.monotonic() - begin)
             self.log(self.metrics)
         return self.metrics
 
@@ -283,8 +287,8 @@ def _train(
     on_progress: Callable[[Progress], None] | None,
 ) -> Literal["finished", "out of time"]:
     times: list[float] = []
-    begun = shown_at = time.monotonic()
-    shown_samples = 0.0
+    begun = time.monotonic()
+    meter = _Meter(begun)
     typical = 0.0  # seconds of a step, lately
     while run.step != run.schedule.steps:
         now = time.monotonic()
@@ -293,7 +297,8 @@ def _train(
             run.log({"event": "interrupt"})
             raise Interrupted(run.folder.path, run.saved_step, run.schedule.steps)
         # One step at least, or a budget that loading has used up would go on forever by --resume.
-        if times and now + 1.5 * typical + 2 * run.checkpoint_cost > deadline:
+        reserve = 1.5 * typical + run.validation_cost + 2 * run.checkpoint_cost
+        if times and now + reserve > deadline:
             break
         rate = run.schedule.rate(run.step) * 0.5**run.rewinds
         losses = run.task.step(run.step, rate)
@@ -308,35 +313,22 @@ def _train(
         if run.schedule.steps is None:
             if len(times) >= measure_steps or after - begun > 0.15 * (deadline - begun):
                 _fix(run, seconds_per_step(times), deadline, on_plan)
-        if run.step == run.schedule.steps or run.schedule.keeps(run.step):
-            if not run.save():
-                run.rewind("the state is not finite")
-                continue
-        if after - run.saved_at + typical > CHECKPOINT_SECONDS:
-            run.save()
-
+        # Records before the checkpoint: the other way round a kill between the two loses them.
         steps = run.schedule.steps
         if run.step % (10 if steps is None else math.ceil(steps / _RECORDS)) == 0:
             run.log(losses | {"rate": rate})
         if steps is not None and run.step % math.ceil(steps / VALIDATIONS) == 0:
             if run.step < steps:  # the last validation is outside the budget, see `run`
                 run.validate()
-        shown_samples += losses.get("samples", 0)
-        now = time.monotonic()
-        if on_progress is not None and (now - shown_at > _PROGRESS_SECONDS or run.step == steps):
-            left = deadline - now if steps is None else (steps - run.step) * typical
-            on_progress(
-                Progress(
-                    step=run.step,
-                    steps=steps,
-                    loss=losses["loss"],
-                    psnr=run.metrics.get("psnr"),
-                    samples_per_second=shown_samples / max(now - shown_at, 1e-9),
-                    memory_bytes=resident_bytes(),
-                    seconds_left=left if math.isfinite(left) else None,
-                )
-            )
-            shown_at, shown_samples = now, 0.0
+        if run.step == steps or run.schedule.keeps(run.step):
+            if not run.save():
+                run.rewind("the state is not finite")
+                continue
+        if after - run.saved_at + typical > CHECKPOINT_SECONDS:
+            run.save()
+        if on_progress is not None:
+            left = deadline - after if steps is None else (steps - run.step) * typical
+            meter.show(run, losses, left, on_progress)
 
     if run.step == run.schedule.steps:
         return "finished"
@@ -346,20 +338,51 @@ def _train(
     return "out of time"
 
 
+@dataclass
+class _Meter:
+    """Tells of progress, not too often."""
+
+    shown_at: float
+    samples: float = 0.0
+
+    def show(
+        self,
+        run: _Run,
+        losses: dict[str, float],
+        seconds_left: float,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.samples += losses.get("samples", 0)
+        seconds = time.monotonic() - self.shown_at
+        if seconds < _PROGRESS_SECONDS and run.step != run.schedule.steps:
+            return
+        on_progress(
+            Progress(
+                step=run.step,
+                steps=run.schedule.steps,
+                loss=losses["loss"],
+                psnr=run.metrics.get("psnr"),
+                samples_per_second=self.samples / max(seconds, 1e-9),
+                memory_bytes=resident_bytes(),
+                seconds_left=seconds_left if math.isfinite(seconds_left) else None,
+            )
+        )
+        self.shown_at, self.samples = self.shown_at + seconds, 0.0
+
+
 def _fix(
     run: _Run,
     per_step: float,
     deadline: float,
     on_plan: Callable[[Schedule, float], None] | None,
 ) -> None:
-    begin = time.monotonic()
     run.validate()
     now = time.monotonic()
     more = steps_within(
         deadline - now - 2 * run.checkpoint_cost,
         per_step,
         per_checkpoint=run.checkpoint_cost,
-        per_validation=now - begin,
+        per_validation=run.validation_cost,
     )
     run.schedule = run.schedule.fixed(run.step + more, run.step)
     run.write_schedule()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from polyfield.apps.files import plain, refusal, remove_partial, replacing, write_json
 from polyfield.cuda.errors import InputError
@@ -24,7 +24,7 @@ class RunFolder:
     _lock: BinaryIO | None = field(default=None, repr=False)
 
     @classmethod
-    def create(cls, path: Path, config: dict, *, replace: bool = False) -> Self:
+    def create(cls, path: Path, config: dict, *, replace: bool = False) -> "RunFolder":
         """Make the folder, lock it for writing and put `config` (what JSON can hold) into it.
 
         With `replace` a run that lies there is removed first: its checkpoints, metrics, renders and
@@ -60,7 +60,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path, *, writing: bool = False) -> Self:
+    def open(cls, path: Path, *, writing: bool = False) -> "RunFolder":
         """A run that exists; `writing` locks it and clears away what a killed writer left.
 
         Raises InputError if `path` holds no run, or if it is to be written and another process
@@ -172,7 +172,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(

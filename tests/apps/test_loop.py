@@ -1,0 +1,419 @@
+import errno
+import importlib.util
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from polyfield.apps import checkpoint, files, loop
+from polyfield.apps.checkpoint import latest, read, steps_in
+from polyfield.apps.interruption import Interrupted
+from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.schedule import CHECKPOINT_SECONDS, Schedule
+from polyfield.cuda.errors import InputError, PolyfieldError
+
+PROGRAM = Path(__file__).with_name("least_squares.py")
+spec = importlib.util.spec_from_file_location("least_squares", PROGRAM)
+least_squares = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(least_squares)
+LeastSquares, train, SCHEDULE = (
+    least_squares.LeastSquares,
+    least_squares.train,
+    least_squares.SCHEDULE,
+)
+
+
+def final_bytes(path):
+    return list(steps_in(path / "checkpoints").values())[-1].read_bytes()
+
+
+def curves(path):
+    """The records that are measurements, without their times."""
+    records = [r for r in RunFolder.open(path).records() if "event" not in r]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def events(path, kind):
+    return [r for r in RunFolder.open(path).records() if r.get("event") == kind]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """No test here cuts the power; a killed process leaves what it has written."""
+    monkeypatch.setattr(files.os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    train(path, LeastSquares(), SCHEDULE)
+    return path
+
+
+class Clock:
+    """A clock that only the task moves."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def pass_in(self, task, seconds):
+        def wait(step):
+            self.now += seconds(step) if callable(seconds) else seconds
+
+        task.before_step = wait
+
+
+def test_it_learns_and_says_how_it_ended(tmp_path):
+    outcome = train(tmp_path / "run", LeastSquares(), Schedule(400, warmup=10))
+    assert (outcome.step, outcome.ended, outcome.rewinds) == (400, "finished", 0)
+    assert outcome.metrics["psnr"] > 25
+    tensors, metadata = read(outcome.checkpoint)
+    assert (tensors["weights"] - torch.linspace(-1, 1, 8)).abs().max() < 0.1
+    assert metadata["settings"] == {"field": "line"}
+    assert (metadata["step"], metadata["schedule"]["steps"]) == (400, 400)
+
+
+def test_steps_come_in_order_with_the_schedules_rates(tmp_path):
+    task = LeastSquares()
+    train(tmp_path / "run", task, SCHEDULE)
+    assert task.rates == [(step, SCHEDULE.rate(step)) for step in range(120)]
+
+
+def test_curves_are_functions_of_the_step_and_end_with_it(uninterrupted):
+    records = curves(uninterrupted)
+    losses = [r["step"] for r in records if "loss" in r]
+    views = [r["step"] for r in records if "psnr" in r]
+    assert losses == list(range(1, 121))
+    assert views == list(range(6, 121, 6))
+    times = [r["seconds"] for r in RunFolder.open(uninterrupted).records()]
+    assert times == sorted(times)
+
+
+def test_three_kills_at_any_moment_change_no_bit(tmp_path, uninterrupted):
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # shown if the test fails
+    moment = random.Random(seed)
+    run = tmp_path / "run"
+    kills = reached = 0
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        for _ in range(3):
+            server.stdin.write(f"{run}\n")
+            server.stdin.flush()
+            child = int(server.stdout.readline())
+            while max(steps_in(run / "checkpoints"), default=0) <= reached:
+                assert server.poll() is None
+                time.sleep(0.002)
+            time.sleep(moment.uniform(0, 0.15))
+            os.kill(child, signal.SIGKILL)
+            kills += int(server.stdout.readline()) == signal.SIGKILL
+            reached = max(steps_in(run / "checkpoints"))
+        server.stdin.close()
+    assert kills == 3
+    assert latest(run / "checkpoints").step < 120
+    outcome = train(run, LeastSquares(), SCHEDULE)
+    assert outcome.step == 120
+    assert final_bytes(run) == final_bytes(uninterrupted)
+    assert curves(run) == curves(uninterrupted)
+    assert len(events(run, "resume")) == 3
+    assert not list(run.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("last", [0, 1, 7, 8, 9, 119])
+def test_a_stop_after_any_step_and_going_on_changes_no_bit(tmp_path, uninterrupted, last):
+    task = LeastSquares()
+    task.before_step = lambda step: step == last and signal.raise_signal(signal.SIGINT)
+    try:
+        train(tmp_path / "run", task, SCHEDULE)
+    except Interrupted as stop:
+        assert (stop.step, stop.steps) == (last + 1, 120)
+        assert latest(tmp_path / "run/checkpoints").step == last + 1
+        assert f"--out {tmp_path / 'run'} --resume" in str(stop)
+    else:
+        assert last == 119  # it came too late to stop anything
+    train(tmp_path / "run", LeastSquares(), Schedule(7))  # the plan it began with counts
+    assert final_bytes(tmp_path / "run") == final_bytes(uninterrupted)
+    assert curves(tmp_path / "run")[:-1] == curves(uninterrupted)[: -1 if last < 119 else None]
+
+
+def test_the_record_says_where_a_resume_began_and_what_was_damaged(tmp_path):
+    run = tmp_path / "run"
+    train(run, LeastSquares(), SCHEDULE)
+    (newest, before) = list(reversed(steps_in(run / "checkpoints").values()))[:2]
+    os.truncate(newest, 100)
+    train(run, LeastSquares(), SCHEDULE)
+    (event,) = events(run, "resume")
+    assert (event["step"], event["checkpoint"]) == (112, before.name)
+    assert newest.name in event["damaged"][0]
+    assert read(newest)[1]["step"] == 120
+
+
+def test_the_last_two_checkpoints_stay(uninterrupted):
+    assert list(steps_in(uninterrupted / "checkpoints")) == [112, 120]
+
+
+def test_the_clock_writes_checkpoints_between_and_they_change_no_bit(
+    tmp_path, uninterrupted, monkeypatch
+):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    written, real = [], checkpoint.write
+
+    def write(path, tensors, metadata):
+        real(path, tensors, metadata)
+        written.append((clock.now, metadata["step"]))
+
+    def step(number):
+        clock.now += 5
+        kept = set(steps_in(tmp_path / "run/checkpoints"))
+        # The last two, and what the NaN guard would go back to.
+        assert kept == {s for _, s in written[-2:]} | {number // 8 * 8}
+
+    task.before_step = step
+    monkeypatch.setattr(checkpoint, "write", write)
+    train(tmp_path / "run", task, SCHEDULE)
+    times = [now for now, _ in written]
+    assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= 15
+    assert len(written) > 30
+    assert final_bytes(tmp_path / "run") == final_bytes(uninterrupted)
+
+
+def test_quick_steps_cost_no_checkpoints_beyond_the_kept_ones(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, CHECKPOINT_SECONDS / 1000)
+    count, real = [], checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *a: (count.append(1), real(*a)))
+    train(tmp_path / "run", task, Schedule(900))
+    assert len(count) == 5  # 0, 250, 500, 750, 900
+
+
+@pytest.mark.parametrize("kind", ["bad", "hidden"])
+def test_values_that_are_not_finite_rewind_and_halve_the_rate(tmp_path, kind):
+    task = LeastSquares(**{kind: {50: 0.3}})
+    flat = Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=5)
+    outcome = train(tmp_path / "run", task, flat)
+    assert (outcome.step, outcome.rewinds) == (120, 2)
+    rates = dict(task.rates)  # the last rate of each step
+    assert [rates[step] for step in (47, 48, 50, 119)] == [1, 0.25, 0.25, 0.25]
+    assert [step for step, _ in task.rates].count(48) == 3
+    assert all(torch.isfinite(t).all() for t in read(outcome.checkpoint)[0].values())
+    assert [(e["step"], e["rewinds"]) for e in events(tmp_path / "run", "rewind")] == [
+        (48, 1),
+        (48, 2),
+    ]
+    steps = [r["step"] for r in curves(tmp_path / "run") if "loss" in r]
+    assert steps == list(range(1, 121))
+
+
+@pytest.mark.parametrize("kind", ["bad", "hidden"])
+@pytest.mark.parametrize("last", [48, 49, 52, 70])
+def test_a_stopped_run_rewinds_to_where_the_other_one_did(tmp_path, kind, last):
+    flat = Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=5)
+    train(tmp_path / "whole", LeastSquares(**{kind: {50: 0.3}}), flat)
+    task = LeastSquares(**{kind: {50: 0.3}})
+    task.before_step = lambda step: step == last and signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", task, flat)
+    train(tmp_path / "run", LeastSquares(**{kind: {50: 0.3}}), flat)
+    assert final_bytes(tmp_path / "run") == final_bytes(tmp_path / "whole")
+    assert curves(tmp_path / "run") == curves(tmp_path / "whole")
+
+
+def test_a_task_may_say_itself_that_values_went_bad(tmp_path):
+    class Telling(LeastSquares):
+        def step(self, step, rate):
+            return super().step(step, rate) | {"finite": float(step != 9 or rate < 0.6)}
+
+    outcome = train(tmp_path / "run", Telling(), Schedule(20, warmup=1, final_factor=1.0))
+    assert outcome.rewinds == 1
+
+
+def test_what_never_gets_better_is_given_up_and_the_last_good_state_stays(tmp_path):
+    with pytest.raises(PolyfieldError, match="breaks down at step 51: the loss is not finite"):
+        train(tmp_path / "run", LeastSquares(bad={50: 0.0}), SCHEDULE)
+    found = latest(tmp_path / "run/checkpoints")
+    assert found.step == 48 and found.tensors["weights"].isfinite().all()
+    assert len(events(tmp_path / "run", "rewind")) == loop.MOST_REWINDS
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_run_can_go_on(
+    tmp_path, uninterrupted, monkeypatch
+):
+    def fsync(handle):
+        if (tmp_path / "run/checkpoints/step_00000048.safetensors").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fsync)
+        with pytest.raises(InputError, match="step_00000048.*no room for it"):
+            train(tmp_path / "run", LeastSquares(), SCHEDULE)
+        with pytest.raises(InputError, match="no room for it"):
+            train(tmp_path / "run", LeastSquares(), SCHEDULE)
+    assert latest(tmp_path / "run/checkpoints").step == 48
+    train(tmp_path / "run", LeastSquares(), SCHEDULE)
+    assert final_bytes(tmp_path / "run") == final_bytes(uninterrupted)
+
+
+def test_minutes_become_a_plan_that_ends_in_time(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, lambda step: 0.2 + 0.32 * (step % 16 == 0))  # 0.22 s on the average
+    started = clock.now - 20  # loading took 20 s
+    plans = []
+    outcome = train(
+        tmp_path / "run",
+        task,
+        Schedule(None),
+        started=started,
+        minutes=3.0,
+        on_plan=lambda schedule, per_step: plans.append((schedule, per_step)),
+    )
+    assert outcome.ended == "finished" and outcome.seconds <= 180
+    assert outcome.seconds > 0.93 * 180
+    ((schedule, per_step),) = plans
+    assert (schedule.measured, schedule.steps) == (100, outcome.step)
+    assert per_step == pytest.approx(0.22)
+    config = RunFolder.open(tmp_path / "run").config()
+    assert Schedule(**config["schedule"]) == schedule == outcome.schedule
+    assert Schedule(**read(outcome.checkpoint)[1]["schedule"]) == schedule
+    # The plan is all that the clock had to say: its rates, and the same bits by steps.
+    assert [rate for _, rate in task.rates] == [schedule.rate(s) for s in range(outcome.step)]
+    train(tmp_path / "again", LeastSquares(), schedule)
+    assert final_bytes(tmp_path / "again") == final_bytes(tmp_path / "run")
+
+
+def test_when_the_machine_slows_down_the_clock_ends_the_run_early(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, lambda step: 0.2 if step < 150 else 0.8)
+    plan = dict(started=clock.now, minutes=1.0)
+    outcome = train(tmp_path / "run", task, Schedule(None), **plan)
+    assert outcome.ended == "out of time" and outcome.step < outcome.schedule.steps
+    assert 57 < outcome.seconds <= 60
+    assert latest(tmp_path / "run/checkpoints").step == outcome.step
+    assert events(tmp_path / "run", "out of time")[0]["step"] == outcome.step
+    # Going on knows no clock: the plan is carried out.
+    rest = train(tmp_path / "run", task, Schedule(None), **plan)
+    assert rest.ended == "finished" and rest.step == outcome.schedule.steps
+    train(tmp_path / "whole", LeastSquares(), outcome.schedule)
+    assert final_bytes(tmp_path / "whole") == final_bytes(tmp_path / "run")
+
+
+def test_slow_steps_are_measured_less_long(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, 3.0)
+    outcome = train(tmp_path / "run", task, Schedule(None), started=clock.now, minutes=2.0)
+    assert outcome.schedule.measured == 7  # 21 s, the first beyond 15 % of two minutes
+    assert outcome.ended == "finished" and 105 <= outcome.seconds <= 120
+
+
+def test_a_budget_that_loading_used_up_still_makes_a_step(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, 1.0)
+    outcome = train(tmp_path / "run", task, Schedule(None), started=clock.now - 99, minutes=1.0)
+    assert outcome.step == outcome.schedule.steps == 1
+    assert read(outcome.checkpoint)[1]["step"] == 1
+
+
+def test_minutes_go_on_for_a_plan_not_yet_fixed(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+
+    def step(number):
+        clock.now += 0.1
+        if number == 30:
+            signal.raise_signal(signal.SIGINT)
+
+    task.before_step = step
+    with pytest.raises(Interrupted) as stop:
+        train(tmp_path / "run", task, Schedule(None), started=clock.now, minutes=1.0)
+    assert "31 is written" in str(stop.value)
+    task = LeastSquares()
+    clock.pass_in(task, 0.1)
+    outcome = train(tmp_path / "run", task, Schedule(None), started=clock.now, minutes=1.0)
+    assert outcome.schedule.measured == 31 + 90  # 9 s of the new minute
+    assert 55 < outcome.seconds <= 60
+
+
+def test_a_plan_in_the_config_counts_where_the_checkpoint_has_none(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+
+    def step(number):
+        clock.now += 0.05
+        if number == 120:  # killed after the plan, before the next checkpoint
+            raise KeyboardInterrupt
+
+    task.before_step = step
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", task, Schedule(None), started=clock.now, minutes=1.0)
+    assert latest(tmp_path / "run/checkpoints").metadata["schedule"]["steps"] is None
+    steps = RunFolder.open(tmp_path / "run").config()["schedule"]["steps"]
+    outcome = train(tmp_path / "run", LeastSquares(), Schedule(None), minutes=1.0)
+    assert outcome.step == outcome.schedule.steps == steps
+
+
+def test_progress_comes_five_times_a_second_at_most(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, 0.05)
+    seen = []
+    train(tmp_path / "run", task, SCHEDULE, on_progress=lambda p: seen.append((clock.now, p)))
+    gaps = [b - a for (a, _), (b, _) in zip(seen, seen[1:], strict=False)]
+    assert min(gaps) >= 0.2 and max(gaps) < 0.3
+    last = seen[-1][1]
+    assert (last.step, last.steps) == (120, 120)
+    assert last.samples_per_second == pytest.approx(16 / 0.05)
+    middle = next(p for _, p in seen if p.step == 60)
+    assert middle.seconds_left == pytest.approx(60 * 0.05)
+    assert middle.memory_bytes > 1e7 and middle.psnr is not None
+
+
+def test_the_loop_prints_nothing(tmp_path, capfd):
+    train(tmp_path / "run", LeastSquares(bad={50: 0.3}), SCHEDULE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_fresh_start_over_checkpoints_is_refused(tmp_path, uninterrupted):
+    before = final_bytes(uninterrupted)
+    with RunFolder.open(uninterrupted, writing=True) as folder:
+        with pytest.raises(InputError, match="holds a checkpoint of step 120"):
+            loop.run(LeastSquares(), folder, SCHEDULE, settings={}, started=time.monotonic())
+    assert final_bytes(uninterrupted) == before
+
+
+def test_a_run_without_a_budget_or_a_whole_training_state_is_refused(tmp_path):
+    with pytest.raises(InputError, match="neither steps nor minutes"):
+        train(tmp_path / "run", LeastSquares(), Schedule(None))
+    folder = tmp_path / "run" / "checkpoints"
+    for metadata in ({}, {"schedule": {"steps": 3, "what": 1}}, {"schedule": None}):
+        checkpoint.write(checkpoint.step_path(folder, 1), {}, metadata)
+        with pytest.raises(InputError, match="training state is not whole"):
+            train(tmp_path / "run", LeastSquares(), SCHEDULE)
+
+
+def test_an_error_of_the_task_passes_through_and_the_checkpoint_stays(tmp_path):
+    task = LeastSquares()
+
+    def step(number):
+        if number == 60:
+            raise InputError("r_7.png", "pixels are damaged", "a whole image")
+
+    task.before_step = step
+    with pytest.raises(InputError, match="r_7.png"):
+        train(tmp_path / "run", task, SCHEDULE)
+    assert latest(tmp_path / "run/checkpoints").step == 56
+    RunFolder.open(tmp_path / "run", writing=True).close()  # the lock is free
+
+
+def test_a_sum_that_overflows_is_not_mistaken_for_a_bad_state():
+    assert loop._finite(torch.full((4,), 3e38))
+    assert loop._finite(torch.full((4,), 60000.0, dtype=torch.float16))
+    assert loop._finite(torch.tensor([2**62] * 4))
+    for bad in (math.inf, math.nan):
+        assert not loop._finite(torch.tensor([0.0, bad]))
+    assert not loop._finite(torch.tensor([math.inf, -math.inf]))

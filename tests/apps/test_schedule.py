@@ -1,0 +1,111 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polyfield.apps.schedule import Schedule, seconds_per_step, steps_within
+from polyfield.cuda.errors import InputError
+
+schedules = st.builds(
+    Schedule,
+    steps=st.integers(1, 5000),
+    warmup=st.integers(1, 300),
+    hold_fraction=st.floats(0, 1),
+    final_factor=st.floats(1e-3, 1),
+    measured=st.integers(0, 500),
+    rewind_spacing=st.integers(1, 400),
+)
+quick = settings(max_examples=60, deadline=None)
+
+
+def test_warm_up_is_linear_and_ends_at_one():
+    rates = [Schedule(1000, warmup=50).rate(step) for step in range(60)]
+    assert rates[:50] == pytest.approx([(step + 1) / 50 for step in range(50)])
+    assert rates[49:] == [1.0] * 11
+
+
+def test_the_decay_is_exponential_from_the_hold_to_the_last_step():
+    schedule = Schedule(1001, warmup=10, hold_fraction=0.5, final_factor=1e-4)
+    assert schedule.rate(500) == 1
+    assert schedule.rate(750) == pytest.approx(1e-2)
+    assert schedule.rate(1000) == pytest.approx(1e-4)
+    ratios = [schedule.rate(step + 1) / schedule.rate(step) for step in range(500, 1000)]
+    assert ratios == pytest.approx([1e-4 ** (1 / 500)] * 500)
+
+
+def test_the_decay_waits_for_the_warm_up():
+    schedule = Schedule(200, warmup=100, hold_fraction=0.0, final_factor=0.1)
+    assert schedule.rate(99) == 1
+    assert schedule.rate(100) < 1
+    assert schedule.rate(199) == pytest.approx(0.1)
+
+
+@quick
+@given(schedules)
+def test_rates_rise_then_fall_and_stay_in_the_unit_interval(schedule):
+    rates = [schedule.rate(step) for step in range(schedule.steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@quick
+@given(schedules, st.integers(1, 5000), st.integers(1, 700))
+def test_fixing_the_number_of_steps_leaves_the_rates_already_used(schedule, steps, measured):
+    open_ended = Schedule(None, schedule.warmup, schedule.hold_fraction, schedule.final_factor)
+    fixed = open_ended.fixed(steps, measured)
+    assert fixed.steps == max(steps, measured)
+    used = range(measured)
+    assert [fixed.rate(step) for step in used] == [open_ended.rate(step) for step in used]
+
+
+@quick
+@given(schedules)
+def test_a_rewind_goes_back_to_a_kept_state_and_not_too_far(schedule):
+    spacing = max(schedule.rewind_spacing, math.ceil(schedule.steps / 16))
+    for step in range(0, schedule.steps, 7):
+        target = schedule.rewind_step(step)
+        assert target <= step and schedule.keeps(target)
+        assert step - target < spacing or target == 0 and step < schedule.measured + 2 * spacing
+
+
+def test_kept_states_are_few():
+    schedule = Schedule(16_000)
+    assert sum(schedule.keeps(done) for done in range(16_001)) == 17
+    assert [done for done in range(1000) if Schedule(1000).keeps(done)] == [0, 250, 500, 750]
+    assert not any(Schedule(None).keeps(done) for done in range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"warmup": 0},
+        {"hold_fraction": 1.1},
+        {"hold_fraction": math.nan},
+        {"final_factor": 0.0},
+        {"rewind_spacing": 0},
+    ],
+)
+def test_senseless_schedules_are_refused(wrong):
+    with pytest.raises(InputError):
+        Schedule(**{"steps": 10} | wrong)
+
+
+def test_a_steps_time_leaves_out_the_warming_and_counts_what_is_done_now_and_then():
+    assert seconds_per_step([5.0]) == 5
+    assert seconds_per_step([9.0, 9.0, 1.0, 2.0, 50.0]) == 2
+    periodic = [1.0 + 16 * (step % 16 == 0) for step in range(160)]
+    assert seconds_per_step([100.0] * 160 + periodic) == pytest.approx(2)
+    hiccup = [1.0] * 159 + [1000.0]
+    assert seconds_per_step([1.0] * 160 + hiccup) == 1
+
+
+def test_steps_fill_the_time_but_for_the_reserve():
+    assert steps_within(100.0, 0.1) == 950
+    overhead = (18 + 120 / 12) * 0.5 + 20 * 0.25
+    expected = math.floor((0.95 * 120 - overhead) / 0.01)
+    assert steps_within(120.0, 0.01, per_checkpoint=0.5, per_validation=0.25) == expected
+    assert steps_within(-5.0, 0.1) == 0

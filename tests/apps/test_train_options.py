@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from polyfield.apps.train_options import Train, check
+from polyfield.cuda.errors import InputError
+
+LEGO = Path("lego")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Train(LEGO),
+        Train(LEGO, minutes=0.5, memory=1.5, device="cuda:1", seed=2**63 - 1),
+        Train(LEGO, steps=1, device="cuda"),
+        Train(out=Path("run"), resume=True),
+        Train(LEGO, resume=True),
+        Train(LEGO, resume=True, steps=300),
+        Train(from_config=Path("run/config.json"), out=Path("again")),
+        Train(LEGO, from_config=Path("run/config.json")),
+    ],
+)
+def test_what_makes_sense_passes(options):
+    check(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (Train(), "SCENE"),
+        (Train(resume=True), "--resume"),
+        (Train(LEGO, minutes=1.0, steps=3), "--minutes and --steps"),
+        (Train(from_config=Path("c"), resume=True, out=Path("run")), "--from and --resume"),
+        (Train(from_config=Path("c"), steps=3), "--from and --steps"),
+        (Train(from_config=Path("c"), minutes=3.0), "--from and --minutes"),
+        (Train(LEGO, minutes=0.0), "--minutes"),
+        (Train(LEGO, minutes=float("inf")), "--minutes"),
+        (Train(LEGO, memory=float("nan")), "--memory"),
+        (Train(LEGO, steps=0), "--steps"),
+        (Train(LEGO, seed=-1), "--seed"),
+        (Train(LEGO, device="gpu"), "--device"),
+        (Train(LEGO, device="cuda:"), "--device"),
+        (Train(LEGO, device="cpu:0"), "--device"),
+        (Train(LEGO, device="cuda:\u00b2"), "--device"),
+    ],
+)
+def test_what_does_not_is_refused_by_name(options, where):
+    with pytest.raises(InputError) as caught:
+        check(options)
+    assert caught.value.where == where
