@@ -26,7 +26,8 @@ def line_chart(name: str, x_name: str, curves: list[Curve], logarithmic: bool = 
     """
     kept = [(curve, _drawable(curve, logarithmic)) for curve in curves]
     every = [point for _, points in kept for point in points]
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(name)}">'
+    box = f"0 0 {WIDTH:g} {HEIGHT:g}"
+    head = f'<svg class="chart" viewBox="{box}" role="img" aria-label="{escape(name)}">'
     if not every:
         middle = f'x="{WIDTH / 2}" y="{HEIGHT / 2}"'
         return f'{head}<text class="label" {middle} text-anchor="middle">no values</text></svg>'
