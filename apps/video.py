@@ -1,7 +1,5 @@
 """Films of rendered frames: MP4 through ffmpeg, animated WebP through Pillow."""
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
+from polyfield.apps.atomic import replacing
 from polyfield.cuda.errors import InputError
 
 Frame = np.ndarray  # uint8 [height, width, 3], sRGB
@@ -29,20 +28,8 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float = 30.0) -> None:
         raise InputError(str(path), f"suffix '{path.suffix}'", " or ".join(writers))
     if not 0 < fps <= 1000:
         raise InputError("fps", str(fps), "more than 0, at most 1000")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.stem}-", suffix=path.suffix.lower(), dir=path.parent
-    )
-    os.close(handle)
-    try:
-        writers[path.suffix.lower()](name, _alike(path, frames), fps)
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(name, 0o644)  # mkstemp's are for the owner alone
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with replacing(path) as temporary:
+        writers[path.suffix.lower()](temporary, _alike(path, frames), fps)
 
 
 def _alike(path: Path, frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -65,7 +52,7 @@ def _alike(path: Path, frames: Iterable[Frame]) -> Iterator[Frame]:
         raise InputError(str(path), "no frames", "at least one")
 
 
-def _write_mp4(name: str, frames: Iterator[Frame], fps: float) -> None:
+def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
     encoder = None
     try:
         for frame in frames:
@@ -74,7 +61,7 @@ def _write_mp4(name: str, frames: Iterator[Frame], fps: float) -> None:
                 frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if encoder is None:
                 encoder = imageio_ffmpeg.write_frames(
-                    name,
+                    str(path),
                     (frame.shape[1], frame.shape[0]),
                     fps=fps,
                     codec="libx264",
@@ -91,10 +78,11 @@ def _write_mp4(name: str, frames: Iterator[Frame], fps: float) -> None:
             encoder.close()
 
 
-def _write_webp(name: str, frames: Iterator[Frame], fps: float) -> None:
+def _write_webp(path: Path, frames: Iterator[Frame], fps: float) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
     first.save(
-        name,
+        path,
+        format="WEBP",
         save_all=True,
         append_images=others,
         duration=max(1, round(1000 / fps)),
