@@ -174,7 +174,7 @@ def launch(
 
 
 def run_native(
-    library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body, owned: bool
+    library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body: ctypes.Structure, owned: bool
 ) -> None:
     """Runs packed arguments through a CPU build. BackendError where it does not know them."""
     found = _find(library, kernel.body)

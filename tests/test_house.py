@@ -37,7 +37,7 @@ def arrows_against_the_layers(tree, layer):
 
 
 def definitions(body):
-    """Public functions and classes of a module or class, methods included; not what nests deeper."""
+    """Public functions, classes and their methods; not what nests deeper."""
     for node in body:
         if isinstance(node, (ast.If, ast.Try)):
             yield from definitions(node.body)

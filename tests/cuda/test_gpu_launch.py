@@ -33,15 +33,22 @@ def test_pointers_lead_to_the_arguments_in_order():
         assert kind.from_address(pointer).value == getattr(packed, field.name)
 
 
-def test_the_block_of_threads_computes_from_the_pointers(monkeypatch):
-    body, packed, out = harmonics()
+def test_the_block_of_threads_computes_from_the_pointers_and_nothing_else(monkeypatch):
+    body, packed, out = harmonics(bands=2)
     launch_block_grid(body, (1, 1), packed, CPU, "emulated")
-    assert torch.isfinite(out).all()
-    turned = lambda *of: argument_pointers(*of)[::-1]  # noqa: E731
-    monkeypatch.setattr(gpu_launch, "argument_pointers", turned)
-    body, packed, out = harmonics(n=0)  # what is read from wrong places is not written through
-    swapped = [pointer for pointer in turned(body, packed)]
-    assert swapped != list(argument_pointers(body, packed))
+    along_x = torch.tensor([1.0, 0.0, 0.0, 1.0])  # start 1, step_a 1: 1, y, z, x
+    torch.testing.assert_close(out[0], along_x)
+
+    def swapped(*of):
+        pointers = list(argument_pointers(*of))
+        start, step_b = 1, 3
+        pointers[start], pointers[step_b] = pointers[step_b], pointers[start]
+        return (ctypes.c_void_p * len(pointers))(*pointers)
+
+    monkeypatch.setattr(gpu_launch, "argument_pointers", swapped)
+    body, packed, out = harmonics(bands=2)
+    launch_block_grid(body, (1, 1), packed, CPU, "emulated")
+    assert torch.equal(out, torch.zeros(3, 4))  # step_b is all zeros, and so everything is
 
 
 @pytest.mark.parametrize("grid", [(1, 65536), (2**31, 1)])
