@@ -31,7 +31,7 @@ def report_run(
     device = trained.grid.bits.device
     cameras = scene.cameras.transformed(scene.to_field).to(device)
     images = ImageStore(scene.image_paths, scene.sizes, 4 if scene.has_alpha else 3, 1 << 27)
-    background = tuple(result.protocol["background"])  # type: ignore[arg-type]  # three numbers
+    background: tuple[float, ...] = tuple(result.protocol["background"])  # type: ignore[arg-type]
     frames = scene.splits[str(result.protocol["split"])].tolist()
     views = []
     for frame in frames[:: max(1, len(frames) // SHOWN)][:SHOWN]:

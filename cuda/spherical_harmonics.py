@@ -24,7 +24,7 @@ def spherical_harmonics(
 
     degree: highest band, 0 to 7 (tiny-cuda-nn's "degree 4" is 3 here). Band l occupies l^2 to
     (l+1)^2 - 1, order m = -l..l; signs as in 3DGS and tiny-cuda-nn (Condon-Shortley). Polynomials
-    in x, y, z: a direction that is not unit is not normalised. Raises InputError for another degree.
+    in x, y, z: nothing is normalised. Raises InputError for another degree.
     """
     if not 0 <= degree <= HIGHEST_DEGREE:
         raise InputError("spherical_harmonics: degree", str(degree), f"0 to {HIGHEST_DEGREE}")

@@ -21,7 +21,7 @@ EDGES = tuple((c, c | 1 << axis) for axis in range(3) for c in range(8) if not c
 
 def _face_cycles() -> tuple[tuple[int, ...], ...]:
     """The corners of each face, counter-clockwise seen from outside the cube."""
-    cycles = []
+    cycles: list[tuple[int, ...]] = []
     for axis in range(3):
         u, v = 1 << (axis + 1) % 3, 1 << (axis + 2) % 3
         cycles.append((0, v, u | v, u))

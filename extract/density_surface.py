@@ -57,14 +57,15 @@ def extract_surface(
         raise InputError("extract_surface", got, "a surface", "Lower the level or train longer.")
     # Before floaters go: a normal next to a cut belongs to the whole surface.
     mesh = remove_floaters(replace(mesh, normals=mesh.vertex_normals()), visible)
+    normals = mesh.vertex_normals() if mesh.normals is None else mesh.normals
     if not len(mesh.faces):
         got = "no face that any camera sees"
         raise InputError("extract_surface", got, "a visible surface", "Check the depth maps.")
     with torch.no_grad():
         colors = [
-            color(points, -normals).clamp(0, 1).float()
-            for points, normals in zip(
-                mesh.vertices.split(CHUNK), mesh.normals.split(CHUNK), strict=True
+            color(points, -outwards).clamp(0, 1).float()
+            for points, outwards in zip(
+                mesh.vertices.split(CHUNK), normals.split(CHUNK), strict=True
             )
         ]
     return replace(mesh, colors=torch.cat(colors)).transformed(to_field.inverse())

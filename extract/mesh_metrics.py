@@ -106,7 +106,7 @@ def compare_meshes(
     ours, theirs = sample_surface(mesh, count, seed), sample_surface(truth, count, seed + 1)
     to_truth, to_mesh = nearest(ours.points, theirs.points), nearest(theirs.points, ours.points)
     agreement = [
-        float((a.normals * b.normals[found.index]).sum(1).abs().mean())
+        float((a.normals * b.normals[found.row]).sum(1).abs().mean())
         for a, b, found in ((ours, theirs, to_truth), (theirs, ours, to_mesh))
     ]
     area = float(truth.face_vectors().norm(dim=1).sum())

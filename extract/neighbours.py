@@ -20,7 +20,7 @@ class Nearest(NamedTuple):
     """Distance to the nearest reference point (infinity: none within the limit) and its row."""
 
     distance: Float[Tensor, " n"]
-    index: Int64[Tensor, " n"]  # -1 where there is none
+    row: Int64[Tensor, " n"]  # -1 where there is none
 
 
 class _Tree(NamedTuple):

@@ -52,7 +52,7 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
     if name not in FIELDS:
         raise InputError("field", repr(name), f"one of {', '.join(FIELDS)}")
     kind, constructor = FIELDS[name]
-    known = {f.name: f.default for f in fields(kind)}
+    known: dict[str, object] = {f.name: f.default for f in fields(kind)}
     for key, value in arguments.items():
         if key not in known:
             raise InputError(

