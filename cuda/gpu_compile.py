@@ -77,7 +77,8 @@ def compile_kernel(kernel: Kernel, architecture: str) -> Compiled:
 def cached_image(kernel: Kernel, architecture: str) -> bytes:
     """The kernel's machine code, from the user's cache or compiled into it.
 
-    Raises as compile_kernel. The key holds all source text, the architecture, NVRTC's version and the options.
+    Raises as compile_kernel. The key holds all source text, the architecture, NVRTC's version and
+    the options.
     """
     words = (cuda_source(kernel), architecture, compiler_version(), STANDARD)
     key = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]

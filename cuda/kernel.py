@@ -110,6 +110,15 @@ def kernel(source: str, body: str) -> Kernel:
     return Kernel(source, body, fields, structure)
 
 
+def all_kernels() -> list[Kernel]:
+    """Every kernel of kernels/*.cuh, one a KERNEL line, in the order of files and lines."""
+    found = []
+    for path in sorted(SOURCES.glob("*.cuh")):
+        bodies = re.findall(r"^KERNEL\((.+)\)$", path.read_text(), re.MULTILINE)
+        found += [kernel(path.stem, body) for body in bodies]
+    return found
+
+
 @cache
 def constant(source: str, name: str) -> int:
     """A `constexpr int NAME = value;` of a kernel file: tile sizes that launchers divide by."""
@@ -165,7 +174,7 @@ def launch(
 
 
 def run_native(
-    library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body, owned: bool
+    library: ctypes.CDLL, kernel: Kernel, grid: tuple[int, int], body: ctypes.Structure, owned: bool
 ) -> None:
     """Runs packed arguments through a CPU build. BackendError where it does not know them."""
     found = _find(library, kernel.body)

@@ -26,6 +26,7 @@ def open_library(path: Path) -> ctypes.CDLL:
         ) from error
     library.polyfield_instruction_set.restype = ctypes.c_char_p
     library.polyfield_threads.restype = ctypes.c_int
+    library.polyfield_has_threads.restype = ctypes.c_int
     library.polyfield_find.restype = ctypes.c_void_p
     library.polyfield_find.argtypes = [ctypes.c_char_p]
     library.polyfield_size.restype = ctypes.c_size_t

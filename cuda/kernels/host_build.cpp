@@ -39,6 +39,7 @@ constexpr int table_size = sizeof(table) / sizeof(table[0]);
 
 extern "C" const char* polyfield_instruction_set() { return "test build"; }
 extern "C" int polyfield_threads() { return 1; }
+extern "C" int polyfield_has_threads() { return 0; }
 extern "C" int polyfield_count() { return table_size; }
 extern "C" const char* polyfield_name(int index) { return table[index].name; }
 extern "C" size_t polyfield_size(const Kernel* kernel) { return kernel->size; }

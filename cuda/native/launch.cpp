@@ -80,6 +80,12 @@ EXPORT int polyfield_threads() {
   return o.parallel && o.max_threads ? o.max_threads() : 1;
 }
 
+// Whether the process has an OpenMP runtime to borrow.
+EXPORT int polyfield_has_threads() {
+  const OpenMP& o = openmp();
+  return o.parallel && o.max_threads;
+}
+
 EXPORT const Kernel* polyfield_find(const char* name) {
   static const Kernels& kernels = best_kernels();
   for (int k = 0; k < kernels.count; ++k)

@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+
 from polyfield.cuda import gpu_compile
 from polyfield.cuda.cubin import read_entry_point
 from polyfield.cuda.errors import BackendError, InputError, MissingExtraError
@@ -13,29 +14,19 @@ from polyfield.cuda.gpu_compile import (
     cuda_source,
     supported_architectures,
 )
-from polyfield.cuda.host_builds import sources
-from polyfield.cuda.kernel import kernel
+from polyfield.cuda.kernel import all_kernels, kernel
 from polyfield.cuda.native_library import kernel_names, native_library
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 LARGEST_SHARED = 48 * 1024  # static, on every architecture
 
 
-def all_kernels():
-    """Every kernel, by its line in the sources."""
-    found = []
-    for source in sources():
-        bodies = re.findall(r"^KERNEL\((.+)\)$", source.read_text(), re.MULTILINE)
-        found += [(source.stem, body) for body in bodies]
-    return found
-
-
 def one_of_each_body():
     """The first instantiation of every template, and all that are none."""
     first = {}
-    for source, body in all_kernels():
-        first.setdefault((source, body.split("<")[0]), body)
-    return [(source, body) for (source, _), body in first.items()]
+    for each in all_kernels():
+        first.setdefault((each.source, each.body.split("<")[0]), each)
+    return list(first.values())
 
 
 def first_kernel():
@@ -43,14 +34,13 @@ def first_kernel():
 
 
 def test_the_sources_hold_the_kernels_of_the_module_and_each_has_its_own_entry_point():
-    names = [body for _, body in all_kernels()]
+    names = [each.body for each in all_kernels()]
     assert sorted(names) == sorted(kernel_names(native_library()))
-    assert len({kernel(*of).entry for of in all_kernels()}) == len(names)
+    assert len({each.entry for each in all_kernels()}) == len(names)
 
 
-@pytest.mark.parametrize("of", one_of_each_body(), ids=lambda of: of[1])
-def test_compiles_for_every_architecture_with_the_arguments_that_python_packs(of):
-    body = kernel(*of)
+@pytest.mark.parametrize("body", one_of_each_body(), ids=lambda body: body.body)
+def test_compiles_for_every_architecture_with_the_arguments_that_python_packs(body):
     members = [getattr(body.structure, field.name) for field in body.fields]
     packed = [(member.offset, member.size) for member in members]
     for architecture in ARCHITECTURES:
@@ -61,9 +51,8 @@ def test_compiles_for_every_architecture_with_the_arguments_that_python_packs(of
         assert entry.shared <= LARGEST_SHARED
 
 
-@pytest.mark.parametrize("of", one_of_each_body(), ids=lambda of: of[1])
-def test_entry_point_names_every_argument_once_and_in_order(of):
-    body = kernel(*of)
+@pytest.mark.parametrize("body", one_of_each_body(), ids=lambda body: body.body)
+def test_entry_point_names_every_argument_once_and_in_order(body):
     parameters = re.search(rf"^{body.entry}\((.*)\) {{$", cuda_source(body), re.MULTILINE)
     names = [parameter.split()[-1] for parameter in parameters[1].split(", ")]
     assert names == [name for name, _ in body.structure._fields_]
