@@ -8,13 +8,12 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
-from torch.nn import functional
-
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import Kernel, constant, kernel, launch
 from polyfield.cuda.operator import define
+from torch import Generator, Tensor
+from torch.nn import functional
 
 ACTIVATIONS = {"none": 0, "relu": 1, "silu": 2, "softplus": 3}  # the numbers of kernels/mlp.cuh
 OUTPUT_ACTIVATIONS = {"none": 0, "sigmoid": 4, "truncated_exp": 5}
@@ -34,9 +33,9 @@ def mlp(
 
     weights: the matrices in order, each [out, in] row-major, concatenated, as in tiny-cuda-nn.
     widths: (inputs, hidden..., outputs): 1 to 6 matrices, hidden widths multiples of 16 up to 128,
-    inputs and outputs at least 1. activation, after every matrix but the last: "none", "relu", "silu"
-    or "softplus". output_activation: "none", "sigmoid", or "truncated_exp", which is exp(z) with the
-    gradient exp(clamp(z, -15, 15)), as in Instant NGP (arXiv:2201.05989). On a CPU the result and its
+    inputs and outputs at least 1. activation, after every matrix but the last: "none", "relu",
+    "silu" or "softplus". output_activation: "none", "sigmoid", or "truncated_exp": exp(z) with the
+    gradient exp(clamp(z, -15, 15)), as in Instant NGP (arXiv:2201.05989). On a CPU values and
     gradients do not depend on the number of threads. Raises InputError for what does not fit.
     """
     _check(x, weights, widths, activation, output_activation)
@@ -74,7 +73,7 @@ def mlp_reference(
 
 
 def initial_weights(widths: tuple[int, ...], generator: Generator | None = None) -> Tensor:
-    """Weights [parameters] to start from, on the CPU: uniform in +-sqrt(6 / (in + out)) (Xavier)."""
+    """Weights [parameters] on the CPU, uniform within +-sqrt(6 / (in + out)) (Xavier, Glorot)."""
     _check_widths(widths)
     parts = []
     for inputs, outputs in pairwise(widths):

@@ -1,6 +1,7 @@
 import inspect
 import math
 
+import jaxtyping
 import pytest
 import torch
 from polyfield.cuda.errors import InputError
@@ -182,8 +183,10 @@ def test_what_does_not_fit_is_named(change, message):
         mlp(**{**good, **change})
 
 
-def test_torch_compile_sees_one_graph():
-    bare, widths = inspect.unwrap(mlp), (3, 16, 2)  # without the shape checks of the tests
+def test_torch_compile_sees_one_graph(monkeypatch):
+    # The shape checks that tests add to every function are no code that torch can trace.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    bare, widths = inspect.unwrap(mlp), (3, 16, 2)
     compiled = torch.compile(
         lambda x, w: bare(x, w, widths, "silu", "sigmoid"), fullgraph=True, backend="aot_eager"
     )
