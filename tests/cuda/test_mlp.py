@@ -201,9 +201,8 @@ def test_registration_is_sound():
     x, weights, cotangent = inputs(6, (3, 16, 2))
     rest = [3, 16, 2], 1, 4
     ops = torch.ops.polyfield
-    for keep in (False, True):
-        torch.library.opcheck(ops.mlp.default, (x, weights, *rest, keep))
-    out, hidden = ops.mlp(x, weights, *rest, True)
+    torch.library.opcheck(ops.mlp.default, (x, weights, *rest))
+    out = ops.mlp(x, weights, *rest)
     for want_x in (False, True):
-        arguments = x, weights, hidden, out, cotangent, *rest, want_x
+        arguments = x, weights, out, cotangent, *rest, want_x
         torch.library.opcheck(ops.mlp_backward.default, arguments)
