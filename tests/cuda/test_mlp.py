@@ -9,7 +9,7 @@ from polyfield.cuda.mlp import initial_weights, mlp, mlp_reference, parameter_co
 
 pytestmark = pytest.mark.kernels
 
-WIDTHS = [(32, 64, 16), (32, 64, 64, 3), (5, 16, 1), (31, 128, 128, 128, 7), (19, 37)]
+WIDTHS = [(32, 64, 16), (32, 64, 64, 3), (5, 16, 1), (31, 128, 128, 128, 7), (150, 5), (5, 150)]
 ACTIVATIONS = ["none", "relu", "silu", "softplus"]
 OUTPUTS = ["none", "sigmoid", "truncated_exp"]
 
