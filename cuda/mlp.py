@@ -8,13 +8,12 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
-from torch.nn import functional
-
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import Kernel, constant, kernel, launch
 from polyfield.cuda.operator import define
+from torch import Generator, Tensor
+from torch.nn import functional
 
 ACTIVATIONS = {"none": 0, "relu": 1, "silu": 2, "softplus": 3}  # the numbers of kernels/mlp.cuh
 OUTPUT_ACTIVATIONS = {"none": 0, "sigmoid": 4, "truncated_exp": 5}
@@ -34,9 +33,9 @@ def mlp(
 
     weights: the matrices in order, each [out, in] row-major, concatenated, as in tiny-cuda-nn.
     widths: (inputs, hidden..., outputs): 1 to 6 matrices, hidden widths multiples of 16 up to 128,
-    inputs and outputs at least 1. activation, after every matrix but the last: "none", "relu", "silu"
-    or "softplus". output_activation: "none", "sigmoid", or "truncated_exp", which is exp(z) with the
-    gradient exp(clamp(z, -15, 15)), as in Instant NGP (arXiv:2201.05989). On a CPU the result and its
+    inputs and outputs at least 1. activation, after every matrix but the last: "none", "relu",
+    "silu" or "softplus". output_activation: "none", "sigmoid", or "truncated_exp": exp(z) with the
+    gradient exp(clamp(z, -15, 15)), as in Instant NGP (arXiv:2201.05989). On a CPU values and
     gradients do not depend on the number of threads. Raises InputError for what does not fit.
     """
     _check(x, weights, widths, activation, output_activation)
@@ -46,7 +45,7 @@ def mlp(
     kinds = ACTIVATIONS[activation], OUTPUT_ACTIVATIONS[output_activation]
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
         return _Mlp.apply(x, weights, list(widths), *kinds, x.requires_grad)
-    return _forward(x, weights, list(widths), *kinds, False)[0]
+    return _forward(x, weights, list(widths), *kinds)
 
 
 def mlp_reference(
@@ -74,7 +73,7 @@ def mlp_reference(
 
 
 def initial_weights(widths: tuple[int, ...], generator: Generator | None = None) -> Tensor:
-    """Weights [parameters] to start from, on the CPU: uniform in +-sqrt(6 / (in + out)) (Xavier)."""
+    """Weights [parameters] on the CPU, uniform within +-sqrt(6 / (in + out)) (Xavier, Glorot)."""
     _check_widths(widths)
     parts = []
     for inputs, outputs in pairwise(widths):
@@ -133,23 +132,25 @@ def _kernel(body: str, widths: list[int]) -> tuple[Kernel, int]:
     return kernel("mlp", f"{body}<{128 if wide else 64}, {points}>"), points
 
 
+def _transposed(weights: Tensor, widths: list[int]) -> Tensor:
+    return torch.cat([matrix.T.reshape(-1) for matrix in _matrices(weights, widths)])
+
+
 def _evaluate(
-    x: Tensor, weights: Tensor, widths: list[int], activation: int, output: int, keep: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, weights: Tensor, widths: list[int], activation: int, output: int
+) -> Tensor:
     x, n = x.contiguous(), x.shape[0]
-    transposed = torch.cat([matrix.T.reshape(-1) for matrix in _matrices(weights, widths)])
-    hidden = x.new_empty(n * sum(widths[1:-1]) if keep else 0)
     out = x.new_empty(n, widths[-1])
     body, points = _kernel("MlpForward", widths)
     launch(
-        body, (-(-n // points), 1), x, transposed, _widths_on(tuple(widths), x.device),
-        hidden if keep else None, out, n, len(widths) - 1, activation, output,
+        body, (-(-n // points), 1), x, _transposed(weights, widths),
+        _widths_on(tuple(widths), x.device), out, n, len(widths) - 1, activation, output,
     )  # fmt: skip
-    return out, hidden
+    return out
 
 
 def _evaluate_backward(
-    x: Tensor, weights: Tensor, hidden: Tensor, out: Tensor, grad: Tensor,
+    x: Tensor, weights: Tensor, out: Tensor, grad: Tensor,
     widths: list[int], activation: int, output: int, want_x: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     x, weights, grad, n = x.contiguous(), weights.contiguous(), grad.contiguous(), x.shape[0]
@@ -157,10 +158,14 @@ def _evaluate_backward(
     slices = weights.new_zeros(SLICES, weights.shape[0])
     body, points = _kernel("MlpBackward", widths)
     tiles = -(-n // (points * SLICES))
+    # A slice's tiles share one room for hidden values where one thread runs them in order.
+    rooms = 1 if backend_of(x.device) in ("cpu", "reversed") else tiles
+    hidden = x.new_empty(SLICES * rooms * points * sum(widths[1:-1]))
     launch(
-        body, (tiles, SLICES), x, weights, _widths_on(tuple(widths), x.device), hidden, out, grad,
-        torch.empty_like(grad), grad_x if want_x else None, slices,
-        n, len(widths) - 1, activation, output, tiles, weights.shape[0], rows="owned",
+        body, (tiles, SLICES), x, weights, _transposed(weights, widths),
+        _widths_on(tuple(widths), x.device), hidden, out, grad, torch.empty_like(grad),
+        grad_x if want_x else None, slices, n, len(widths) - 1, activation, output, tiles, rooms,
+        sum(widths[1:-1]), weights.shape[0], rows="owned",
     )  # fmt: skip
     grad_weights = torch.empty_like(weights)
     grid = -(-weights.shape[0] // constant("mlp", "MLP_SUMMED")), 1
@@ -169,25 +174,18 @@ def _evaluate_backward(
     return grad_x, grad_weights
 
 
-def _fake(x, weights, widths, activation, output, keep):
-    n = x.shape[0]
-    hidden = x.new_empty(n * sum(widths[1:-1]) if keep else 0)
-    return x.new_empty(n, widths[-1]), hidden
-
-
-def _fake_backward(x, weights, hidden, out, grad, widths, activation, output, want_x):
+def _fake_backward(x, weights, out, grad, widths, activation, output, want_x):
     grad_x = x.new_empty(x.shape) if want_x else x.new_empty(0)
     return grad_x, weights.new_empty(weights.shape)
 
 
 _forward = define(
-    "mlp(Tensor x, Tensor weights, int[] widths, int activation, int output_activation, bool keep)"
-    " -> (Tensor, Tensor)",
+    "mlp(Tensor x, Tensor weights, int[] widths, int activation, int output_activation) -> Tensor",
     _evaluate,
-    _fake,
+    lambda x, weights, widths, activation, output: x.new_empty(x.shape[0], widths[-1]),
 )
 _backward = define(
-    "mlp_backward(Tensor x, Tensor weights, Tensor hidden, Tensor out, Tensor grad, int[] widths,"
+    "mlp_backward(Tensor x, Tensor weights, Tensor out, Tensor grad, int[] widths,"
     " int activation, int output_activation, bool want_x) -> (Tensor, Tensor)",
     _evaluate_backward,
     _fake_backward,
@@ -198,8 +196,8 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weights, widths, activation, output_activation, want_x):
         ctx.kinds = widths, activation, output_activation, want_x
-        out, hidden = _forward(x, weights, widths, activation, output_activation, True)
-        ctx.save_for_backward(x, weights, hidden, out)
+        out = _forward(x, weights, widths, activation, output_activation)
+        ctx.save_for_backward(x, weights, out)
         return out
 
     @staticmethod

@@ -1,6 +1,6 @@
-// A small MLP without biases, one tile of points through all its layers: hidden values never leave
-// the tile, save for what the backward pass must read. Points are rows, features are columns, so
-// lanes and vectors run over features in all three products of a layer.
+// A small MLP without biases, one tile of points through all its layers. Points are rows, features
+// are columns, so lanes and vectors run over features in all three products of a layer. The forward
+// pass keeps no hidden values: on a CPU fresh memory for them costs more than computing them again.
 #pragma once
 #include "tile.cuh"
 #include "tile_matmul.cuh"
@@ -69,14 +69,29 @@ FN void mlp_output_backward(float* to, const float* grad, const float* out, int 
   }
 }
 
-// widths [layers + 1]. transposed: the matrices in order, each [in][out]. hidden: for each hidden
-// layer its values before the activation, [n][width]; null where no gradient will be asked for.
+// The tile's values after its last hidden layer (the input if there is none). matrix moves on to the
+// last matrix. Values before activations go to z, each layer after the other where keep is set.
+FN const float* mlp_hidden_layers(float* active, float* z, bool keep, const float* x,
+                                  const float*& matrix, const int* widths, int layers,
+                                  int activation, int points, int count) {
+  for (int layer = 0; layer < layers - 1; ++layer) {
+    const int in = widths[layer], width = widths[layer + 1];
+    tile_matmul<false>({z, width}, {layer ? active : x, in, 1}, matrix, width, count, in, width);
+    SYNC();
+    mlp_activate(active, z, count * width, activation);
+    SYNC();
+    matrix += in * width;
+    if (keep) z += points * width;
+  }
+  return layers > 1 ? active : x;
+}
+
+// widths [layers + 1]. transposed: the matrices in order, each [in][out].
 template <int WIDTH, int POINTS>
 struct MlpForward {
   const float* x;
   const float* transposed;
   const int* widths;
-  float* hidden;
   float* out;
   int n;
   int layers;
@@ -85,37 +100,30 @@ struct MlpForward {
 
   FN void operator()(int tile, int) const {
     TILE float active[POINTS * WIDTH];
-    TILE float scratch[POINTS * WIDTH];
+    TILE float z[POINTS * WIDTH];
     const int first = tile * POINTS, count = n - first < POINTS ? n - first : POINTS;
-    const float* from = x + (size_t)first * widths[0];
+    const int in = widths[layers - 1], outputs = widths[layers];
     const float* matrix = transposed;
-    float* kept = hidden;
-    for (int layer = 0; layer < layers; ++layer) {
-      const int in = widths[layer], width = widths[layer + 1];
-      const bool last = layer == layers - 1;
-      float* z = last ? out + (size_t)first * width : hidden ? kept + (size_t)first * width : scratch;
-      tile_matmul<false>({z, width}, {from, in, 1}, matrix, width, count, in, width);
-      SYNC();
-      if (last) {
-        mlp_activate(z, z, count * width, output_activation);
-        return;
-      }
-      mlp_activate(active, z, count * width, activation);
-      SYNC();
-      from = active, matrix += in * width;
-      if (hidden) kept += (size_t)n * width;
-    }
+    const float* from = mlp_hidden_layers(active, z, false, x + (size_t)first * widths[0], matrix,
+                                          widths, layers, activation, POINTS, count);
+    float* to = out + (size_t)first * outputs;
+    tile_matmul<false>({to, outputs}, {from, in, 1}, matrix, outputs, count, in, outputs);
+    SYNC();
+    mlp_activate(to, to, count * outputs, output_activation);
   }
 };
 
 // weights: each matrix [out][in]. grad_logits [n][out]: room for the gradient before the output
 // activation. grad_weights [slices][weights]: a row belongs to the tiles of a slice of the points.
+// hidden [slices][rooms][POINTS * all hidden widths]: rooms is 1 where a slice's tiles run one after
+// the other, else one a tile.
 template <int WIDTH, int POINTS>
 struct MlpBackward {
   const float* x;
   const float* weights;
+  const float* transposed;
   const int* widths;
-  const float* hidden;
+  float* hidden;
   const float* out;
   const float* grad_out;
   float* grad_logits;
@@ -126,6 +134,8 @@ struct MlpBackward {
   int activation;
   int output_activation;
   int tiles;
+  int rooms;
+  int hidden_widths;
   int parameters;
 
   FN void operator()(int tile, int slice) const {
@@ -138,9 +148,13 @@ struct MlpBackward {
     const size_t output = (size_t)first * outputs;
     mlp_output_backward(grad_logits + output, grad_out + output, out + output, count * outputs,
                         output_activation);
+    const float* matrix = transposed;
+    const size_t room = (size_t)slice * rooms + (rooms > 1 ? tile : 0);
+    float* z = hidden + room * POINTS * hidden_widths;
+    mlp_hidden_layers(below, z, true, x + (size_t)first * widths[0], matrix, widths, layers,
+                      activation, POINTS, count);
+    z += POINTS * hidden_widths;
     size_t end = parameters;  // of the matrix at hand
-    const float* kept = hidden;
-    for (int layer = 1; layer < layers; ++layer) kept += (size_t)n * widths[layer];
     const float* above = grad_logits + output;
     for (int layer = layers - 1; layer >= 0; --layer) {
       const int in = widths[layer], width = widths[layer + 1];
@@ -155,8 +169,7 @@ struct MlpBackward {
                              in);
         return;
       }
-      kept -= (size_t)n * in;
-      const float* z = kept + (size_t)first * in;
+      z -= POINTS * in;
       mlp_activate(below, z, count * in, activation);
       SYNC();
       tile_matmul<true>({grad_matrix, in}, {above, 1, width}, below, in, width, count, in);
