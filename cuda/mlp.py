@@ -8,12 +8,13 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn import functional
+
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import Kernel, constant, kernel, launch
 from polyfield.cuda.operator import define
-from torch import Generator, Tensor
-from torch.nn import functional
 
 ACTIVATIONS = {"none": 0, "relu": 1, "silu": 2, "softplus": 3}  # the numbers of kernels/mlp.cuh
 OUTPUT_ACTIVATIONS = {"none": 0, "sigmoid": 4, "truncated_exp": 5}

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
-from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
+from polyfield.cuda.occupancy import (
+    cell_points,
+    occupancy_threshold,
+    pack_bits,
+    update_occupancy_,
+)
 from polyfield.fields.field import RadianceField
 
 UPDATE_EVERY = 16  # steps
@@ -59,21 +64,19 @@ def update_grid(
     cells = _cells_to_visit(grid, step, seed)
     points = cell_points(grid.levels, grid.resolution, cells, seed, step)
     with torch.no_grad():
-        density = torch.cat([field.density(part)[0] for part in points.split(1 << 17)])
+        density = torch.cat([field.density(part)[0] for part in points.split(1 << 15)])
     thickness = torch.nan_to_num(density * step_length, nan=0.0, posinf=1e6)
     update_occupancy_(grid.values, cells, thickness, DECAY)
-    finest = grid.values[0]
-    threshold = min(OPACITY_OF_NOTHING, 0.99 * float(finest.mean()))
-    grid.bits = pack_bits(grid.values, threshold)
+    grid.bits = pack_bits(grid.values, occupancy_threshold(grid.values, OPACITY_OF_NOTHING))
 
 
-def _cells_to_visit(grid: OccupancyGrid, step: int, seed: int) -> Int[Tensor, " cells"]:
+def _cells_to_visit(grid: OccupancyGrid, step: int, seed: int) -> Int32[Tensor, " cells"]:
     device, total = grid.values.device, grid.values.numel()
     if step < FULL_UNTIL:
-        return torch.arange(total, device=device)
+        return torch.arange(total, device=device, dtype=torch.int32)
     random = torch.Generator().manual_seed(seed * 1_000_003 + step)
     uniform = torch.randint(total, (total // 4,), generator=random).to(device)
     on = torch.nonzero(grid.values.reshape(-1) > OPACITY_OF_NOTHING)[:, 0]
     if len(on) > total // 4:
         on = on[torch.randint(len(on), (total // 4,), generator=random).to(device)]
-    return torch.cat([uniform, on]).unique()
+    return torch.cat([uniform, on]).unique().int()

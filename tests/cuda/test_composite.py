@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from polyfield.cuda.composite import composite, composite_reference, visible_samples
 from polyfield.cuda.errors import InputError
 

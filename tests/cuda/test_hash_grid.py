@@ -2,6 +2,7 @@ import inspect
 
 import pytest
 import torch
+
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid, hash_grid_reference
 

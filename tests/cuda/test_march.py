@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.march import intersect_box, march, march_reference

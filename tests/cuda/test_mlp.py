@@ -4,6 +4,7 @@ import math
 import jaxtyping
 import pytest
 import torch
+
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import initial_weights, mlp, mlp_reference, parameter_count
 

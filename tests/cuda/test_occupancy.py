@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.march import cell_index, march
 from polyfield.cuda.occupancy import (

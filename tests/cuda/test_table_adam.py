@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid_reference
 from polyfield.cuda.table_adam import adam_, hash_grid_adam_, lazy_adam_reference_
