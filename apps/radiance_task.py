@@ -13,7 +13,7 @@ from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import UPDATE_EVERY, OccupancyGrid, update_grid
 from polyfield.render.volume import render_rays
 
-FIRST_RAYS = 1024
+FIRST_RAYS = 128  # every cell is occupied at first, and a ray has hundreds of samples
 MOST_RAYS = 1 << 14
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
@@ -70,7 +70,7 @@ class RadianceTask:
         wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
         marched = rays * 8 * settings.samples_per_step / max(1, seen.samples_marched)
         wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
-        self.rays = max(256, int(wanted) // 64 * 64)
+        self.rays = max(64, int(wanted) // 64 * 64)
         return {
             "loss": float(loss.detach()),
             "samples": float(seen.samples_shaded),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Encoding(Protocol):
     """x [n, dimensions] in the unit cube -> features [n, width]."""
 
@@ -17,6 +18,7 @@ class Encoding(Protocol):
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]: ...
 
 
+@runtime_checkable
 class RadianceField(Protocol):
     """Density and colour of space, in the unit cube."""
 
