@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,36 +26,12 @@ from polyfield.apps.schedule import (
     seconds_per_step,
     steps_within,
 )
+from polyfield.apps.task import Task
 from polyfield.cuda.errors import InputError, PolyfieldError
 
 MOST_REWINDS = 8
 _RECORDS = 500  # lines of metrics a run
 _PROGRESS_SECONDS = 0.2
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What the loop trains: posed images, a signal, a teacher."""
-
-    def step(self, step: int, rate: float) -> dict[str, float]:
-        """Do optimisation step number `step`, from 0, with all learning rates times `rate`.
-
-        A function of the task's state and of (seed, step) alone. Returns at least "loss"; "samples"
-        and "rays" are counts of this step; "finite": 0 tells of values gone bad elsewhere.
-        """
-        ...
-
-    def validate(self, step: int) -> dict[str, float]:
-        """Measure, quickly and without change of state, e.g. {"psnr": dB on one held-out view}."""
-        ...
-
-    def state(self) -> tuple[dict[str, Tensor], dict]:
-        """All that `step` depends on: tensors (finite while all is well) and what JSON can hold."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
-        """Take on a state that `state` returned, exactly. The tensors must be copied."""
-        ...
 
 
 @dataclass(frozen=True)
