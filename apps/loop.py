@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,36 +26,12 @@ from polyfield.apps.schedule import (
     seconds_per_step,
     steps_within,
 )
+from polyfield.apps.task import Task
 from polyfield.cuda.errors import InputError, PolyfieldError
 
 MOST_REWINDS = 8
 _RECORDS = 500  # lines of metrics a run
 _PROGRESS_SECONDS = 0.2
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What the loop trains: posed images, a signal, a teacher."""
-
-    def step(self, step: int, rate: float) -> dict[str, float]:
-        """Do optimisation step number `step`, from 0, with all learning rates times `rate`.
-
-        A function of the task's state and of (seed, step) alone. Returns at least "loss"; "samples"
-        and "rays" are counts of this step; "finite": 0 tells of values gone bad elsewhere.
-        """
-        ...
-
-    def validate(self, step: int) -> dict[str, float]:
-        """Measure, quickly and without change of state, e.g. {"psnr": dB on one held-out view}."""
-        ...
-
-    def state(self) -> tuple[dict[str, Tensor], dict]:
-        """All that `step` depends on: tensors (finite while all is well) and what JSON can hold."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
-        """Take on a state that `state` returned, exactly. The tensors must be copied."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -199,9 +175,7 @@ class _Run:
         self.folder.forget_after(self.step)
         self.clock_offset = max((r.get("seconds") or 0 for r in self.folder.records()), default=0)
         self.log({"event": "resume", "checkpoint": saved.path.name, "damaged": saved.damaged})
-        for step, path in checkpoint.steps_in(self.folder.checkpoints).items():
-            if step > self.step:  # damaged, and passed over
-                path.unlink()
+        self.drop_after(self.step)  # damaged ones
         self.saved_at, self.saved_step = time.monotonic(), self.step
         return self.schedule.steps is not None
 
@@ -210,8 +184,8 @@ class _Run:
         self.folder.write_config(config | {"schedule": asdict(self.schedule)})
 
     def log(self, record: dict) -> None:
-        seconds = time.monotonic() - self.started + self.clock_offset
-        self.folder.append({"step": self.step, "seconds": round(seconds, 3)} | record)
+        seconds = round(time.monotonic() - self.started + self.clock_offset, 3)
+        self.folder.append({"step": self.step, "seconds": seconds} | record)
 
     def save(self) -> bool:
         """Write a checkpoint, unless the state is not finite; whether there is one."""
@@ -237,6 +211,11 @@ class _Run:
         self.checkpoint_seconds += self.saved_at - begin
         return good
 
+    def drop_after(self, last: int) -> None:
+        for step, path in checkpoint.steps_in(self.folder.checkpoints).items():
+            if step > last:
+                path.unlink()
+
     def prune(self) -> None:
         """Keep the last two, and while there is need the one that the NaN guard goes back to."""
         found = checkpoint.steps_in(self.folder.checkpoints)
@@ -260,9 +239,7 @@ class _Run:
         path = checkpoint.step_path(self.folder.checkpoints, target)
         tensors, values = checkpoint.read(path)
         self.task.restore(tensors, values["task"])
-        for step, newer in checkpoint.steps_in(self.folder.checkpoints).items():
-            if step > target:
-                newer.unlink()
+        self.drop_after(target)
         self.step = self.saved_step = target
         self.validated_step = -1
         self.folder.forget_after(target)
@@ -349,7 +326,7 @@ class _Meter:
         self,
         run: _Run,
         losses: dict[str, float],
-        seconds_left: float,
+        left: float,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.samples += losses.get("samples", 0)
@@ -364,7 +341,7 @@ class _Meter:
                 psnr=run.metrics.get("psnr"),
                 samples_per_second=self.samples / max(seconds, 1e-9),
                 memory_bytes=resident_bytes(),
-                seconds_left=seconds_left if math.isfinite(seconds_left) else None,
+                seconds_left=left if math.isfinite(left) else None,
             )
         )
         self.shown_at, self.samples = self.shown_at + seconds, 0.0
@@ -381,6 +358,7 @@ def _fix(
     more = steps_within(
         deadline - now - 2 * run.checkpoint_cost,
         per_step,
+        rewind_spacing=run.schedule.rewind_spacing,
         per_checkpoint=run.checkpoint_cost,
         per_validation=run.validation_cost,
     )

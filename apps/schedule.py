@@ -6,6 +6,7 @@ from statistics import fmean, median
 
 from polyfield.cuda.errors import InputError
 
+_KEPT = 16  # states of a long run that the NaN guard may go back to
 _BLOCK = 16  # steps; what is done every so often, such as an occupancy update, is done once in them
 
 
@@ -63,7 +64,7 @@ class Schedule:
         """
         if self.steps is None:
             return 0
-        spacing = max(self.rewind_spacing, math.ceil(self.steps / 16))
+        spacing = max(self.rewind_spacing, math.ceil(self.steps / _KEPT))
         found = step // spacing * spacing
         return found if found > self.measured else 0
 
@@ -87,13 +88,19 @@ def seconds_per_step(times: list[float]) -> float:
 
 
 def steps_within(
-    seconds: float, per_step: float, *, per_checkpoint: float = 0.0, per_validation: float = 0.0
+    seconds: float,
+    per_step: float,
+    *,
+    rewind_spacing: int,
+    per_checkpoint: float = 0.0,
+    per_validation: float = 0.0,
 ) -> int:
     """How many steps surely fit into `seconds`, with the checkpoints and validations between them.
 
     All times in seconds. Five parts in a hundred are left over for the machine's moods.
     """
-    checkpoints = 18 + seconds / CHECKPOINT_SECONDS
+    kept = 1 + min(_KEPT, math.floor(max(seconds, 0.0) / per_step) // rewind_spacing)
+    checkpoints = kept * (1 + math.floor(max(seconds, 0.0) / kept / CHECKPOINT_SECONDS))
     overhead = checkpoints * per_checkpoint + VALIDATIONS * per_validation
     return max(0, math.floor((0.95 * seconds - overhead) / per_step))
 

@@ -417,3 +417,63 @@ def test_a_sum_that_overflows_is_not_mistaken_for_a_bad_state():
     for bad in (math.inf, math.nan):
         assert not loop._finite(torch.tensor([0.0, bad]))
     assert not loop._finite(torch.tensor([math.inf, -math.inf]))
+
+
+def test_after_a_rewind_no_later_checkpoint_of_the_broken_attempt_is_left(tmp_path, monkeypatch):
+    task, clock = LeastSquares(bad={55: 0.6}), Clock(monkeypatch)
+    newest = []
+
+    def step(number):
+        clock.now += 5
+        if number == 48:
+            newest.append(max(steps_in(tmp_path / "run/checkpoints")))
+        if number == 55:
+            assert max(steps_in(tmp_path / "run/checkpoints")) > 48
+
+    task.before_step = step
+    train(tmp_path / "run", task, Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=5))
+    assert newest == [48, 48]
+
+
+def test_a_rewind_soon_after_the_plan_goes_back_before_the_measuring(tmp_path, monkeypatch):
+    task, clock = LeastSquares(bad={104: 0.6}), Clock(monkeypatch)
+    clock.pass_in(task, 0.2)
+    schedule = Schedule(None, rewind_spacing=5)
+    outcome = train(tmp_path / "run", task, schedule, started=clock.now, minutes=3.0)
+    assert outcome.rewinds == 1 and outcome.schedule.measured == 100
+    assert [e["step"] for e in events(tmp_path / "run", "rewind")] == [0]
+
+
+def test_the_last_checkpoint_comes_before_the_last_validation(tmp_path):
+    class Watching(LeastSquares):
+        def validate(self, step):
+            if step == 120:
+                assert latest(tmp_path / "run/checkpoints").step == 120
+            return super().validate(step)
+
+    outcome = train(tmp_path / "run", Watching(), SCHEDULE)
+    assert curves(tmp_path / "run")[-1] == {"step": 120} | outcome.metrics
+
+
+def test_slow_checkpoints_and_validations_fit_into_the_minutes(tmp_path, monkeypatch):
+    clock, written = Clock(monkeypatch), []
+
+    class Slow(LeastSquares):
+        def validate(self, step):
+            clock.now += 0.7
+            return super().validate(step)
+
+    def write(path, tensors, metadata, real=checkpoint.write):
+        clock.now += 1.5
+        written.append(path)
+        real(path, tensors, metadata)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    for slower in (1.0, 1.7):  # as measured, and slower than that, which the clock has to end
+        task, run = Slow(), tmp_path / f"{slower}"
+        clock.pass_in(task, lambda step, s=slower: 0.1 * (1.0 if step < 120 else s))
+        outcome = train(run, task, Schedule(None), started=clock.now, minutes=2.0)
+        assert (outcome.ended == "finished") == (slower == 1)
+        assert 108 < outcome.seconds <= 120
+        count = sum(path.is_relative_to(run) for path in written)
+        assert outcome.checkpoint_seconds == pytest.approx(1.5 * count)

@@ -104,8 +104,20 @@ def test_a_steps_time_leaves_out_the_warming_and_counts_what_is_done_now_and_the
 
 
 def test_steps_fill_the_time_but_for_the_reserve():
-    assert steps_within(100.0, 0.1) == 950
-    overhead = (18 + 120 / 12) * 0.5 + 20 * 0.25
+    assert steps_within(100.0, 0.1, rewind_spacing=250) == 950
+    assert steps_within(-5.0, 0.1, rewind_spacing=250) == 0
+
+
+@pytest.mark.parametrize(
+    ("spacing", "checkpoints"),
+    [
+        (10_000, 2 * (1 + 5)),  # every minute a kept one, five between them
+        (1_000, 13),  # every six seconds a kept one, and the last
+        (1, 17),
+    ],
+)
+def test_steps_leave_time_for_checkpoints_and_validations(spacing, checkpoints):
+    overhead = checkpoints * 0.5 + 20 * 0.25
     expected = math.floor((0.95 * 120 - overhead) / 0.01)
-    assert steps_within(120.0, 0.01, per_checkpoint=0.5, per_validation=0.25) == expected
-    assert steps_within(-5.0, 0.1) == 0
+    times = {"per_checkpoint": 0.5, "per_validation": 0.25}
+    assert steps_within(120.0, 0.01, rewind_spacing=spacing, **times) == expected
