@@ -5,18 +5,22 @@ import sys
 
 PROGRAM = """
 import torch
+from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
 from polyfield.cuda.mlp import initial_weights, mlp
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 
-weights = initial_weights((16, 16, 3), torch.Generator().manual_seed(0)).requires_grad_()
+layout = HashGridLayout(levels=4, features=2, log2_table_size=8, finest_resolution=64)
+table = torch.randn(layout.entries, 2).requires_grad_()
+weights = initial_weights((24, 16, 3), torch.Generator().manual_seed(0)).requires_grad_()
 
 def shade(directions):
-    return mlp(spherical_harmonics(directions, 3), weights, (16, 16, 3), "relu", "sigmoid")
+    both = torch.cat([spherical_harmonics(directions, 3), hash_grid(directions, table, layout)], 1)
+    return mlp(both, weights, (24, 16, 3), "relu", "sigmoid")
 
 directions = torch.nn.functional.normalize(torch.randn(70, 3), dim=1)
-expected = torch.autograd.grad(shade(directions).square().sum(), weights)[0]
+expected = torch.autograd.grad(shade(directions).square().sum(), (weights, table))
 compiled = torch.compile(shade, fullgraph=True, backend="aot_eager")
-got = torch.autograd.grad(compiled(directions).square().sum(), weights)[0]
+got = torch.autograd.grad(compiled(directions).square().sum(), (weights, table))
 torch.testing.assert_close(got, expected)
 print("same")
 """

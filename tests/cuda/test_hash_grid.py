@@ -1,5 +1,3 @@
-import inspect
-
 import pytest
 import torch
 
@@ -217,21 +215,6 @@ def test_table_gradient_repeats_bitwise_for_any_number_of_threads(levels, monkey
 def test_layouts_out_of_range_are_refused_by_value(change, message):
     with pytest.raises(InputError, match=message):
         HashGridLayout(**change)
-
-
-def test_torch_compile_sees_one_graph():
-    layout, bare = small(smoothstep=True), inspect.unwrap(hash_grid)
-
-    def loss(x, table):
-        return bare(x, table, layout).square().sum()
-
-    grads = []
-    for call in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
-        x, table = points(30, 3).requires_grad_(), normal(layout.entries, 2).requires_grad_()
-        call(x, table).backward()
-        grads.append((x.grad, table.grad))
-    for one, other in zip(*grads, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_registration_is_sound():
