@@ -36,7 +36,7 @@ def report_run(
     views = []
     for frame in frames[:: max(1, len(frames) // SHOWN)][:SHOWN]:
         name = scene.frame_names[frame]
-        view = trained.view(cameras, frame, background=background)
+        view = trained.view(cameras, frame, background=background)  # type: ignore[arg-type]
         truth = shown_image(images.image(frame), background)
         score = result.images[name]
         views.append(

@@ -39,14 +39,15 @@ class HashGridLayout:
     smoothstep: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in {
+        bounds: dict[str, tuple[int, ...] | range] = {
             "dimensions": (2, 3, 4),
             "levels": range(1, 65),
             "features": (1, 2, 4, 8),
             "log2_table_size": range(3, 29),
             "base_resolution": range(2, 1 << 24),
             "finest_resolution": range(self.base_resolution, 1 << 24),
-        }.items():
+        }
+        for name, allowed in bounds.items():
             if getattr(self, name) not in allowed:
                 expected = f"one of {allowed}" if isinstance(allowed, tuple) else _span(allowed)
                 raise InputError(f"HashGridLayout.{name}", str(getattr(self, name)), expected)
@@ -173,14 +174,15 @@ def tiles_of(x: Tensor) -> int:
 @cache
 def _level_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor, Tensor]:
     sizes = (b - a for a, b in zip(layout.offsets, layout.offsets[1:], strict=False))
-    shapes = list(zip(layout.resolutions, sizes, layout.offsets, layout.hashed, strict=False))
-    shapes = torch.tensor([[int(v) for v in shape] for shape in shapes], dtype=torch.int32)
+    rows = zip(layout.resolutions, sizes, layout.offsets, layout.hashed, strict=False)
+    shapes = torch.tensor([[int(v) for v in row] for row in rows], dtype=torch.int32)
     return torch.tensor(layout.scales).to(device), shapes.to(device)
 
 
 @cache
 def _layout(*values: int) -> HashGridLayout:
-    return HashGridLayout(*values[:-1], bool(values[-1]))
+    dimensions, levels, features, log2_size, base, finest, smooth = values
+    return HashGridLayout(dimensions, levels, features, log2_size, base, finest, bool(smooth))
 
 
 def _span(allowed: range) -> str:

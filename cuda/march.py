@@ -184,8 +184,8 @@ def _run(
     inputs = [x.contiguous() for x in (origins, directions, bits)]
     count, body = len(origins), kernel("march", "March")
     tiles = (-(-count // constant("march", "MARCH_RAYS")), 1)
-    scalars = (count, levels, resolution, limit_per_ray, step, cone, near)
-    scalars = (*scalars, seed & 0xFFFFFFFF, stream & 0xFFFFFFFF, int(jitter))
+    sizes = (count, levels, resolution, limit_per_ray, step, cone, near)
+    scalars = (*sizes, seed & 0xFFFFFFFF, stream & 0xFFFFFFFF, int(jitter))
     offsets = torch.zeros(count + 1, dtype=torch.int32, device=origins.device)
     counts = offsets.new_empty(count)
     launch(body, tiles, *inputs, None, counts, None, None, None, None, *scalars)

@@ -86,7 +86,8 @@ def lazy_adam_reference_(
 ) -> None:
     """What a lazy step is, in place: Adam where grad is not zero, nothing elsewhere."""
     touched = grad != 0
-    g, count = grad[touched], step
+    g = grad[touched]
+    count: int | Tensor = step
     if steps is not None:
         steps[touched] += 1
         count = steps[touched].to(value.dtype)

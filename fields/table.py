@@ -58,8 +58,8 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
             raise InputError(
                 f"field {name}: argument {key!r}", repr(value), f"one of {list(known)}"
             )
-        if type(value) is not type(known[key]) or not 0 <= value < 1 << 20:
-            raise InputError(f"field {name}: {key}", repr(value), "a sound number of its type")
+        if type(value) is not int or not 0 <= value < 1 << 20:
+            raise InputError(f"field {name}: {key}", repr(value), "a whole number below 2^20")
     chosen = kind(**arguments)
     return constructor(chosen, generator)
 
