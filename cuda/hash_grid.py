@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.kernel import constant, kernel, launch
+from polyfield.cuda.kernel import Kernel, constant, kernel, launch
 from polyfield.cuda.operator import define
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
@@ -161,7 +161,7 @@ def level_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor,
     return _level_tensors(layout, device)
 
 
-def kernel_of(name: str, layout: HashGridLayout):
+def kernel_of(name: str, layout: HashGridLayout) -> Kernel:
     """The body for a layout's dimensions and features."""
     return kernel("hash_grid", f"{name}<{layout.dimensions}, {layout.features}>")
 
