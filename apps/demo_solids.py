@@ -196,7 +196,8 @@ def cube_surface(radius: float, half: float) -> Surface:
     i, j = (t.reshape(-1) for t in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
     cells = ((i < n - 1) & (j < n - 1)).nonzero()[:, 0]
     quads = torch.stack([cells, cells + n, cells + n + 1, cells + 1], 1)
-    lattice, faces = [], []
+    lattice: list[Tensor] = []
+    faces: list[Tensor] = []
     for axis in range(3):
         for end in (0, n - 1):
             points = torch.empty(n * n, 3, dtype=torch.int64)
