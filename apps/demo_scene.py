@@ -1,6 +1,8 @@
 """The scene of `polyfield demo`: exact images, cameras, depth and mesh, made without any data."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +64,14 @@ def demo_scene(seed: int = 0, size: int = 200, views: int = 60) -> DemoScene:
 
     The seed moves the cameras, nothing else. Of 15 views 12 are for training, 1 for validation and
     2 for testing, spread evenly over heights. Raises InputError for fewer than 15 views or a size
-    under 8.
+    under 8. Some 11 s on one core for the defaults; torch's thread count is 1 meanwhile.
     """
     if views < 15 or size < 8:
         raise InputError("demo scene", f"{views} views of {size} x {size}", "at least 15 of 8 x 8")
     solids = still_life()
     poses = camera_poses(seed, views)
-    images, depth = render_views(poses, size, solids)
+    with _one_thread():
+        images, depth = render_views(poses, size, solids)
     splits = _splits(views)
     vertices, faces = merged([solid.mesh() for solid in solids])
     return DemoScene(
@@ -82,6 +85,20 @@ def demo_scene(seed: int = 0, size: int = 200, views: int = 60) -> DemoScene:
         splits=splits,
         angle_x=ANGLE_X,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread: thousands of small steps gain nothing from a second, and wait for it.
+
+    On a busy machine of two cores two threads took six times as long as one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def camera_poses(seed: int, views: int) -> Float32[Tensor, "views 3 4"]:

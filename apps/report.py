@@ -216,13 +216,13 @@ def _facts(values: Mapping[str, object]) -> str:
 
 def _series(metrics: Sequence[Mapping[str, object]], name: str) -> list[tuple[float, float]]:
     """(step, value) of the lines that hold a finite number of that name."""
-    pairs = [(line.get("step"), line.get(name)) for line in metrics]
-    points = [
-        (float(step), float(value))
-        for step, value in pairs
-        if isinstance(step, int | float) and isinstance(value, int | float)
-    ]
-    return [point for point in points if all(map(math.isfinite, point))]
+    points = []
+    for line in metrics:
+        step, value = line.get("step"), line.get(name)
+        if isinstance(step, int | float) and isinstance(value, int | float):
+            if math.isfinite(step) and math.isfinite(value):
+                points.append((float(step), float(value)))
+    return points
 
 
 def _all_scores(data: ReportData) -> list[tuple[str, float, float]]:

@@ -46,12 +46,10 @@ def distortion(
     """
     counts = ray_offsets.diff()
     ray = torch.repeat_interleave(counts)
-    # float64 and distances from the ray's first sample: running sums over the whole batch are
-    # large, and only their differences inside one ray matter.
+    # float64: sums over the whole batch are large, and only differences inside one ray count.
     first = ray_offsets[:-1][ray]
     mass = weights.double()
     place = midpoints.detach().double()
-    place = place - place[first]
     length = lengths.detach().double()
     mass_before = _sum_before(mass, first)
     moment_before = _sum_before(mass * place, first)

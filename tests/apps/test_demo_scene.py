@@ -255,6 +255,16 @@ def test_vertex_colours_are_those_of_the_pictures(scene):
     assert torch.cat(errors).float().median() < 8
 
 
+def test_the_thread_count_is_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        demo_scene.demo_scene(size=8, views=15)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_unusable_sizes_are_refused():
     with pytest.raises(InputError, match="14 views"):
         demo_scene.demo_scene(views=14)

@@ -65,7 +65,9 @@ def test_a_single_point_or_an_even_curve_has_axes(points):
 
 def test_long_curves_are_thinned_and_keep_both_ends():
     points = tuple((float(n), float(n)) for n in range(12345))
-    [line] = drawn(line_chart("n", "step", [Curve("a", points)]))
+    svg = line_chart("n", "step", [Curve("a", points)])
+    [line] = drawn(svg)
+    assert short(points[-1][0]) in svg  # the last value itself, not one near it
     assert 200 < len(line) <= charts.MOST_POINTS + 1
     assert line[0][0] == charts.LEFT and line[-1][0] == charts.WIDTH - charts.RIGHT
 

@@ -64,6 +64,15 @@ def test_cameras_side_by_side_give_their_images_up_and_a_point_ahead():
     torch.testing.assert_close(point, torch.tensor([2.0, 0, 4.0]).double())
 
 
+def test_a_slight_roll_of_cameras_side_by_side_is_not_taken_for_their_up():
+    """Their x axes leave out the viewing direction, too, which is not up."""
+    roll = 0.05 * torch.tensor([-1.0, 0.5, 1.0, -0.5, 0.0]).double()
+    poses = torch.eye(3, 4).double().repeat(5, 1, 1)
+    poses[:, 0, 0], poses[:, 1, 0] = roll.cos(), roll.sin()
+    poses[:, 0, 1], poses[:, 1, 1] = -roll.sin(), roll.cos()
+    assert up_axis(poses) @ torch.tensor([0, -1.0, 0]).double() > 0.99
+
+
 def test_cameras_that_look_outwards_are_given_a_point_in_front():
     poses = ring_of_cameras(arc=1.0)
     poses[:, :, [0, 2]] *= -1  # turned about, still level
