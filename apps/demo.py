@@ -107,8 +107,8 @@ def demo(
     write_mesh(run_folder / "mesh.ply", mesh)
     score = _mesh_score(mesh, made)
     times = {
-        "drawing the scene": drawn - begin,
         "training": trained_at - drawn,
+        "drawing the scene": drawn - begin,
         "evaluation, video and mesh": time.monotonic() - trained_at,
     }
     report = report_run(run_folder, trained, scene, result, times)
