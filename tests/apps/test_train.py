@@ -95,7 +95,7 @@ def test_a_turntable_is_written_in_the_size_that_was_asked_for(run, tmp_path):
 
     out = tmp_path / "turn.webp"
     render(Render(run, out=out, size="32x24", frames=3, samples_per_pixel=1, device="cpu"))
-    assert imageio.imread(out, index=None).shape[:3] == (3, 24, 32)
+    assert imageio.imread(out, index=...).shape[:3] == (3, 24, 32)
 
 
 def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path):

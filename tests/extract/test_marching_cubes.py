@@ -229,7 +229,7 @@ def test_occupied_skips_empty_space_and_changes_nothing_else(grid, resolution):
     reach = 0.15 + 0.87 / grid
     occupied = (middle - torch.tensor([0.3, 0.6, 0.5])).norm(dim=-1) < reach
     skipped = density_mesh(density, resolution, 50.0, occupied=occupied)
-    assert torch.equal(skipped.vertices, whole.vertices)
+    torch.testing.assert_close(skipped.vertices, whole.vertices, atol=1e-6, rtol=0)
     assert torch.equal(skipped.faces, whole.faces)
     assert max(asked) <= CHUNK
     assert sum(asked) < 0.8 * everywhere
@@ -248,7 +248,9 @@ def test_every_node_of_a_crossed_edge_is_asked_for_even_beyond_the_occupied_cell
     occupied = (center.maximum(low).minimum(low + 1 / grid) - center).norm(dim=-1) < 0.3
     whole = density_mesh(density, resolution, 100.0, bisections=0)
     skipped = density_mesh(density, resolution, 100.0, occupied=occupied, bisections=0)
-    assert torch.equal(skipped.vertices, whole.vertices)
+    # torch rounds exp by where a value stands in its batch and how many threads share it; a node
+    # that was not asked for counts as 0 and moves or drops its vertices by far more.
+    torch.testing.assert_close(skipped.vertices, whole.vertices, atol=1e-6, rtol=0)
 
 
 def test_unoccupied_space_is_empty_and_the_surface_closes_around_the_rest():
@@ -263,4 +265,5 @@ def test_unoccupied_space_is_empty_and_the_surface_closes_around_the_rest():
 def test_memory_bound_limits_each_question_and_keeps_the_mesh():
     whole = density_mesh(wall, 20, 100.0)
     small = density_mesh(wall, 20, 100.0, memory_bytes=1)
-    assert torch.equal(small.vertices, whole.vertices) and torch.equal(small.faces, whole.faces)
+    torch.testing.assert_close(small.vertices, whole.vertices, atol=1e-6, rtol=0)
+    assert torch.equal(small.faces, whole.faces)
