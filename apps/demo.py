@@ -102,7 +102,7 @@ def demo(
     result = measure(trained, scene, "test", (1.0, 1.0, 1.0))
     tell("rendering a turntable, cutting the mesh, writing the report")
     turntable = run_folder / "renders" / "turntable.mp4"
-    write_video(turntable, turntable_frames(trained, 60), 30.0)
+    write_video(turntable, turntable_frames(trained, 60, samples_per_pixel=1), 30.0)
     mesh, _ = surface_of(trained, resolution=192)
     write_mesh(run_folder / "mesh.ply", mesh)
     score = _mesh_score(mesh, made)

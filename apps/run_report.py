@@ -45,7 +45,7 @@ def report_run(
     width, height = trained.settings.orbit["size"]
     shrink = min(1.0, ORBIT_SIZE / max(width, height))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    orbit = list(turntable_frames(trained, ORBIT_FRAMES, size, samples_per_pixel=2))
+    orbit = list(turntable_frames(trained, ORBIT_FRAMES, size, samples_per_pixel=1))
     parameters = sum(p.numel() for p in trained.field.parameters())
     data = ReportData(
         scene=scene.name,
