@@ -10,7 +10,12 @@ from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.metrics import psnr_8bit
-from polyfield.render.occupancy import UPDATE_EVERY, OccupancyGrid, update_grid
+from polyfield.render.occupancy import (
+    UPDATE_EVERY,
+    OccupancyGrid,
+    step_generator,
+    update_grid,
+)
 from polyfield.render.volume import render_rays
 
 FIRST_RAYS = 128  # every cell is occupied at first, and a ray has hundreds of samples
@@ -55,7 +60,7 @@ class RadianceTask:
             directions,
             background,
             self.trained.sampling,
-            seed=settings.seed & 0x7FFFFFFF,
+            seed=settings.seed,
             stream=step,
             jitter=True,
         )
@@ -80,7 +85,7 @@ class RadianceTask:
         }
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        random = torch.Generator().manual_seed(self.trained.settings.seed * 1_000_003 + step)
+        random = step_generator(self.trained.settings.seed, step)
         drawable = self.frames
         if not self.images.all_fit:
             drawable = self.images.frames_resident(step // WINDOW_STEPS, self.frames)

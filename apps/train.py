@@ -21,7 +21,7 @@ from polyfield.apps.run_folder import CONFIG_VERSION, RunFolder
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import Schedule
 from polyfield.apps.train_options import Train, check
-from polyfield.apps.trained import Settings, build, settings_of
+from polyfield.apps.trained import Settings, build, read_settings, settings_of
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
 
@@ -61,7 +61,8 @@ def train(
     tell = on_message or (lambda message: None)
     device = choose_device(options.device, tell)
     known = _known_config(options)
-    scene_path = options.scene or (Path(known["settings"]["scene"]) if known else None)
+    known_settings = read_settings(known.get("settings"), "config.json") if known else None
+    scene_path = options.scene or (Path(known_settings.scene) if known_settings else None)
     if scene_path is None:
         raise InputError("SCENE", "is not given", "a folder of posed images")
     if options.field not in FIELDS:
@@ -69,14 +70,14 @@ def train(
     scene = load_scene(scene_path)
     for note in scene.notes:
         tell(note)
-    if known:
-        settings = Settings(**known["settings"])
+    if known_settings:
+        settings = known_settings
     else:
         arguments = arguments_of(FIELDS[options.field][0](**grid_sizes(scene, options)))
         settings = settings_of(scene, options.field, arguments, options.seed, SAMPLES_PER_STEP)
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
     minutes = options.minutes if options.steps or options.minutes else 3.0
-    schedule = Schedule(**known["schedule"]) if known else Schedule(options.steps)
+    schedule = _known_schedule(known) if known else Schedule(options.steps)
     if schedule.steps is not None:
         minutes = None
     with _run_folder(options, out, settings, schedule, tell) as folder:
@@ -194,6 +195,13 @@ def _known_config(options: Train) -> dict | None:
         if out is not None and (out / "config.json").is_file():
             return RunFolder.open(out).config()
     return None
+
+
+def _known_schedule(config: dict) -> Schedule:
+    try:
+        return Schedule(**config["schedule"])
+    except (KeyError, TypeError) as error:
+        raise InputError("config.json: schedule", str(error)[:200], "that of a run") from error
 
 
 def _run_folder(

@@ -111,6 +111,25 @@ def settings_of(
     )
 
 
+def read_settings(values: object, where: str) -> Settings:
+    """Settings from what a file held. InputError, naming `where`, for what no run wrote."""
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]  # checked below
+        Sampling(**settings.sampling)  # type: ignore[arg-type]
+        numbers = [*settings.sampling.values(), *settings.background, settings.seed]
+        numbers += [settings.samples_per_step, settings.grid_levels, settings.grid_resolution]
+        sound = all(type(number) in (int, float) for number in numbers)
+        poses = torch.tensor(settings.orbit["camera_to_world"])
+        sound = sound and poses.shape[1:] == (3, 4) and len(settings.background) == 3
+        sound = sound and len(settings.orbit["focal"]) == len(settings.orbit["size"]) == 2
+        sound = sound and isinstance(settings.arguments, dict) and isinstance(settings.scene, str)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{where}: settings", str(error)[:200], "those of a run") from error
+    if not sound:
+        raise InputError(f"{where}: settings", "of another form", "those of a run")
+    return settings
+
+
 def build(settings: Settings, device: torch.device) -> Trained:
     """A fresh field as the settings say. InputError where they make no sense."""
     generator = Generator().manual_seed(settings.seed)
@@ -130,12 +149,12 @@ def load(path: Path, device: torch.device) -> Trained:
     if saved is None:
         raise InputError(str(path), "holds no checkpoint", "a run that has trained", "Train first.")
     try:
-        trained = build(Settings(**saved.metadata["settings"]), device)
+        trained = build(read_settings(saved.metadata["settings"], str(saved.path)), device)
         state = {k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")}
         trained.field.load_state_dict(state)
         trained.grid.values.copy_(saved.tensors["grid.values"])
         trained.grid.bits.copy_(saved.tensors["grid.bits"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             str(saved.path), f"does not fit ({reason})", "a run's checkpoint"

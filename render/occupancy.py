@@ -70,11 +70,16 @@ def update_grid(
     grid.bits = pack_bits(grid.values, occupancy_threshold(grid.values, OPACITY_OF_NOTHING))
 
 
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step, a function of (seed, step). Any whole numbers of at least 0."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
 def _cells_to_visit(grid: OccupancyGrid, step: int, seed: int) -> Int32[Tensor, " cells"]:
     device, total = grid.values.device, grid.values.numel()
     if step < FULL_UNTIL:
         return torch.arange(total, device=device, dtype=torch.int32)
-    random = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    random = step_generator(seed, step)
     uniform = torch.randint(total, (total // 4,), generator=random).to(device)
     on = torch.nonzero(grid.values.reshape(-1) > OPACITY_OF_NOTHING)[:, 0]
     if len(on) > total // 4:

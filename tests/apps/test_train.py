@@ -10,9 +10,12 @@ from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
+from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
+from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
+from polyfield.apps.trained import read_settings
 from polyfield.cuda.errors import InputError
 
 SIZE, RADIUS, DISTANCE, ANGLE = 40, 0.8, 4.0, 0.7
@@ -98,7 +101,7 @@ def test_a_turntable_is_written_in_the_size_that_was_asked_for(run, tmp_path):
     assert imageio.imread(out, index=...).shape[:3] == (3, 24, 32)
 
 
-def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path):
+def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {"scene": scene, "steps": 16, "device": "cpu", "seed": 7}
     train(Train(out=whole, **options))
@@ -106,12 +109,20 @@ def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path):
     class Cut(Exception):
         pass
 
-    def cut(progress):
-        if progress.step >= 8:
-            raise Cut
+    whole_step = RadianceTask.step
 
+    def cut(task, step, rate):
+        if step == 8:
+            raise Cut
+        return whole_step(task, step, rate)
+
+    # Every state is kept, so that the run goes on in its middle and not from its beginning.
+    monkeypatch.setattr("polyfield.apps.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(RadianceTask, "step", cut)
     with pytest.raises(Cut):
-        train(Train(out=parts, **options), on_progress=cut)
+        train(Train(out=parts, **options))
+    monkeypatch.setattr(RadianceTask, "step", whole_step)
+    assert checkpoint.latest(parts / "checkpoints").step == 8
     train(Train(out=parts, resume=True, scene=scene, device="cpu"))
     expected = checkpoint.latest(whole / "checkpoints")
     got = checkpoint.latest(parts / "checkpoints")
@@ -142,6 +153,18 @@ def test_one_and_two_threads_train_alike(scene, tmp_path):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+def test_the_largest_seed_trains(scene, tmp_path):
+    train(Train(scene=scene, out=tmp_path / "run", steps=2, device="cpu", seed=2**63 - 1))
+
+
+@pytest.mark.parametrize("change", [{"sampling": 3}, {"orbit": {}}, {"scene": 5}, {"wing": 1}])
+def test_settings_that_no_run_wrote_are_refused(run, change):
+    values = RunFolder.open(run).config()["settings"]
+    assert read_settings(values, "config.json").scene == values["scene"]
+    with pytest.raises(InputError, match="config.json: settings"):
+        read_settings(values | change, "config.json")
 
 
 def test_unknown_fields_and_foreign_configs_are_refused(scene, tmp_path):
