@@ -16,7 +16,7 @@ from polyfield.render.occupancy import (
     step_generator,
     update_grid,
 )
-from polyfield.render.volume import render_rays
+from polyfield.render.volume import learn_rays
 
 FIRST_RAYS = 128  # every cell is occupied at first, and a ray has hundreds of samples
 MOST_RAYS = 1 << 14
@@ -53,21 +53,18 @@ class RadianceTask:
         target = pixels[:, :3]
         if pixels.shape[1] == 4:
             target = target * pixels[:, 3:] + background * (1 - pixels[:, 3:])
-        seen = render_rays(
+        self.optimiser.clear()
+        seen, loss = learn_rays(
             self.trained.field,
             grid,
             origins,
             directions,
             background,
+            target,
             self.trained.sampling,
             seed=settings.seed,
             stream=step,
-            jitter=True,
         )
-        loss = torch.nn.functional.mse_loss(seen.color, target)
-        self.optimiser.clear()
-        if seen.samples_shaded:
-            loss.backward()
         finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
         if finite:
             self.optimiser.step(step, rate)
@@ -77,7 +74,7 @@ class RadianceTask:
         wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
         self.rays = max(64, int(wanted) // 64 * 64)
         return {
-            "loss": float(loss.detach()),
+            "loss": float(loss),
             "samples": float(seen.samples_shaded),
             "marched": float(seen.samples_marched),
             "rays": float(rays),

@@ -16,6 +16,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import Kernel, constant, kernel, launch
 from polyfield.cuda.operator import define
 
+CACHED_TABLE_BYTES = 16 << 20
 PRIMES = (1, 2654435761, 805459861, 3674653429)
 
 
@@ -60,10 +61,13 @@ class HashGridLayout:
         if self.levels == 1:
             return (float(self.base_resolution - 1),)
         ratio = self.finest_resolution / self.base_resolution
-        growth = np.float32(math.exp(math.log(ratio) / (self.levels - 1)))
-        exponents = np.arange(self.levels, dtype=np.float32) * np.log2(growth)
-        scales = np.exp2(exponents) * np.float32(self.base_resolution) - np.float32(1)
-        return tuple(float(scale) for scale in scales)
+        # Each step in float64 and then rounded: numpy's float32 exp2 and log2 differ by a unit in
+        # the last place between processors, and a table must mean the same on all of them.
+        single = np.float32
+        growth = single(math.exp(math.log(ratio) / (self.levels - 1)))
+        exponent = single(math.log2(growth))
+        powers = [single(2.0 ** float(single(k) * exponent)) for k in range(self.levels)]
+        return tuple(float(p * single(self.base_resolution) - single(1)) for p in powers)
 
     @cached_property
     def resolutions(self) -> tuple[int, ...]:
@@ -180,7 +184,7 @@ def _level_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor
 
 
 @cache
-def _layout(*values: int) -> HashGridLayout:
+def layout_of(*values: int) -> HashGridLayout:
     dimensions, levels, features, log2_size, base, finest, smooth = values
     return HashGridLayout(dimensions, levels, features, log2_size, base, finest, bool(smooth))
 
@@ -190,22 +194,25 @@ def _span(allowed: range) -> str:
 
 
 def _run_encode(x: Tensor, table: Tensor, tangent: Tensor | None, values: list[int]) -> Tensor:
-    layout = _layout(*values)
+    layout = layout_of(*values)
     out = x.new_empty(len(x), layout.width)
     levels = level_tensors(layout, x.device)
     arguments = x.contiguous(), table.contiguous(), _contiguous(tangent), out, *levels
-    grid = tiles_of(x), layout.levels
+    # One level at a time where all of them together would not stay in a CPU's cache.
+    tile_by_tile = backend_of(x.device) == "cpu" and table.numel() * 4 <= CACHED_TABLE_BYTES
+    per_row = layout.levels if tile_by_tile else 1
+    grid = tiles_of(x), -(-layout.levels // per_row)
     body = kernel_of("HashEncode", layout)
-    launch(body, grid, *arguments, len(x), layout.levels, int(layout.smoothstep))
+    launch(body, grid, *arguments, len(x), layout.levels, int(layout.smoothstep), per_row)
     return out
 
 
 def _run_scatter(x: Tensor, grad: Tensor, tangent: Tensor | None, values: list[int]) -> Tensor:
-    layout = _layout(*values)
+    layout = layout_of(*values)
     out = x.new_zeros(layout.entries, layout.features)
     parts = owners_of_a_level(layout, x.device)
     levels = level_tensors(layout, x.device)
-    arguments = x.contiguous(), grad.contiguous(), _contiguous(tangent), out, *[None] * 4, *levels
+    arguments = x.contiguous(), grad.contiguous(), _contiguous(tangent), None, out, *[None] * 4, *levels
     sizes = len(x), layout.levels, int(layout.smoothstep), parts
     grid = tiles_of(x), layout.levels * parts
     launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *[0.0] * 8, rows="owned")
@@ -215,7 +222,7 @@ def _run_scatter(x: Tensor, grad: Tensor, tangent: Tensor | None, values: list[i
 def _run_pull(
     x: Tensor, table: Tensor, grad: Tensor, tangent: Tensor | None, values: list[int]
 ) -> Tensor:
-    layout = _layout(*values)
+    layout = layout_of(*values)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     arguments = x.contiguous(), table.contiguous(), grad.contiguous(), _contiguous(tangent), out
     sizes = len(x), layout.levels, int(layout.smoothstep)
@@ -246,7 +253,7 @@ _encode = define(
 _scatter = define(
     "hash_scatter(Tensor x, Tensor grad, Tensor? tangent, int[] layout) -> Tensor",
     _run_scatter,
-    lambda x, grad, tangent, layout: x.new_empty(_layout(*layout).entries, layout[2]),
+    lambda x, grad, tangent, layout: x.new_empty(layout_of(*layout).entries, layout[2]),
 )
 _pull = define(
     "hash_pull(Tensor x, Tensor table, Tensor grad, Tensor? tangent, int[] layout) -> Tensor",

@@ -110,7 +110,8 @@ def march_reference(
         return torch.minimum(torch.maximum(cone * t, lowest), highest)
 
     reach = step_at(begin)
-    end = begin + (reach * random_unit(seed, stream, rays).to(reach) if jitter else reach)
+    end = first = begin + (reach * random_unit(seed, stream, rays).to(reach) if jitter else reach)
+    number = 0
     found = torch.zeros(count, dtype=torch.int64, device=device)
     taken: list[tuple[Tensor, ...]] = []
     while len(rays := ((begin < far) & (found < limit_per_ray)).nonzero()[:, 0]):
@@ -121,9 +122,12 @@ def march_reference(
         hit = (bits[index // 8].long() >> index % 8 & 1).bool()
         taken.append((rays[hit], middle[hit], (stop - start)[hit], position[hit]))
         found[rays[hit]] += 1
-        begin = end
-        reach = step_at(begin)
-        end = begin + reach
+        begin, number = end, number + 1
+        if cone:
+            reach = step_at(begin)
+            end = begin + reach
+        else:
+            end = first + number * reach  # as the kernel does, which goes many steps at once
     offsets = torch.cat([found.new_zeros(1), found.cumsum(0)]).int()
     if not taken:
         none = origins.new_zeros(0)
@@ -167,6 +171,21 @@ def _int32(number: int) -> int:
     return (number & 0xFFFFFFFF) - (number >> 31 & 1) * 2**32
 
 
+def _occupied_blocks(bits: Tensor, levels: int, resolution: int) -> Tensor | None:
+    """One byte for each 4 x 4 x 4 cells, not 0 where one of them is on: empty space in few strides.
+
+    None where blocks would straddle the middle half of a nested grid, which finer cells speak for.
+    """
+    if resolution % 16:
+        return None
+    rows = bits.view(levels, resolution // 4, 4, resolution // 4, 4, resolution // 8)
+    found = rows[:, :, 0, :, 0].clone()
+    for z in range(4):
+        for y in range(4):
+            found |= rows[:, :, z, :, y]
+    return torch.stack([found & 15, found & 240], 4).view(-1)
+
+
 def _run(
     origins: Tensor,
     directions: Tensor,
@@ -181,7 +200,8 @@ def _run(
     stream: int,
     jitter: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = [x.contiguous() for x in (origins, directions, bits)]
+    blocks = _occupied_blocks(bits, levels, resolution)
+    inputs = [*[x.contiguous() for x in (origins, directions, bits)], blocks]
     count, body = len(origins), kernel("march", "March")
     tiles = (-(-count // constant("march", "MARCH_RAYS")), 1)
     sizes = (count, levels, resolution, limit_per_ray, step, cone, near)

@@ -64,7 +64,7 @@ def mlp_reference(
         "silu": functional.silu,
         "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
     }
-    matrices = _matrices(weights, widths)
+    matrices = _matrices(weights, list(pairwise(widths)))
     for matrix in matrices[:-1]:
         x = hidden[activation](x @ matrix.T)
     z = x @ matrices[-1].T
@@ -115,9 +115,9 @@ def _check(
         raise InputError("mlp: weights", f"shape {tuple(weights.shape)}", expected)
 
 
-def _matrices(weights: Tensor, widths: tuple[int, ...] | list[int]) -> list[Tensor]:
-    sizes = [inputs * outputs for inputs, outputs in pairwise(widths)]
-    shapes = zip(weights.split(sizes), pairwise(widths), strict=True)
+def _matrices(weights: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
+    parts = weights.split([inputs * outputs for inputs, outputs in sizes])
+    shapes = zip(parts, sizes, strict=True)
     return [part.view(outputs, inputs) for part, (inputs, outputs) in shapes]
 
 
@@ -133,8 +133,11 @@ def _kernel(body: str, widths: list[int]) -> tuple[Kernel, int]:
     return kernel("mlp", f"{body}<{128 if wide else 64}, {points}>"), points
 
 
-def _transposed(weights: Tensor, widths: list[int]) -> Tensor:
-    return torch.cat([matrix.T.reshape(-1) for matrix in _matrices(weights, widths)])
+def transposed(
+    weights: Float[Tensor, " parameters"], sizes: list[tuple[int, int]]
+) -> Float[Tensor, " parameters"]:
+    """Matrices of (inputs, outputs) in order, each turned from [out, in] to [in, out]."""
+    return torch.cat([matrix.T.reshape(-1) for matrix in _matrices(weights, sizes)])
 
 
 def _evaluate(
@@ -144,7 +147,7 @@ def _evaluate(
     out = x.new_empty(n, widths[-1])
     body, points = _kernel("MlpForward", widths)
     launch(
-        body, (-(-n // points), 1), x, _transposed(weights, widths),
+        body, (-(-n // points), 1), x, transposed(weights, list(pairwise(widths))),
         _widths_on(tuple(widths), x.device), out, n, len(widths) - 1, activation, output,
     )  # fmt: skip
     return out
@@ -163,16 +166,20 @@ def _evaluate_backward(
     rooms = 1 if backend_of(x.device) in ("cpu", "reversed") else tiles
     hidden = x.new_empty(SLICES * rooms * points * sum(widths[1:-1]))
     launch(
-        body, (tiles, SLICES), x, weights, _transposed(weights, widths),
+        body, (tiles, SLICES), x, weights, transposed(weights, list(pairwise(widths))),
         _widths_on(tuple(widths), x.device), hidden, out, grad, torch.empty_like(grad),
         grad_x if want_x else None, slices, n, len(widths) - 1, activation, output, tiles, rooms,
         sum(widths[1:-1]), weights.shape[0], rows="owned",
     )  # fmt: skip
-    grad_weights = torch.empty_like(weights)
-    grid = -(-weights.shape[0] // constant("mlp", "MLP_SUMMED")), 1
-    sum_slices = kernel("mlp", "MlpSumSlices")
-    launch(sum_slices, grid, slices, grad_weights, SLICES, weights.shape[0])
-    return grad_x, grad_weights
+    return grad_x, sum_slices(slices)
+
+
+def sum_slices(slices: Float[Tensor, "slices parameters"]) -> Float[Tensor, " parameters"]:
+    """The sum of gradients that were taken in slices of the points, in the order of the slices."""
+    total = torch.empty_like(slices[0])
+    grid = -(-len(total) // constant("mlp", "MLP_SUMMED")), 1
+    launch(kernel("mlp", "MlpSumSlices"), grid, slices, total, len(slices), len(total))
+    return total
 
 
 def _fake_backward(x, weights, out, grad, widths, activation, output, want_x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
@@ -35,11 +35,12 @@ def hash_grid_adam_(
     step: int,
     betas: tuple[float, float] = (0.9, 0.99),
     eps: float = 1e-15,
+    kept: Bool[Tensor, " n"] | None = None,
 ) -> None:
     """One step of lazy Adam on a hash grid's table, from the gradient of its features, in place.
 
     grad_out: the gradient with respect to `hash_grid(x, table, layout)`; x is clamped to the unit
-    cube. scratch: zeros before and after the call, kept by the caller between calls; it holds the
+    cube. kept: points that count, all if None; the gradients of others are not read. scratch: zeros before and after the call, kept by the caller between calls; it holds the
     gradient while it is summed. A number of the table whose gradient is exactly zero keeps its
     bits, moments included (no decay). Bias is corrected by `step` (from 1), or, where steps
     [entries, features] int32 is given, by each number's own count of visits, which is advanced.
@@ -51,6 +52,8 @@ def hash_grid_adam_(
     if backend_of(x.device) == "reference" or table.dtype != torch.float32:
         with torch.enable_grad():
             leaf = table.detach().requires_grad_()
+            if kept is not None:
+                x, grad_out = x[kept], grad_out[kept]
             features = hash_grid_reference(x.detach(), leaf, layout)
             (grad,) = torch.autograd.grad(features, leaf, grad_out)
         lazy_adam_reference_(
@@ -62,7 +65,7 @@ def hash_grid_adam_(
     numbers = _numbers(rate, step, betas, eps)
     tiles, parts = tiles_of(x), owners_of_a_level(layout, x.device)
     fused = backend_of(x.device) in ("cpu", "reversed")
-    arguments = x, grad_out, None, scratch, *state, *level_tensors(layout, x.device)
+    arguments = x, grad_out, None, kept, scratch, *state, *level_tensors(layout, x.device)
     sizes = len(x), layout.levels, int(layout.smoothstep), parts
     grid = tiles + fused, layout.levels * parts
     launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *numbers, rows="owned")

@@ -14,8 +14,9 @@ class HashGrid(nn.Module):
 
     Levels grow geometrically from base_resolution to finest_resolution; each holds at most
     2^log2_table_size entries, hashed where its grid has more. Outside the cube x is clamped.
-    While `deferred` is a list, the backward pass appends (x, gradient of the features) to it
-    in place of a dense gradient of the table: the optimiser scatters it and steps in one go.
+    While `deferred` is a list, the backward pass appends (x, gradient of the features, which rows
+    count or None for all) to it in place of a dense gradient of the table: the optimiser scatters
+    it and steps in one go.
     Raises InputError (from the layout) for sizes that make no grid.
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989); sizes as in tiny-cuda-nn.
     """
@@ -45,7 +46,7 @@ class HashGrid(nn.Module):
         self.width = self.layout.width
         start = torch.empty(self.layout.entries, features)
         self.table = nn.Parameter(start.uniform_(-1e-4, 1e-4, generator=generator))
-        self.deferred: list[tuple[Tensor, Tensor]] | None = None
+        self.deferred: list[tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
         if self.deferred is None or not torch.is_grad_enabled():
@@ -62,5 +63,5 @@ class _DeferredTable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        ctx.grid.deferred.append((ctx.saved_tensors[0], grad.contiguous()))
+        ctx.grid.deferred.append((ctx.saved_tensors[0], grad.contiguous(), None))
         return None, None, None

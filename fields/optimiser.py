@@ -51,8 +51,7 @@ class FieldOptimiser:
             pending = grid.deferred or []
             if not pending:
                 continue
-            x = pending[0][0] if len(pending) == 1 else torch.cat([x for x, _ in pending])
-            grad = pending[0][1] if len(pending) == 1 else torch.cat([g for _, g in pending])
+            x, grad, kept = pending[0] if len(pending) == 1 else _joined(pending)
             hash_grid_adam_(
                 grid.table.data,
                 self.moments[f"first.{full}"],
@@ -66,6 +65,7 @@ class FieldOptimiser:
                 step + 1,
                 BETAS,
                 EPSILON,
+                kept,
             )
         for name, parameter in self.parameters.items():
             if name in tables or parameter.grad is None:
@@ -86,7 +86,10 @@ class FieldOptimiser:
 
     def finite(self) -> bool:
         """Whether the gradients that await a step are all finite."""
-        pending: list[Tensor] = [g for grid in self.grids.values() for _, g in grid.deferred or []]
+        # Rows that do not count are not set. What is wrong with the others shows in the weights.
+        pending: list[Tensor] = [
+            g for grid in self.grids.values() for _, g, kept in grid.deferred or [] if kept is None
+        ]
         pending += [p.grad for p in self.parameters.values() if p.grad is not None]
         return all(bool(torch.isfinite(g.sum())) for g in pending)
 
@@ -95,3 +98,9 @@ class FieldOptimiser:
         for held in (self.moments, self.scratch):
             for name, tensor in held.items():
                 held[name] = tensor.to(device)
+
+
+def _joined(pending: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:
+    everything = [torch.ones(len(x), dtype=torch.bool, device=x.device) for x, _, _ in pending]
+    kept = [k if k is not None else a for (_, _, k), a in zip(pending, everything, strict=True)]
+    return torch.cat([x for x, _, _ in pending]), torch.cat([g for _, g, _ in pending]), torch.cat(kept)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.march import Samples, march
+from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
 from polyfield.render.occupancy import OccupancyGrid
 
@@ -103,6 +104,10 @@ def render_rays(
     """
     samples = march_rays(grid, origins, directions, sampling, seed, stream, jitter)
     marched = len(samples.distance)
+    shape = None if torch.is_grad_enabled() else fused_rays.fused_shape(field)
+    if shape is not None:
+        view = fused_rays.view_rays(field, shape, samples, directions, background, STOP)  # type: ignore[arg-type]
+        return Rendered(*view[:3], marched, int(view.visible.sum()))
     with torch.no_grad():
         density, features = field.density(samples.position)
         kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
@@ -119,6 +124,40 @@ def render_rays(
     seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
     depth = out.values[:, 3] / out.opacity.clamp_min(1e-6)
     return Rendered(seen, out.opacity, depth, marched, len(samples.distance))
+
+
+def learn_rays(
+    field: RadianceField,
+    grid: OccupancyGrid,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    background: Float[Tensor, "rays 3"],
+    target: Float[Tensor, "rays 3"],
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    stream: int = 0,
+) -> tuple[Rendered, Float[Tensor, ""]]:
+    """What the field shows along jittered rays, and the mean squared error against `target`.
+
+    Gradients of the loss are left with the field's parameters, as its backward pass would. A field
+    that has a kernel of its own for it takes that.
+    """
+    shape = fused_rays.fused_shape(field)
+    if shape is None:
+        seen = render_rays(
+            field, grid, origins, directions, background, sampling,
+            seed=seed, stream=stream, jitter=True,
+        )  # fmt: skip
+        loss = (seen.color - target).square().mean()
+        if seen.samples_shaded:
+            loss.backward()
+        return seen, loss.detach()
+    samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
+    view, loss = fused_rays.learn_rays(
+        field, shape, samples, directions, background, target, STOP  # type: ignore[arg-type]
+    )
+    return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss
 
 
 def ray_batches(

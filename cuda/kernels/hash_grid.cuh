@@ -86,7 +86,68 @@ FN float hash_weight_along(const HashCell<D>& cell, int corner, const float* tan
   return weight;
 }
 
-// x [n, D], table [entries, F], tangent [n, D] or null -> out [n, n_levels * F].
+// The corners of a tile's points: their entries within the level, and their weights.
+template <int D>
+struct HashCorners {
+  u32 index[1 << D][HASH_POINTS];
+  float weight[1 << D][HASH_POINTS];
+};
+
+template <int D, bool HASHED, bool SMOOTH>
+FN void hash_corners_of(HashCorners<D>& to, const float* x, int count, HashLevel level) {
+  u32* const index = to.index[0];
+  float* const weight = to.weight[0];
+  LANES(i, count) {
+    u32 at[1 << D];
+    float part[1 << D];
+    at[0] = 0, part[0] = 1;
+    u32 step = 1;
+    UNROLL for (int d = 0; d < D; ++d) {
+      const float p = larger(smaller(x[D * i + d], 1.f), 0.f) * level.scale + 0.5f;
+      const int node = (int)p;
+      const float f = p - node, upper = SMOOTH ? f * f * (3 - 2 * f) : f;
+      if (HASHED) step = hash_prime(d);
+      const u32 low = (u32)node * step, high = low + step;
+      UNROLL for (int c = (1 << d) - 1; c >= 0; --c) {
+        at[c | 1 << d] = HASHED ? at[c] ^ high : at[c] + high;
+        at[c] = HASHED ? at[c] ^ low : at[c] + low;
+        part[c | 1 << d] = part[c] * upper, part[c] *= 1 - upper;
+      }
+      step *= level.side;
+    }
+    UNROLL for (int c = 0; c < 1 << D; ++c) {
+      const u32 past = at[c] - level.size;
+      index[c * HASH_POINTS + i] = HASHED ? at[c] & (level.size - 1) : at[c] < level.size ? at[c] : past;
+      weight[c * HASH_POINTS + i] = part[c];
+    }
+  }
+}
+
+// With a tangent, weights are their derivative along it.
+template <int D>
+FN void hash_corners(HashCorners<D>& to, const float* x, const float* tangent, int count,
+                     HashLevel level, int smooth) {
+  if (!tangent) {
+    if (level.hashed)
+      smooth ? hash_corners_of<D, true, true>(to, x, count, level)
+             : hash_corners_of<D, true, false>(to, x, count, level);
+    else
+      smooth ? hash_corners_of<D, false, true>(to, x, count, level)
+             : hash_corners_of<D, false, false>(to, x, count, level);
+    return;
+  }
+  LANES(i, count) {
+    const HashCell<D> cell = hash_cell<D>(x + D * i, level, smooth);
+    UNROLL for (int c = 0; c < 1 << D; ++c) {
+      to.index[c][i] = hash_index(cell, c, level);
+      to.weight[c][i] = hash_weight_along(cell, c, tangent + D * i);
+    }
+  }
+}
+
+// x [n, D], table [entries, F], tangent [n, D] or null -> out [n, n_levels * F]. Row y does the levels
+// from y * per_row: one after the other over all points where the table is larger than the caches, all
+// of them tile by tile where it is not.
 template <int D, int F>
 struct HashEncode {
   const float* x;
@@ -98,31 +159,28 @@ struct HashEncode {
   int n;
   int n_levels;
   int smooth;
+  int per_row;
 
   FN void operator()(int tile, int row) const {
-    if (tangent) encode<true>(tile, row);
-    else encode<false>(tile, row);
-  }
-
-  template <bool ALONG>
-  FN void encode(int tile, int row) const {
+    TILE HashCorners<D> corners;
     const int first = tile * HASH_POINTS, left = n - first;
     const int count = left < HASH_POINTS ? left : HASH_POINTS;
-    const HashLevel level = hash_level(scales, shapes, row);
-    const float* features = table + (size_t)F * level.offset;
-    const float* here = x + (size_t)D * first;
-    const float* along = tangent + (size_t)D * first;
-    float* o = out + ((size_t)first * n_levels + row) * F;
+    const int begin = row * per_row, end = begin + per_row < n_levels ? begin + per_row : n_levels;
     const int width = n_levels * F;
-    LANES(i, count) {
-      const HashCell<D> cell = hash_cell<D>(here + D * i, level, smooth);
-      float sum[F] = {};
-      UNROLL for (int corner = 0; corner < 1 << D; ++corner) {
-        const float* f = features + (size_t)F * hash_index(cell, corner, level);
-        const float w = ALONG ? hash_weight_along(cell, corner, along + D * i) : hash_weight(cell, corner);
-        UNROLL for (int j = 0; j < F; ++j) sum[j] += w * f[j];
+    for (int number = begin; number < end; ++number) {
+      const HashLevel level = hash_level(scales, shapes, number);
+      hash_corners<D>(corners, x + (size_t)D * first, tangent ? tangent + (size_t)D * first : 0, count,
+                      level, smooth);
+      SYNC();
+      const float* features = table + (size_t)F * level.offset;
+      float* o = out + (size_t)first * width + number * F;
+      LANES_IN_ORDER(i, count) {
+        Row<F> sum = Row<F>::zero();
+        UNROLL for (int c = 0; c < 1 << D; ++c)
+          sum.add(corners.weight[c][i], features + (size_t)F * corners.index[c][i]);
+        sum.store(o + (size_t)width * i);
       }
-      UNROLL for (int j = 0; j < F; ++j) o[width * i + j] = sum[j];
+      SYNC();
     }
   }
 };
@@ -169,7 +227,8 @@ struct AdamStep {
   }
 };
 
-// grad_out [n, n_levels * F], tangent [n, D] or null -> adds to grad_table [entries, F].
+// grad_out [n, n_levels * F], tangent [n, D] or null -> adds to grad_table [entries, F]. kept [n] or
+// null: points where it is 0 are left out, their gradients never read.
 // Row y is part y % parts of level n_levels - 1 - y / parts: whoever owns the row adds only to this
 // part of the level, so on a CPU no sum depends on how many parts or threads there are. A tile past
 // the points, where the launcher asks for one, takes the step of Adam in that part while it is still
@@ -179,6 +238,7 @@ struct HashScatter {
   const float* x;
   const float* grad_out;
   const float* tangent;
+  const u8* kept;
   float* grad_table;
   float* table;
   float* first_moment;
@@ -207,10 +267,8 @@ struct HashScatter {
     if (begin >= end) return;
     if (tile * HASH_POINTS >= n)
       adam().walk((size_t)F * (level.offset + begin), F * (int)(end - begin));
-    else if (tangent)
-      scatter<true>(tile, number, level, begin, end);
     else
-      scatter<false>(tile, number, level, begin, end);
+      scatter(tile, number, level, begin, end);
   }
 
   FN AdamStep adam() const {
@@ -218,33 +276,26 @@ struct HashScatter {
             log_beta2, correction1, correction2};
   }
 
-  template <bool ALONG>
   FN void scatter(int tile, int number, HashLevel level, u32 begin, u32 end) const {
-    TILE u32 index[HASH_POINTS][1 << D];
-    TILE float weight[HASH_POINTS][1 << D];
+    TILE HashCorners<D> corners;
     const int first = tile * HASH_POINTS, left = n - first;
     const int count = left < HASH_POINTS ? left : HASH_POINTS;
-    const float* here = x + (size_t)D * first;
-    const float* along = tangent + (size_t)D * first;
-    LANES(i, count) {
-      const HashCell<D> cell = hash_cell<D>(here + D * i, level, smooth);
-      UNROLL for (int corner = 0; corner < 1 << D; ++corner) {
-        const u32 at = hash_index(cell, corner, level);
-        const float w = ALONG ? hash_weight_along(cell, corner, along + D * i) : hash_weight(cell, corner);
-        const bool ours = at - begin < end - begin;
-        index[i][corner] = ours ? at : begin, weight[i][corner] = ours ? w : 0.f;
+    hash_corners<D>(corners, x + (size_t)D * first, tangent ? tangent + (size_t)D * first : 0, count,
+                    level, smooth);
+    SYNC();
+    float* features = grad_table + (size_t)F * level.offset;
+    const int width = n_levels * F;
+    const float* g = grad_out + (size_t)first * width + number * F;
+    const bool whole = parts == 1;
+    LANES_IN_ORDER(i, count) {
+      if (kept && !kept[first + i]) continue;
+      const Row<F> grad = Row<F>::load(g + (size_t)width * i);
+      UNROLL for (int c = 0; c < 1 << D; ++c) {
+        const u32 at = corners.index[c][i];
+        if (whole || at - begin < end - begin) add_row_to(features + (size_t)F * at, corners.weight[c][i], grad);
       }
     }
     SYNC();
-    float* features = grad_table + (size_t)F * level.offset;
-    const float* g = grad_out + ((size_t)first * n_levels + number) * F;
-    const int width = n_levels * F;
-    LANES_IN_ORDER(i, count) {
-      for (int corner = 0; corner < 1 << D; ++corner) {
-        float* f = features + (size_t)F * index[i][corner];
-        UNROLL for (int j = 0; j < F; ++j) add_to(f + j, weight[i][corner] * g[width * i + j]);
-      }
-    }
   }
 };
 

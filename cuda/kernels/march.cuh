@@ -5,11 +5,13 @@
 #include "tile.cuh"
 
 constexpr int MARCH_RAYS = 32;  // in one tile
+constexpr int MARCH_BLOCK = 4;  // cells along a side of a block
 
 struct March {
   const float* origins;
   const float* directions;
   const u8* bits;
+  const u8* blocks;
   const int* ray_offsets;
   int* counts;
   float* distance;
@@ -57,7 +59,8 @@ struct March {
     const float lowest = larger(step, 2.4e-7f * far), highest = larger(lowest, 1.f / resolution);
     float reach = step_at(begin, lowest, highest);  // of the interval, before the cube cuts it
     float end = begin + (jitter ? random_unit(seed, stream, r) * reach : reach);
-    int found = 0;
+    const float first = end, per_step = 1.f / reach;  // where all steps are alike
+    int found = 0, number = 0;
     while (begin < far && found < room) {
       const float stop = smaller(end, far), middle = 0.5f * (begin + stop);
       const float x = o[0] + middle * d[0], y = o[1] + middle * d[1], z = o[2] + middle * d[2];
@@ -84,24 +87,43 @@ struct March {
         }
         found++;
       } else {
-        // Less a margin for rounding: close to the wall every sample looks its own cell up.
+        // Out of the cell, or out of the block around it where that is empty. Less a margin for
+        // rounding: close to the wall every sample looks its own cell up.
+        int width = 1;
+        if (blocks) {
+          const int across = resolution / MARCH_BLOCK;
+          const i64 block = cell[0] / MARCH_BLOCK + across * (cell[1] / MARCH_BLOCK + across *
+                            (cell[2] / MARCH_BLOCK + (i64)across * level));
+          if (!blocks[block]) width = MARCH_BLOCK;
+        }
         const float margin = 1e-6f * (1.f + middle);
         float leave = 3e38f;
         for (int a = 0; a < 3; ++a) {
           if (d[a] == 0.f) continue;
-          const float wall = low + (cell[a] + (d[a] > 0.f ? 1 : 0)) / cells;
+          const int corner = cell[a] / width * width;
+          const float wall = low + (corner + (d[a] > 0.f ? width : 0)) / cells;
           leave = smaller(leave, (absolute(wall - p[a]) - margin) / absolute(d[a]));
         }
-        const float until = middle + leave;
-        // On to the last interval of this cell, unless a step asks for coarser cells before.
-        float next = end, next_reach = step_at(next, lowest, highest);
-        while (0.5f * (next + smaller(next + next_reach, far)) < until &&
-               (next_reach * resolution <= side || level == levels - 1)) {
-          end = next + next_reach;
-          next = end, next_reach = step_at(next, lowest, highest);
+        const float until = smaller(middle + leave, far);
+        if (cone > 0.f) {
+          // On to the last interval of this cell, unless a step asks for coarser cells before.
+          float next = end, next_reach = step_at(next, lowest, highest);
+          while (0.5f * (next + smaller(next + next_reach, far)) < until &&
+                 (next_reach * resolution <= side || level == levels - 1)) {
+            end = next + next_reach;
+            next = end, next_reach = step_at(next, lowest, highest);
+          }
+        } else {
+          // The middle of interval k lies half a step before its end. One fewer, for rounding.
+          const int last = (int)((until - first) * per_step - 0.5f);
+          if (last > number) number = last;
         }
       }
-      begin = end, reach = step_at(begin, lowest, highest), end = begin + reach;
+      if (cone > 0.f) {
+        begin = end, reach = step_at(begin, lowest, highest), end = begin + reach;
+      } else {
+        begin = first + (float)number * reach, number++, end = first + (float)number * reach;
+      }
     }
     if (counts) counts[r] = found;
   }

@@ -112,6 +112,46 @@ FN float exponential(float x) {
 }
 #endif
 
+// F numbers that lie side by side in memory, in one register where the machine has such.
+#if defined(__CUDACC__) || defined(BLOCK_OF_THREADS)
+template <int F>
+struct Row {
+  float at[F];
+  static FN Row zero() { return {}; }
+  static FN Row load(const float* p) {
+    Row row;
+    UNROLL for (int j = 0; j < F; ++j) row.at[j] = p[j];
+    return row;
+  }
+  FN void add(float weight, const float* p) {
+    UNROLL for (int j = 0; j < F; ++j) at[j] += weight * p[j];
+  }
+  FN void store(float* p) const {
+    UNROLL for (int j = 0; j < F; ++j) p[j] = at[j];
+  }
+};
+template <int F>
+FN void add_row_to(float* p, float weight, Row<F> row) {
+  UNROLL for (int j = 0; j < F; ++j) add_to(p + j, weight * row.at[j]);
+}
+#else
+template <int F>
+struct Row {
+  typedef float Numbers __attribute__((vector_size(4 * F)));
+  typedef float Unaligned __attribute__((vector_size(4 * F), aligned(4), may_alias));
+  Numbers at;
+  static FN Row zero() { return {Numbers{}}; }
+  static FN Row load(const float* p) { return {(Numbers) * (const Unaligned*)p}; }
+  FN void add(float weight, const float* p) { at += weight * *(const Unaligned*)p; }
+  FN void store(float* p) const { *(Unaligned*)p = at; }
+};
+template <int F>
+FN void add_row_to(float* p, float weight, Row<F> row) {
+  typedef typename Row<F>::Unaligned Unaligned;
+  *(Unaligned*)p = *(Unaligned*)p + weight * row.at;
+}
+#endif
+
 FN int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
 // Counter-based random numbers: every draw is a function of (seed, stream, index) and nothing else,

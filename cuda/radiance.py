@@ -1,0 +1,337 @@
+"""Rays through a hash-grid radiance field in one pass, and the gradients of a colour loss.
+
+The composition of hash_grid, mlp, composite and visible_samples, fused: samples behind full opacity
+are never computed, and nothing between encoding and gradient goes through memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int32
+from torch import Tensor
+
+from polyfield.cuda.backend import backend_of
+from polyfield.cuda.composite import composite_reference, visible_samples
+from polyfield.cuda.errors import InputError
+from polyfield.cuda.hash_grid import (
+    HashGridLayout,
+    hash_grid_reference,
+    layout_of,
+    level_tensors,
+)
+from polyfield.cuda.kernel import constant, kernel, launch
+from polyfield.cuda.march import Samples
+from polyfield.cuda.mlp import mlp_reference, parameter_count, sum_slices, transposed
+from polyfield.cuda.operator import define
+
+FEATURES = 16  # of the density network; the first is the logarithm of the density
+SLICES = 16  # gradients of weights are summed in so many parts of the rays, whatever threads do
+VIEW_SLICES = 64
+NO_EDGE = 1e9  # a Huber edge that no difference reaches: the squared error
+
+
+@dataclass(frozen=True)
+class RadianceShape:
+    """Sizes of a field: its hash grid, the hidden widths of its two networks, harmonics a direction.
+
+    The density network is encoding -> hidden -> 16, the colour network 16 + harmonics -> hidden ->
+    hidden -> 3. Hidden widths are multiples of 16 up to 128. Raises InputError for others.
+    """
+
+    layout: HashGridLayout
+    density_hidden: int = 64
+    color_hidden: int = 64
+    harmonics: int = 16
+
+    def __post_init__(self) -> None:
+        if self.layout.dimensions != 3:
+            raise InputError("RadianceShape.layout", f"{self.layout.dimensions} dimensions", "3")
+        for name in ("density_hidden", "color_hidden"):
+            if getattr(self, name) not in range(16, 129, 16):
+                raise InputError(f"RadianceShape.{name}", str(getattr(self, name)), "16, 32 .. 128")
+
+    @property
+    def density_widths(self) -> tuple[int, int, int]:
+        """Of the density network, as `mlp` takes them."""
+        return self.layout.width, self.density_hidden, FEATURES
+
+    @property
+    def color_widths(self) -> tuple[int, int, int, int]:
+        """Of the colour network, as `mlp` takes them."""
+        return FEATURES + self.harmonics, self.color_hidden, self.color_hidden, 3
+
+
+class RadianceView(NamedTuple):
+    """What rays see, on the background. Depth is the mean distance, 0 for nothing."""
+
+    color: Float[Tensor, "rays 3"]
+    opacity: Float[Tensor, " rays"]
+    depth: Float[Tensor, " rays"]
+    visible: Int32[Tensor, " rays"]
+    """Samples that light comes from."""
+
+
+class RadianceGradients(NamedTuple):
+    """The mean loss, and its gradients. Rows of `encoded` are set where `kept` is, and only there."""
+
+    loss: Float[Tensor, ""]
+    encoded: Float[Tensor, "samples width"]
+    kept: Bool[Tensor, " samples"]
+    density_weights: Float[Tensor, " p"]
+    color_weights: Float[Tensor, " q"]
+
+
+@torch.no_grad()
+def radiance_view(
+    samples: Samples,
+    harmonics: Float[Tensor, "rays h"],
+    background: Float[Tensor, "rays 3"],
+    table: Float[Tensor, "entries features"],
+    density_weights: Float[Tensor, " p"],
+    color_weights: Float[Tensor, " q"],
+    shape: RadianceShape,
+    stop: float = 1e-4,
+) -> RadianceView:
+    """What the field shows along rays. Samples at transmittance below `stop` are left out.
+
+    samples: positions in the unit cube, lengths in its sides; table and weights in the layouts of
+    `hash_grid` and `mlp`; density = exp(first feature), colour = sigmoid(colour network). Not
+    differentiable. Raises InputError where sizes disagree. Source: Instant-NGP (arXiv:2201.05989).
+    """
+    weights = _check(samples, harmonics, background, table, density_weights, color_weights, shape)
+    if _on_reference(table):
+        args = samples, harmonics, background, table, density_weights, color_weights, shape, stop
+        return radiance_reference(*args)
+    color, opacity, depth, visible, *_ = _rays(
+        *samples[:4], harmonics, background, None, table, weights, _numbers(shape), stop, 0.0, 0.0
+    )
+    return RadianceView(color, opacity, depth, visible)
+
+
+@torch.no_grad()
+def radiance_gradients(
+    samples: Samples,
+    harmonics: Float[Tensor, "rays h"],
+    background: Float[Tensor, "rays 3"],
+    target: Float[Tensor, "rays 3"],
+    table: Float[Tensor, "entries features"],
+    density_weights: Float[Tensor, " p"],
+    color_weights: Float[Tensor, " q"],
+    shape: RadianceShape,
+    stop: float = 1e-4,
+    huber_edge: float = NO_EDGE,
+) -> tuple[RadianceView, RadianceGradients]:
+    """What rays see, the mean of their colour loss against `target`, and its gradients.
+
+    The loss of a ray is its squared error, mean over channels; with a huber_edge d it goes on as a
+    straight line beyond d: 2 d (|e| - d) + d^2. Gradients arrive for both networks and for the
+    encoded position of every sample that counts: what `hash_grid` would be handed in a backward
+    pass. The gradient of the density goes by exp(clamp(z, -15, 15)). Other arguments as for
+    radiance_view. On a CPU results repeat bit for bit for any number of threads.
+    """
+    weights = _check(samples, harmonics, background, table, density_weights, color_weights, shape)
+    if target.shape != background.shape:
+        raise InputError("radiance: target", f"shape {tuple(target.shape)}", "[rays, 3]")
+    if _on_reference(table):
+        return radiance_gradients_reference(
+            samples, harmonics, background, target, table, density_weights, color_weights, shape,
+            stop, huber_edge,
+        )  # fmt: skip
+    scale = 1 / max(1, len(target))
+    color, opacity, depth, visible, loss, kept, grad_encoded, grad_weights = _rays(
+        *samples[:4], harmonics, background, target, table, weights, _numbers(shape), stop, scale,
+        huber_edge,
+    )  # fmt: skip
+    parts = grad_weights.split([len(density_weights), len(color_weights)])
+    view = RadianceView(color, opacity, depth, visible)
+    return view, RadianceGradients(loss.mean(), grad_encoded, kept, *parts)
+
+
+def radiance_reference(
+    samples: Samples,
+    harmonics: Tensor,
+    background: Tensor,
+    table: Tensor,
+    density_weights: Tensor,
+    color_weights: Tensor,
+    shape: RadianceShape,
+    stop: float = 1e-4,
+    encoded: Tensor | None = None,
+) -> RadianceView:
+    """The specification in plain torch, differentiable; encoded: in place of the table's features."""
+    if encoded is None:
+        encoded = hash_grid_reference(samples.position, table, shape.layout)
+    features = mlp_reference(encoded, density_weights, shape.density_widths, "relu")
+    density = _exponential(features[:, 0])
+    kept = visible_samples(density, samples.length, samples.ray_offsets, stop)
+    chosen = torch.nonzero(kept)[:, 0]
+    ray = samples.ray[chosen].long()
+    visible = torch.bincount(ray, minlength=len(background)).int()
+    offsets = torch.cat([visible.new_zeros(1), visible.cumsum(0).int()])
+    both = torch.cat([features[chosen], harmonics[ray]], 1)
+    color = mlp_reference(both, color_weights, shape.color_widths, "relu", "sigmoid")
+    values = torch.cat([color, samples.distance[chosen, None]], 1)
+    out = composite_reference(density[chosen], samples.length[chosen], values, offsets)
+    seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
+    return RadianceView(seen, out.opacity, out.values[:, 3] / out.opacity.clamp_min(1e-6), visible)
+
+
+def radiance_gradients_reference(
+    samples: Samples,
+    harmonics: Tensor,
+    background: Tensor,
+    target: Tensor,
+    table: Tensor,
+    density_weights: Tensor,
+    color_weights: Tensor,
+    shape: RadianceShape,
+    stop: float = 1e-4,
+    huber_edge: float = NO_EDGE,
+) -> tuple[RadianceView, RadianceGradients]:
+    """The specification in plain torch, by autograd."""
+    with torch.enable_grad():
+        encoded = hash_grid_reference(samples.position, table.detach(), shape.layout)
+        leaves = [t.detach().requires_grad_() for t in (encoded, density_weights, color_weights)]
+        view = radiance_reference(
+            samples, harmonics, background, table, leaves[1], leaves[2], shape, stop, leaves[0]
+        )
+        size = (view.color - target).abs()
+        straight = huber_edge * (2 * size - huber_edge)
+        loss = torch.where(size <= huber_edge, size.square(), straight).mean()
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    index = torch.arange(len(samples.ray), device=table.device)
+    kept = index - samples.ray_offsets[samples.ray.long()] < view.visible[samples.ray.long()]
+    detached = RadianceView(*[t.detach() for t in view])
+    return detached, RadianceGradients(loss.detach(), grads[0], kept, *grads[1:])
+
+
+class _Exponential(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logarithm: Tensor) -> Tensor:
+        ctx.save_for_backward(logarithm)
+        return torch.exp(logarithm)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad * torch.exp(ctx.saved_tensors[0].clamp(-15, 15))
+
+
+_exponential = _Exponential.apply
+
+
+def _on_reference(table: Tensor) -> bool:
+    return backend_of(table.device) == "reference" or table.dtype != torch.float32
+
+
+def _check(
+    samples: Samples,
+    harmonics: Tensor,
+    background: Tensor,
+    table: Tensor,
+    density_weights: Tensor,
+    color_weights: Tensor,
+    shape: RadianceShape,
+) -> Tensor:
+    rays = len(samples.ray_offsets) - 1
+    layout = shape.layout
+    wanted = {
+        "harmonics": (harmonics, (rays, shape.harmonics)),
+        "background": (background, (rays, 3)),
+        "table": (table, (layout.entries, layout.features)),
+        "density_weights": (density_weights, (parameter_count(shape.density_widths),)),
+        "color_weights": (color_weights, (parameter_count(shape.color_widths),)),
+    }
+    for name, (tensor, expected) in wanted.items():
+        if tuple(tensor.shape) != expected:
+            raise InputError(f"radiance: {name}", f"shape {tuple(tensor.shape)}", str(expected))
+    return torch.cat([density_weights.detach(), color_weights.detach()])
+
+
+def _numbers(shape: RadianceShape) -> list[int]:
+    layout = [int(value) for value in astuple(shape.layout)]
+    return [*layout, shape.density_hidden, shape.color_hidden, shape.harmonics]
+
+
+def _shape(numbers: list[int]) -> RadianceShape:
+    return RadianceShape(layout_of(*numbers[:7]), *numbers[7:])
+
+
+def _room(shape: RadianceShape, rows: int) -> int:
+    """Floats that a tile's samples take, as RadianceRoom divides them."""
+    widths = shape.layout.width, shape.density_hidden, shape.color_hidden
+    a_row = widths[0] + widths[1] + FEATURES + shape.harmonics + 2 * widths[2] + 6
+    return rows * a_row + constant("radiance", "RADIANCE_BATCH") * (FEATURES + 4 * max(widths))
+
+
+def _run(
+    offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
+    background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
+    stop: float, scale: float, edge: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    shape, train = _shape(numbers), target is not None
+    out = _empty(
+        offsets, distance, length, position, harmonics, background, target, table, weights, numbers,
+        stop, scale, edge,
+    )  # fmt: skip
+    color, opacity, depth, visible, loss, kept, grad_encoded, _ = out
+    visible.zero_()
+    kept.zero_()
+    rays, tile = len(background), constant("radiance", "RADIANCE_RAYS")
+    slices = SLICES if train else VIEW_SLICES
+    tiles = -(-rays // (tile * slices))
+    # A slice's tiles share one room where one thread runs them in order.
+    rooms = 1 if backend_of(table.device) in ("cpu", "reversed") else tiles
+    rows = constant("radiance", "RADIANCE_BATCH")
+    if train and rays:
+        ends = torch.cat([offsets[::tile], offsets[-1:]])
+        rows = max(rows, int(ends.diff().max()))
+    room = table.new_empty(slices * rooms * _room(shape, rows))
+    index = offsets.new_empty(slices * rooms * rows * 3)
+    slices_of_grad = weights.new_zeros(slices, len(weights)) if train else None
+    matrices = [*pairwise(shape.density_widths), *pairwise(shape.color_widths)]
+    launch(
+        kernel("radiance", f"RadianceRays<{shape.layout.features}>"), (tiles, slices),
+        *[t.contiguous() for t in (position, distance, length, offsets, harmonics, background)],
+        target.contiguous() if target is not None else None, table.contiguous(),
+        *level_tensors(shape.layout, table.device), weights, transposed(weights, matrices),
+        color, opacity, depth, loss if train else None, visible, kept if train else None,
+        grad_encoded if train else None, slices_of_grad, room, index, rays, shape.layout.levels,
+        int(shape.layout.smoothstep), shape.density_hidden, shape.color_hidden, shape.harmonics,
+        tiles, rooms, rows, -math.log(stop), scale, edge, rows="owned",
+    )  # fmt: skip
+    grad_weights = weights.new_empty(0) if slices_of_grad is None else sum_slices(slices_of_grad)
+    return *out[:-1], grad_weights
+
+
+def _empty(
+    offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
+    background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
+    stop: float, scale: float, edge: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    rays = background.shape[0]
+    samples = 0 if target is None else position.shape[0]
+    return (
+        background.new_empty(rays, 3),
+        background.new_empty(rays),
+        background.new_empty(rays),
+        offsets.new_empty(rays),
+        background.new_empty(0 if target is None else rays),
+        offsets.new_empty(samples, dtype=torch.bool),
+        position.new_empty(samples, numbers[1] * numbers[2]),
+        weights.new_empty(0 if target is None else weights.shape[0]),
+    )
+
+
+_rays = define(
+    "radiance_rays(Tensor ray_offsets, Tensor distance, Tensor length, Tensor position,"
+    " Tensor harmonics, Tensor background, Tensor? target, Tensor table, Tensor weights,"
+    " int[] numbers, float stop, float scale, float edge)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _empty,
+)

@@ -1,0 +1,92 @@
+"""Rays through a radiance field in one pass of one kernel, where the field is made for it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polyfield.cuda.march import Samples
+from polyfield.cuda.radiance import (
+    NO_EDGE,
+    RadianceShape,
+    RadianceView,
+    radiance_gradients,
+    radiance_view,
+)
+from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.radiance import Radiance
+
+
+def fused_shape(field: object) -> RadianceShape | None:
+    """The sizes of a radiance field on a hash grid; None for any other field."""
+    if not isinstance(field, Radiance) or not isinstance(field.encoding, HashGrid):
+        return None
+    harmonics = (field.harmonics_degree + 1) ** 2
+    hidden = field.density_widths[1], field.color_widths[1]
+    return RadianceShape(field.encoding.layout, *hidden, harmonics)
+
+
+def view_rays(
+    field: Radiance,
+    shape: RadianceShape,
+    samples: Samples,
+    directions: Float[Tensor, "rays 3"],
+    background: Float[Tensor, "rays 3"],
+    stop: float,
+) -> RadianceView:
+    """What the field shows along rays, see `radiance_view`. Not differentiable."""
+    return radiance_view(
+        samples,
+        field.encode_directions(directions),
+        background,
+        field.encoding.table.detach(),  # type: ignore[union-attr, attr-defined]  # by its shape
+        field.density_weights.detach(),
+        field.color_weights.detach(),
+        shape,
+        stop,
+    )
+
+
+def learn_rays(
+    field: Radiance,
+    shape: RadianceShape,
+    samples: Samples,
+    directions: Float[Tensor, "rays 3"],
+    background: Float[Tensor, "rays 3"],
+    target: Float[Tensor, "rays 3"],
+    stop: float,
+    huber_edge: float = NO_EDGE,
+) -> tuple[RadianceView, Float[Tensor, ""]]:
+    """What the field shows, and the mean colour loss; its gradients are left as backward does.
+
+    Those of the networks are added to `.grad`, that of the table goes to the grid's `deferred`, or
+    where that is None to `.grad` as well.
+    """
+    grid: HashGrid = field.encoding  # type: ignore[assignment]  # by its shape
+    view, gradients = radiance_gradients(
+        samples,
+        field.encode_directions(directions).detach(),
+        background,
+        target,
+        grid.table.detach(),
+        field.density_weights.detach(),
+        field.color_weights.detach(),
+        shape,
+        stop,
+        huber_edge,
+    )
+    _add(field.density_weights, gradients.density_weights)
+    _add(field.color_weights, gradients.color_weights)
+    kept = gradients.kept
+    if grid.deferred is not None:
+        grid.deferred.append((samples.position, gradients.encoded, kept))
+    elif kept.any():
+        with torch.enable_grad():
+            deferred = grid(samples.position[kept])
+        deferred.backward(gradients.encoded[kept])
+    return view, gradients.loss
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
