@@ -20,6 +20,9 @@ from polyfield.render.volume import learn_rays
 
 FIRST_RAYS = 128  # every cell is occupied at first, and a ray has hundreds of samples
 MOST_RAYS = 1 << 14
+RAYS_PER_PIXEL = 1
+PIXEL_JITTER = True
+STRATA = {2: torch.tensor([[0.0, 0.0], [0.5, 0.5]]), 4: torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.25, 0.75], [0.75, 0.25]])}
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
@@ -64,6 +67,7 @@ class RadianceTask:
             self.trained.sampling,
             seed=settings.seed,
             stream=step,
+            rays_per_pixel=RAYS_PER_PIXEL,
         )
         finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
         if finite:
@@ -87,16 +91,26 @@ class RadianceTask:
         if not self.images.all_fit:
             drawable = self.images.frames_resident(step // WINDOW_STEPS, self.frames)
             self.images.load(drawable)
-        frames = drawable[torch.randint(len(drawable), (self.rays,), generator=random)]
-        place = torch.rand(self.rays, 2, generator=random)
-        background = torch.rand(self.rays, 3, generator=random)
+        pixels_drawn = self.rays // RAYS_PER_PIXEL
+        frames = drawable[torch.randint(len(drawable), (pixels_drawn,), generator=random)]
+        place = torch.rand(pixels_drawn, 2, generator=random)
+        background = torch.rand(pixels_drawn, 3, generator=random)
         if self.backdrop is not None:
-            background = self.backdrop.expand(self.rays, 3)
+            background = self.backdrop.expand(pixels_drawn, 3)
         # A uniform place in the image is a uniform pixel and a uniform point of it at once.
         size = torch.stack([self.width[frames], self.height[frames]], 1)
         point = torch.minimum(place * size, size - 1e-3)
         column, row = point.long().unbind(1)
         pixels = self.images.gather(frames, row, column)
+        if RAYS_PER_PIXEL > 1:
+            frames, background, pixels, point = (
+                t.repeat_interleave(RAYS_PER_PIXEL, 0) for t in (frames, background, pixels, point)
+            )
+            inside = torch.rand(pixels_drawn, 1, 2, generator=random) + STRATA[RAYS_PER_PIXEL]
+            point = point.floor() + inside.remainder(1).view(-1, 2)
+            point = torch.minimum(point, (size - 1e-3).repeat_interleave(RAYS_PER_PIXEL, 0))
+        elif not PIXEL_JITTER:
+            point = point.floor() + 0.5
         frames, point = frames.to(self.device), point.to(self.device)
         origins, directions = self.cameras.rays(frames, point)
         return origins, directions, pixels.to(self.device) / 255, background.to(self.device)

@@ -208,12 +208,13 @@ def _run(
     scalars = (*sizes, seed & 0xFFFFFFFF, stream & 0xFFFFFFFF, int(jitter))
     offsets = torch.zeros(count + 1, dtype=torch.int32, device=origins.device)
     counts = offsets.new_empty(count)
-    launch(body, tiles, *inputs, None, counts, None, None, None, None, *scalars)
+    notes = origins.new_empty(count, constant("march", "MARCH_NOTES"), 2)
+    launch(body, tiles, *inputs, None, counts, notes, None, None, None, None, *scalars)
     torch.cumsum(counts, 0, dtype=torch.int32, out=offsets[1:])
     n = int(offsets[-1])
     distance, length = origins.new_empty(n), origins.new_empty(n)
     position, ray = origins.new_empty(n, 3), offsets.new_empty(n)
-    launch(body, tiles, *inputs, offsets, None, distance, length, position, ray, *scalars)
+    launch(body, tiles, *inputs, offsets, None, notes, distance, length, position, ray, *scalars)
     return offsets, distance, length, position, ray
 
 

@@ -108,7 +108,7 @@ def radiance_view(
         args = samples, harmonics, background, table, density_weights, color_weights, shape, stop
         return radiance_reference(*args)
     color, opacity, depth, visible, *_ = _rays(
-        *samples[:4], harmonics, background, None, table, weights, _numbers(shape), stop, 0.0, 0.0
+        *samples[:4], harmonics, background, None, table, weights, _numbers(shape), stop, 0.0, 0.0, 1
     )
     return RadianceView(color, opacity, depth, visible)
 
@@ -125,6 +125,7 @@ def radiance_gradients(
     shape: RadianceShape,
     stop: float = 1e-4,
     huber_edge: float = NO_EDGE,
+    rays_per_pixel: int = 1,
 ) -> tuple[RadianceView, RadianceGradients]:
     """What rays see, the mean of their colour loss against `target`, and its gradients.
 
@@ -132,20 +133,24 @@ def radiance_gradients(
     straight line beyond d: 2 d (|e| - d) + d^2. Gradients arrive for both networks and for the
     encoded position of every sample that counts: what `hash_grid` would be handed in a backward
     pass. The gradient of the density goes by exp(clamp(z, -15, 15)). Other arguments as for
-    radiance_view. On a CPU results repeat bit for bit for any number of threads.
+    radiance_view. rays_per_pixel (1, 2, 4, 8 or 16): so many rays one after the other share a pixel,
+    and their mean colour is compared with the target, which they repeat. On a CPU results repeat bit for bit for any number of threads.
     """
     weights = _check(samples, harmonics, background, table, density_weights, color_weights, shape)
     if target.shape != background.shape:
         raise InputError("radiance: target", f"shape {tuple(target.shape)}", "[rays, 3]")
+    if rays_per_pixel not in (1, 2, 4, 8, 16) or len(target) % rays_per_pixel:
+        got = f"{rays_per_pixel} for {len(target)} rays"
+        raise InputError("radiance: rays_per_pixel", got, "1, 2, 4, 8 or 16, in whole pixels")
     if _on_reference(table):
         return radiance_gradients_reference(
             samples, harmonics, background, target, table, density_weights, color_weights, shape,
-            stop, huber_edge,
+            stop, huber_edge, rays_per_pixel,
         )  # fmt: skip
     scale = 1 / max(1, len(target))
     color, opacity, depth, visible, loss, kept, grad_encoded, grad_weights = _rays(
         *samples[:4], harmonics, background, target, table, weights, _numbers(shape), stop, scale,
-        huber_edge,
+        huber_edge, rays_per_pixel,
     )  # fmt: skip
     parts = grad_weights.split([len(density_weights), len(color_weights)])
     view = RadianceView(color, opacity, depth, visible)
@@ -192,6 +197,7 @@ def radiance_gradients_reference(
     shape: RadianceShape,
     stop: float = 1e-4,
     huber_edge: float = NO_EDGE,
+    rays_per_pixel: int = 1,
 ) -> tuple[RadianceView, RadianceGradients]:
     """The specification in plain torch, by autograd."""
     with torch.enable_grad():
@@ -200,7 +206,8 @@ def radiance_gradients_reference(
         view = radiance_reference(
             samples, harmonics, background, table, leaves[1], leaves[2], shape, stop, leaves[0]
         )
-        size = (view.color - target).abs()
+        pixels = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (view.color, target)]
+        size = (pixels[0] - pixels[1]).abs()
         straight = huber_edge * (2 * size - huber_edge)
         loss = torch.where(size <= huber_edge, size.square(), straight).mean()
         grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
@@ -271,12 +278,12 @@ def _room(shape: RadianceShape, rows: int) -> int:
 def _run(
     offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
     background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
-    stop: float, scale: float, edge: float,
+    stop: float, scale: float, edge: float, per_pixel: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape, train = _shape(numbers), target is not None
     out = _empty(
         offsets, distance, length, position, harmonics, background, target, table, weights, numbers,
-        stop, scale, edge,
+        stop, scale, edge, per_pixel,
     )  # fmt: skip
     color, opacity, depth, visible, loss, kept, grad_encoded, _ = out
     visible.zero_()
@@ -302,7 +309,7 @@ def _run(
         color, opacity, depth, loss if train else None, visible, kept if train else None,
         grad_encoded if train else None, slices_of_grad, room, index, rays, shape.layout.levels,
         int(shape.layout.smoothstep), shape.density_hidden, shape.color_hidden, shape.harmonics,
-        tiles, rooms, rows, -math.log(stop), scale, edge, rows="owned",
+        tiles, rooms, rows, per_pixel, -math.log(stop), scale, edge, rows="owned",
     )  # fmt: skip
     grad_weights = weights.new_empty(0) if slices_of_grad is None else sum_slices(slices_of_grad)
     return *out[:-1], grad_weights
@@ -311,7 +318,7 @@ def _run(
 def _empty(
     offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
     background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
-    stop: float, scale: float, edge: float,
+    stop: float, scale: float, edge: float, per_pixel: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     rays = background.shape[0]
     samples = 0 if target is None else position.shape[0]
@@ -330,7 +337,7 @@ def _empty(
 _rays = define(
     "radiance_rays(Tensor ray_offsets, Tensor distance, Tensor length, Tensor position,"
     " Tensor harmonics, Tensor background, Tensor? target, Tensor table, Tensor weights,"
-    " int[] numbers, float stop, float scale, float edge)"
+    " int[] numbers, float stop, float scale, float edge, int per_pixel)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run,
     _empty,

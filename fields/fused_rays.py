@@ -57,6 +57,7 @@ def learn_rays(
     target: Float[Tensor, "rays 3"],
     stop: float,
     huber_edge: float = NO_EDGE,
+    rays_per_pixel: int = 1,
 ) -> tuple[RadianceView, Float[Tensor, ""]]:
     """What the field shows, and the mean colour loss; its gradients are left as backward does.
 
@@ -75,6 +76,7 @@ def learn_rays(
         shape,
         stop,
         huber_edge,
+        rays_per_pixel,
     )
     _add(field.density_weights, gradients.density_weights)
     _add(field.color_weights, gradients.color_weights)

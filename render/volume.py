@@ -137,10 +137,12 @@ def learn_rays(
     *,
     seed: int = 0,
     stream: int = 0,
+    rays_per_pixel: int = 1,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows along jittered rays, and the mean squared error against `target`.
 
-    Gradients of the loss are left with the field's parameters, as its backward pass would. A field
+    rays_per_pixel: so many rays, one after the other, share a pixel: their mean is compared, and
+    targets repeat. Gradients of the loss are left with the field's parameters, as its backward pass would. A field
     that has a kernel of its own for it takes that.
     """
     shape = fused_rays.fused_shape(field)
@@ -149,14 +151,16 @@ def learn_rays(
             field, grid, origins, directions, background, sampling,
             seed=seed, stream=stream, jitter=True,
         )  # fmt: skip
-        loss = (seen.color - target).square().mean()
+        means = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (seen.color, target)]
+        loss = (means[0] - means[1]).square().mean()
         if seen.samples_shaded:
             loss.backward()
         return seen, loss.detach()
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
     view, loss = fused_rays.learn_rays(
-        field, shape, samples, directions, background, target, STOP  # type: ignore[arg-type]
-    )
+        field, shape, samples, directions, background, target, STOP,  # type: ignore[arg-type]
+        rays_per_pixel=rays_per_pixel,
+    )  # fmt: skip
     return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss
 
 

@@ -145,6 +145,14 @@ FN void hash_corners(HashCorners<D>& to, const float* x, const float* tangent, i
   }
 }
 
+// Asks for the entries of a tile's corners. The upper node of the first axis lies beside the lower one.
+template <int D, int F>
+FN void hash_fetch_early(const HashCorners<D>& corners, const float* features, int count) {
+  LANES_IN_ORDER(i, count) {
+    UNROLL for (int c = 0; c < 1 << D; c += 2) fetch_early(features + (size_t)F * corners.index[c][i]);
+  }
+}
+
 // x [n, D], table [entries, F], tangent [n, D] or null -> out [n, n_levels * F]. Row y does the levels
 // from y * per_row: one after the other over all points where the table is larger than the caches, all
 // of them tile by tile where it is not.

@@ -6,6 +6,8 @@
 
 constexpr int MARCH_RAYS = 32;  // in one tile
 constexpr int MARCH_BLOCK = 4;  // cells along a side of a block
+constexpr int MARCH_NOTES = 64;  // samples of a ray that counting writes down, so that few rays are
+                                 // walked twice
 
 struct March {
   const float* origins;
@@ -14,6 +16,7 @@ struct March {
   const u8* blocks;
   const int* ray_offsets;
   int* counts;
+  float* notes;
   float* distance;
   float* length;
   float* position;
@@ -32,7 +35,27 @@ struct March {
   FN void operator()(int tile, int) const {
     const int first = tile * MARCH_RAYS;
     const int count = rays - first < MARCH_RAYS ? rays - first : MARCH_RAYS;
-    LANES(i, count) walk(first + i);
+    LANES(i, count) {
+      if (distance && ray_offsets[first + i + 1] - ray_offsets[first + i] <= MARCH_NOTES)
+        copy(first + i);
+      else
+        walk(first + i);
+    }
+  }
+
+  FN void write(size_t s, int r, float begin, float stop) const {
+    const float* o = origins + 3 * (size_t)r;
+    const float* d = directions + 3 * (size_t)r;
+    const float middle = 0.5f * (begin + stop);
+    distance[s] = middle, length[s] = stop - begin, ray[s] = r;
+    for (int a = 0; a < 3; ++a) position[3 * s + a] = o[a] + middle * d[a];
+  }
+
+  // The samples as they were found when they were counted.
+  FN void copy(int r) const {
+    const float* note = notes + 2 * (size_t)MARCH_NOTES * r;
+    const int begin = ray_offsets[r], count = ray_offsets[r + 1] - begin;
+    for (int i = 0; i < count; ++i) write(begin + i, r, note[2 * i], note[2 * i + 1]);
   }
 
   FN float step_at(float t, float lowest, float highest) const {
@@ -60,18 +83,21 @@ struct March {
     float reach = step_at(begin, lowest, highest);  // of the interval, before the cube cuts it
     float end = begin + (jitter ? random_unit(seed, stream, r) * reach : reach);
     const float first = end, per_step = 1.f / reach;  // where all steps are alike
+    float finest = 1.f, slowness[3];
+    for (int k = 1; k < levels; ++k) finest *= 0.5f;
+    for (int a = 0; a < 3; ++a) slowness[a] = d[a] == 0.f ? 0.f : 1.f / absolute(d[a]);
     int found = 0, number = 0;
     while (begin < far && found < room) {
       const float stop = smaller(end, far), middle = 0.5f * (begin + stop);
       const float x = o[0] + middle * d[0], y = o[1] + middle * d[1], z = o[2] + middle * d[2];
       const float p[3] = {x, y, z};
       int level = 0;
-      float side = 1.f;
-      for (int k = 1; k < levels; ++k) side *= 0.5f;
+      float side = finest, cells = resolution / finest;  // powers of two times the resolution: exact
       const float off = 2.f * larger(absolute(x - 0.5f), larger(absolute(y - 0.5f),
                                                                 absolute(z - 0.5f)));
-      while (level < levels - 1 && (off > side || reach * resolution > side)) level++, side *= 2.f;
-      const float low = 0.5f - 0.5f * side, cells = resolution / side;
+      while (level < levels - 1 && (off > side || reach * resolution > side))
+        level++, side *= 2.f, cells *= 0.5f;
+      const float low = 0.5f - 0.5f * side;
       int cell[3];
       for (int a = 0; a < 3; ++a) {
         const int c = (int)round_down((p[a] - low) * cells);
@@ -81,9 +107,10 @@ struct March {
                                                                         (i64)resolution * level));
       if (bits[index >> 3] >> (index & 7) & 1) {
         if (distance) {
-          const size_t s = out + found;
-          distance[s] = middle, length[s] = stop - begin, ray[s] = r;
-          position[3 * s] = x, position[3 * s + 1] = y, position[3 * s + 2] = z;
+          write(out + found, r, begin, stop);
+        } else if (found < MARCH_NOTES) {
+          float* note = notes + 2 * ((size_t)MARCH_NOTES * r + found);
+          note[0] = begin, note[1] = stop;
         }
         found++;
       } else {
@@ -96,13 +123,13 @@ struct March {
                             (cell[2] / MARCH_BLOCK + (i64)across * level));
           if (!blocks[block]) width = MARCH_BLOCK;
         }
-        const float margin = 1e-6f * (1.f + middle);
+        const float margin = 2e-6f * (1.f + middle), size = side / resolution;
         float leave = 3e38f;
         for (int a = 0; a < 3; ++a) {
           if (d[a] == 0.f) continue;
           const int corner = cell[a] / width * width;
-          const float wall = low + (corner + (d[a] > 0.f ? width : 0)) / cells;
-          leave = smaller(leave, (absolute(wall - p[a]) - margin) / absolute(d[a]));
+          const float wall = low + (corner + (d[a] > 0.f ? width : 0)) * size;
+          leave = smaller(leave, (absolute(wall - p[a]) - margin) * slowness[a]);
         }
         const float until = smaller(middle + leave, far);
         if (cone > 0.f) {
@@ -114,8 +141,8 @@ struct March {
             next = end, next_reach = step_at(next, lowest, highest);
           }
         } else {
-          // The middle of interval k lies half a step before its end. One fewer, for rounding.
-          const int last = (int)((until - first) * per_step - 0.5f);
+          // On to the first interval whose middle, half a step before its end, lies outside.
+          const int last = (int)((until - first) * per_step + 0.5f);
           if (last > number) number = last;
         }
       }

@@ -63,6 +63,7 @@ struct RadianceRays {
   int tiles;
   int rooms;
   int room_rows;
+  int per_pixel;
   float limit;
   float scale;
   float edge;
@@ -118,10 +119,13 @@ struct RadianceRays {
     int looked_at = 0, rows = 0;
     while (wave(r, first, count, cursor, last, head, tail, passed, light, looked_at, rows)) {
     }
+    TILE float pull[RADIANCE_RAYS][4];  // gradient of the colour, and its product with the colour
     LANES(k, count) finish(first + k, passed[k], light[k]);
     if (!grad_weights) return;
     SYNC();
-    LANES(k, count) pull_ray(r, first + k, head[k], light[k]);
+    LANES(k, count) pull_color(first, k, light, pull[k]);
+    SYNC();
+    LANES(k, count) pull_ray(r, head[k], pull[k]);
     SYNC();
     for (int begin = 0; begin < rows; begin += RADIANCE_BATCH)
       pull_rows(r, begin, rows - begin < RADIANCE_BATCH ? rows - begin : RADIANCE_BATCH, slice);
@@ -221,16 +225,18 @@ struct RadianceRays {
   }
 
   FN void encode(float* to, const int* sample, int n) const {
-    TILE HashCorners<3> corners;
+    TILE HashCorners<3> both[2];  // one level is asked for while the one before is read
     TILE float x[3 * RADIANCE_BATCH];
     LANES(i, n) {
       for (int a = 0; a < 3; ++a) x[3 * i + a] = position[3 * (size_t)sample[i] + a];
     }
     SYNC();
+    locate(both[0], x, n, 0);
     for (int number = 0; number < n_levels; ++number) {
-      const HashLevel level = hash_level(scales, shapes, number);
-      hash_corners<3>(corners, x, 0, n, level, smooth);
       SYNC();
+      if (number + 1 < n_levels) locate(both[(number + 1) & 1], x, n, number + 1);
+      const HashLevel level = hash_level(scales, shapes, number);
+      const HashCorners<3>& corners = both[number & 1];
       const float* features = table + (size_t)F * level.offset;
       float* o = to + number * F;
       LANES_IN_ORDER(i, n) {
@@ -239,8 +245,14 @@ struct RadianceRays {
           sum.add(corners.weight[c][i], features + (size_t)F * corners.index[c][i]);
         sum.store(o + (size_t)i * encoded_width());
       }
-      SYNC();
     }
+    SYNC();
+  }
+
+  FN void locate(HashCorners<3>& corners, const float* x, int n, int number) const {
+    const HashLevel level = hash_level(scales, shapes, number);
+    hash_corners<3>(corners, x, 0, n, level, smooth);
+    hash_fetch_early<3, F>(corners, table + (size_t)F * level.offset, n);
   }
 
   // to [n, out] = from [n, in] . matrix [in, out]
@@ -278,38 +290,45 @@ struct RadianceRays {
     SYNC();
   }
 
-  // What a ray shows. In training, light becomes the gradient of its colour, and the product of the
-  // two: what all samples and the background add to it.
+  // What a ray shows; light becomes its colour.
   FN void finish(int ray, float passed, float* light) const {
     const float clear = exponential(-passed), solid = one_minus_exponential(passed);
     opacity[ray] = solid;
     depth[ray] = light[3] / larger(solid, 1e-6f);
-    float sum = 0, share = 0;
     for (int a = 0; a < 3; ++a) {
-      const float c = light[a] + clear * background[3 * (size_t)ray + a];
-      color[3 * (size_t)ray + a] = c;
-      if (!target) continue;
+      light[a] += clear * background[3 * (size_t)ray + a];
+      color[3 * (size_t)ray + a] = light[a];
+    }
+  }
+
+  // The loss of the pixel that a ray belongs to, and its gradient to the ray's colour.
+  FN void pull_color(int first, int k, const float (*light)[4], float* pull) const {
+    const int begin = k / per_pixel * per_pixel;
+    float sum = 0;
+    pull[3] = 0;
+    for (int a = 0; a < 3; ++a) {
+      float c = 0;
+      for (int j = begin; j < begin + per_pixel; ++j) c += light[j][a];
       // Square up to the edge, a straight line beyond it.
-      const float d = c - target[3 * (size_t)ray + a], size = absolute(d);
+      const float d = c / per_pixel - target[3 * (size_t)(first + k) + a], size = absolute(d);
       const float inside = smaller(size, edge);
       sum += inside * inside + 2 * edge * (size - inside);
-      const float g = scale * (2.f / 3) * (d < 0 ? -inside : inside);
-      light[a] = g, share += g * c;
+      pull[a] = scale * (2.f / 3) * (d < 0 ? -inside : inside);
+      pull[3] += pull[a] * light[k][a];
     }
-    light[3] = share;
-    if (target) loss[ray] = sum * (1.f / 3);
+    loss[first + k] = sum * (1.f / 3);
   }
 
   // Gradients of the rows of one ray: of their logits, and of the logarithm of their density.
-  FN void pull_ray(const RadianceRoom& r, int ray, int row, const float* light) const {
-    float behind = light[3];
+  FN void pull_ray(const RadianceRoom& r, int row, const float* pull) const {
+    float behind = pull[3];
     for (; row >= 0; row = r.next[row]) {
       float* c = r.color + 3 * (size_t)row;
       const float w = r.weight[row];
-      const float along = light[0] * c[0] + light[1] * c[1] + light[2] * c[2];
+      const float along = pull[0] * c[0] + pull[1] * c[1] + pull[2] * c[2];
       behind -= w * along;
       const float by_thickness = r.through[row] * along - behind;
-      for (int a = 0; a < 3; ++a) c[a] = w * light[a] * c[a] * (1 - c[a]);
+      for (int a = 0; a < 3; ++a) c[a] = w * pull[a] * c[a] * (1 - c[a]);
       const float z = r.input[(size_t)row * input_width()];
       const float density = exponential(z < -15.f ? -15.f : z > 15.f ? 15.f : z);
       r.through[row] = by_thickness * r.length[row] * density;

@@ -32,6 +32,7 @@
   #define LANES(i, n) for (int i = threadIdx.x; i < (n); i += blockDim.x)
   #define LANES_IN_ORDER(i, n) LANES(i, n)
   #define UNROLL _Pragma("unroll")
+FN void fetch_early(const float*) {}
 FN void add_to(float* p, float v) { atomicAdd(p, v); }
 FN void add_to(int* p, int v) { atomicAdd(p, v); }
 FN void or_to(u32* p, u32 v) { atomicOr(p, v); }
@@ -87,6 +88,8 @@ FN void add_to(int* p, int v) { *p += v; }
 FN void or_to(u32* p, u32 v) { *p |= v; }
 FN void max_to(float* p, float v) { *p = *p < v ? v : *p; }
   #endif
+// Asks for memory that is read soon; a GPU hides the wait by its many threads.
+FN void fetch_early(const float* p) { __builtin_prefetch(p); }
 FN float bits_to_float(u32 b) { return __builtin_bit_cast(float, b); }
 FN u32 float_to_bits(float f) { return __builtin_bit_cast(u32, f); }
 FN float square_root(float x) { return __builtin_sqrtf(x); }
