@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from polyfield.fields.similarity import Similarity
 from polyfield.fields.table import build_field
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import OccupancyGrid, full_grid
-from polyfield.render.view import View, render_view
+from polyfield.render.view import View, render_bands, render_view
 from polyfield.render.volume import Sampling
 
 GRID_RESOLUTION = 64
@@ -73,6 +74,28 @@ class Trained:
             behind,  # type: ignore[arg-type]  # three numbers, checked when they were read
             self.sampling,
             samples_per_pixel=samples_per_pixel,
+            memory_bytes=memory_bytes,
+        )
+
+    def bands(
+        self,
+        cameras: Cameras,
+        index: int,
+        *,
+        samples_per_pixel: int = SAMPLES_PER_PIXEL,
+        normals: bool = False,
+        memory_bytes: int = 1 << 28,
+    ) -> Iterator[View]:
+        """`view` from top to bottom, in bands of rows that fit into memory_bytes."""
+        return render_bands(
+            self.field,
+            self.grid,
+            cameras,
+            index,
+            tuple(self.settings.background),  # type: ignore[arg-type]  # three numbers
+            self.sampling,
+            samples_per_pixel=samples_per_pixel,
+            normals=normals,
             memory_bytes=memory_bytes,
         )
 
@@ -152,6 +175,7 @@ def load(path: Path, device: torch.device) -> Trained:
         trained = build(read_settings(saved.metadata["settings"], str(saved.path)), device)
         state = {k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")}
         trained.field.load_state_dict(state)
+        trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
         trained.grid.values.copy_(saved.tensors["grid.values"])
         trained.grid.bits.copy_(saved.tensors["grid.bits"])
     except (KeyError, RuntimeError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
@@ -119,12 +119,3 @@ def render_rays(
     seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
     depth = out.values[:, 3] / out.opacity.clamp_min(1e-6)
     return Rendered(seen, out.opacity, depth, marched, len(samples.distance))
-
-
-def ray_batches(
-    rays: int, memory_bytes: int, samples_a_ray: int = 64
-) -> list[Int[Tensor, " part"]]:
-    """Indices of rays in batches whose samples fit a memory budget."""
-    bytes_a_sample = 4 * (3 + 32 + 16 + 32 + 64 + 8)
-    batch = max(256, min(1 << 14, memory_bytes // (bytes_a_sample * samples_a_ray)))
-    return list(torch.arange(rays).split(int(batch)))
