@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tyro.conf import Positional
 
+from polyfield.apps.device import choose_device
 from polyfield.apps.formats.mesh_files import write_mesh
-from polyfield.apps.train import choose_device
 from polyfield.apps.trained import Trained, load, orbit_camera
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
@@ -49,7 +49,7 @@ def export(options: Export) -> ExportResult:
 
     InputError if this is no run, the suffix is unknown, or the field holds no surface.
     """
-    device = choose_device(options.device, lambda message: None)
+    device = choose_device(options.device)
     mesh, level = surface_of(load(options.run, device), options.resolution, options.level)
     write_mesh(options.out, mesh)
     return ExportResult(str(options.out), len(mesh.vertices), len(mesh.faces), level)

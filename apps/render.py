@@ -15,10 +15,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tyro.conf import Positional
 
+from polyfield.apps.device import choose_device
 from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.scene import load_scene
-from polyfield.apps.train import choose_device
 from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_camera
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
@@ -69,17 +69,16 @@ def render(options: Render) -> RenderResult:
     of the normal in the axes of the user's frame, as render_bands describes it.
     Raises InputError for a run, size or place of no use.
     """
-    device = choose_device(options.device, lambda message: None)
+    device = choose_device(options.device)
     if not 0 < options.memory < math.inf:
         raise InputError("--memory", str(options.memory), "GB above 0")
     size = _size(options.size)
     trained = load(options.run, device)
+    trained.memory_bytes = int(options.memory * 1e9)
     if options.views == "test":
         return _render_test(options, trained, size, device)
     out = options.out or options.run / "renders" / "turntable.mp4"
-    frames = turntable_frames(
-        trained, options.frames, size, options.samples_per_pixel, int(options.memory * 1e9)
-    )
+    frames = turntable_frames(trained, options.frames, size, options.samples_per_pixel)
     write_video(out, frames, options.fps)
     return RenderResult((str(out),))
 
@@ -89,7 +88,6 @@ def turntable_frames(
     frames: int,
     size: tuple[int, int] | None = None,
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
-    memory_bytes: int = 1 << 28,
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Images of one turn around what the training cameras look at."""
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
@@ -97,9 +95,7 @@ def turntable_frames(
     width, height = size or tuple(trained.settings.orbit["size"])
     cameras = orbit_camera(trained.settings, path, (width, height)).to(trained.grid.bits.device)
     for index in range(frames):
-        bands = trained.bands(
-            cameras, index, samples_per_pixel=samples_per_pixel, memory_bytes=memory_bytes
-        )
+        bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
         yield np.concatenate([to_8bit(band.color) for band in bands])
 
 
@@ -126,11 +122,7 @@ def _render_test(
     files: list[str] = []
     for frame in test:
         bands = trained.bands(
-            cameras,
-            frame,
-            samples_per_pixel=options.samples_per_pixel,
-            normals=True,
-            memory_bytes=int(options.memory * 1e9),
+            cameras, frame, samples_per_pixel=options.samples_per_pixel, normals=True
         )
         shape = int(cameras.width[frame]), int(cameras.height[frame])
         files += _write_view(out, scene.frame_names[frame], shape, bands, trained.to_field)

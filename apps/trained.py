@@ -43,6 +43,8 @@ class Settings:
     scene: str
     seed: int
     samples_per_step: int
+    image_bytes: int
+    """Of the cache of photographs: it decides which of them a step can draw from."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Trained:
     grid: OccupancyGrid
     sampling: Sampling
     to_field: Similarity
+    memory_bytes: int = 1 << 28
+    """For rendering."""
 
     def view(
         self,
@@ -62,7 +66,6 @@ class Trained:
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
         background: tuple[float, float, float] | None = None,
-        memory_bytes: int = 1 << 28,
     ) -> View:
         """The image of one camera (cameras in the unit cube, on the field's device)."""
         behind = background or tuple(self.settings.background)
@@ -74,7 +77,7 @@ class Trained:
             behind,  # type: ignore[arg-type]  # three numbers, checked when they were read
             self.sampling,
             samples_per_pixel=samples_per_pixel,
-            memory_bytes=memory_bytes,
+            memory_bytes=self.memory_bytes,
         )
 
     def bands(
@@ -84,9 +87,8 @@ class Trained:
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
         normals: bool = False,
-        memory_bytes: int = 1 << 28,
     ) -> Iterator[View]:
-        """`view` from top to bottom, in bands of rows that fit into memory_bytes."""
+        """`view` from top to bottom, in bands of rows that fit into the memory."""
         return render_bands(
             self.field,
             self.grid,
@@ -96,12 +98,17 @@ class Trained:
             self.sampling,
             samples_per_pixel=samples_per_pixel,
             normals=normals,
-            memory_bytes=memory_bytes,
+            memory_bytes=self.memory_bytes,
         )
 
 
 def settings_of(
-    scene: Scene, field: str, arguments: dict[str, int], seed: int, samples_per_step: int
+    scene: Scene,
+    field: str,
+    arguments: dict[str, int],
+    seed: int,
+    samples_per_step: int,
+    image_bytes: int,
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
@@ -131,6 +138,7 @@ def settings_of(
         scene=str(scene.folder),
         seed=seed,
         samples_per_step=samples_per_step,
+        image_bytes=image_bytes,
     )
 
 
@@ -140,7 +148,12 @@ def read_settings(values: object, where: str) -> Settings:
         settings = Settings(**values)  # type: ignore[arg-type]  # checked below
         Sampling(**settings.sampling)  # type: ignore[arg-type]
         numbers = [*settings.sampling.values(), *settings.background, settings.seed]
-        numbers += [settings.samples_per_step, settings.grid_levels, settings.grid_resolution]
+        numbers += [
+            settings.samples_per_step,
+            settings.image_bytes,
+            settings.grid_levels,
+            settings.grid_resolution,
+        ]
         sound = all(type(number) in (int, float) for number in numbers)
         poses = torch.tensor(settings.orbit["camera_to_world"])
         sound = sound and poses.shape[1:] == (3, 4) and len(settings.background) == 3

@@ -24,6 +24,12 @@ class HashGridArguments:
     hidden: int = 64
     harmonics_degree: int = 3
 
+    @classmethod
+    def fitted(cls, resolution: int, parameters: int) -> HashGridArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+        entries = max(1, parameters // (cls.levels * cls.features))
+        return cls(finest_resolution=resolution, log2_table_size=entries.bit_length() - 1)
+
 
 def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = None) -> Radiance:
     """A radiance field on a multiresolution hash grid. InputError for sizes that make no grid."""
@@ -39,7 +45,8 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
 
 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
-FIELDS: dict[str, tuple[type, Callable[..., Radiance]]] = {
+# The arguments are a frozen dataclass of plain numbers with defaults; its `fitted` chooses them.
+FIELDS: dict[str, tuple[type[HashGridArguments], Callable[..., Radiance]]] = {
     "hash-grid": (HashGridArguments, hash_grid_field),
 }
 

@@ -62,9 +62,12 @@ def shade_rays(
         for first, last in _runs_of_rays(samples, most):
             part = _some_rays(samples, first, last)
             parts.append(_shade(field, part, harmonics[first:last], normals))
-    color, opacity, depth = (torch.cat([part[i] for part in parts]) for i in range(3))
-    found = [part.normal for part in parts if part.normal is not None]
-    return Shaded(color, opacity, depth, torch.cat(found) if found else None)
+    return Shaded(
+        torch.cat([part.color for part in parts]),
+        torch.cat([part.opacity for part in parts]),
+        torch.cat([part.depth for part in parts]),
+        torch.cat([part.normal for part in parts if part.normal is not None]) if normals else None,
+    )
 
 
 def density_normals(
