@@ -45,6 +45,17 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
         file.write(content)
 
 
+def write_points(path: Path, mesh: Mesh) -> None:
+    """Writes the vertices alone, with their colours, as a binary .ply; its numbers are the mesh's.
+
+    Raises InputError where the file cannot be written.
+    """
+    whole = _to_trimesh(mesh)
+    cloud = trimesh.PointCloud(whole.vertices, colors=whole.visual.vertex_colors)
+    with replacing(path) as file:
+        file.write(trimesh.exchange.ply.export_ply(cloud))
+
+
 def read_mesh(path: Path) -> Mesh:
     """The mesh of a .ply, .obj or .glb file, all parts as one, in the frame write_mesh was given.
 

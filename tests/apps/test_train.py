@@ -1,65 +1,27 @@
 """Training end to end on a scene of one lit ball, small enough for seconds."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from polyfield.apps import checkpoint
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.formats.mesh_files import read_mesh
-from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
-from polyfield.apps.trained import read_settings
+from polyfield.apps.trained import load, read_settings
 from polyfield.cuda.errors import InputError
+from polyfield.fields.radiance import Radiance
+from polyfield.fields.table import FIELDS
 
-SIZE, RADIUS, DISTANCE, ANGLE = 40, 0.8, 4.0, 0.7
-
-
-def poses(count):
-    """Cameras all around the origin, OpenCV axes."""
-    z = torch.linspace(-0.8, 0.8, count)
-    turn = torch.arange(count) * 2.4
-    way = torch.stack([(1 - z * z).sqrt() * turn.cos(), (1 - z * z).sqrt() * turn.sin(), z], 1)
-    forward = -way
-    right = torch.nn.functional.normalize(
-        torch.linalg.cross(forward, torch.tensor([0.0, 0, 1]).expand(count, 3)), dim=1
-    )
-    down = torch.linalg.cross(forward, right)
-    return torch.stack([right, down, forward, DISTANCE * way], 2)
-
-
-def ball(pose):
-    """The exact image of a ball coloured by its normal: RGBA, 4 x 4 rays a pixel."""
-    fine = SIZE * 4
-    focal = 0.5 * fine / torch.tan(torch.tensor(ANGLE / 2))
-    ticks = (torch.arange(fine) + 0.5 - fine / 2) / focal
-    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], 2) @ pose[:, :3].T
-    rays = torch.nn.functional.normalize(rays, dim=2)
-    along = rays @ pose[:, 3]
-    root = along**2 - DISTANCE**2 + RADIUS**2
-    hit = root > 0
-    points = pose[:, 3] + (-along - root.clamp_min(0).sqrt())[..., None] * rays
-    color = (0.5 + 0.4 * points / RADIUS) * hit[..., None]
-    both = torch.cat([color, hit[..., None].float()], 2)
-    both = both.reshape(SIZE, 4, SIZE, 4, 4).mean((1, 3))
-    straight = both[..., :3] / both[..., 3:].clamp_min(1e-6)
-    return (torch.cat([straight, both[..., 3:]], 2).clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes") / "ball"
-    made = [(f"r_{i}", pose, ball(pose)) for i, pose in enumerate(poses(24))]
-    splits = {"train": made[2:], "val": made[:1], "test": made[1:2]}
-    write_nerf_synthetic(folder, splits, ANGLE)
-    return folder
+RADIUS = 0.8  # of the ball
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +137,42 @@ def test_unknown_fields_and_foreign_configs_are_refused(scene, tmp_path):
     with pytest.raises(InputError, match="--from"):
         train(Train(out=tmp_path / "y", from_config=tmp_path / "config.json"))
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
+class Lattice(nn.Module):
+    """Features interpolated from one dense grid: all that another backend needs to be."""
+
+    dimensions, width = 3, 4
+
+    def __init__(self, side, generator):
+        super().__init__()
+        start = torch.empty(1, 4, side, side, side).uniform_(-0.1, 0.1, generator=generator)
+        self.nodes = nn.Parameter(start)
+
+    def forward(self, x):
+        place = (2 * x - 1)[None, :, None, None]
+        return nn.functional.grid_sample(self.nodes, place, align_corners=True)[0, :, :, 0, 0].T
+
+
+@dataclass(frozen=True)
+class LatticeArguments:
+    side: int = 16
+
+    @classmethod
+    def fitted(cls, resolution, parameters):
+        return cls(side=min(resolution, int((parameters / 4) ** (1 / 3))))
+
+
+def lattice_field(arguments, generator=None):
+    return Radiance(Lattice(arguments.side, generator), 16, 1, generator=generator)
+
+
+def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, monkeypatch):
+    monkeypatch.setitem(FIELDS, "lattice", (LatticeArguments, lattice_field))
+    out = tmp_path / "run"
+    train(Train(scene, field="lattice", out=out, steps=40, memory=0.62, report=False))
+    trained = load(out, torch.device("cpu"))
+    assert trained.settings.field == "lattice" and trained.settings.arguments["side"] > 16
+    before = checkpoint.latest(out / "checkpoints").tensors["field.encoding.nodes"]
+    assert torch.equal(trained.field.encoding.nodes, before)
+    assert evaluate(Eval(out, device="cpu")).psnr > 12
