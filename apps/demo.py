@@ -14,6 +14,7 @@ from polyfield.apps.eval import measure
 from polyfield.apps.export import surface_of
 from polyfield.apps.formats.mesh_files import write_mesh
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
+from polyfield.apps.images import scene_images
 from polyfield.apps.loop import Progress
 from polyfield.apps.progress import live_progress
 from polyfield.apps.render import turntable_frames
@@ -91,6 +92,7 @@ def demo(
             minutes=None if options.steps else options.minutes,
             steps=options.steps,
             seed=options.seed,
+            report=False,
         ),
         on_message=tell,
         on_progress=on_progress,
@@ -99,7 +101,8 @@ def demo(
     trained = load(run_folder, torch.device("cpu"))
     scene = load_scene(scene_folder)
     tell("measuring the held-out views")
-    result = measure(trained, scene, "test", (1.0, 1.0, 1.0))
+    images = scene_images(scene, 1 << 28)
+    result = measure(trained, scene, images, "test", (1.0, 1.0, 1.0))
     tell("rendering a turntable, cutting the mesh, writing the report")
     turntable = run_folder / "renders" / "turntable.mp4"
     write_video(turntable, turntable_frames(trained, 60, samples_per_pixel=1), 30.0)
@@ -111,7 +114,7 @@ def demo(
         "drawing the scene": drawn - begin,
         "evaluation, video and mesh": time.monotonic() - trained_at,
     }
-    report = report_run(run_folder, trained, scene, result, times)
+    report = report_run(run_folder, trained, scene, images, result, times)
     return DemoResult(
         run=str(run_folder),
         report=str(report),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
-from polyfield.apps.images import ImageStore
+from polyfield.apps.device import choose_device
+from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.train import choose_device
 from polyfield.apps.trained import BACKGROUNDS, SAMPLES_PER_PIXEL, Trained, load
 from polyfield.cuda.errors import InputError
 from polyfield.render.metrics import psnr_8bit, ssim
@@ -54,32 +55,39 @@ def evaluate(options: Eval) -> EvalResult:
 
     InputError if this is no run, its scene is gone, or the split holds no view.
     """
-    device = choose_device(options.device, lambda message: None)
+    device = choose_device(options.device)
     trained = load(options.run, device)
     scene = load_scene(options.scene or Path(trained.settings.scene))
     background = tuple(trained.settings.background)
     if options.background != "auto":
         background = BACKGROUNDS[options.background]
-    return measure(trained, scene, options.split, background, options.samples_per_pixel)
+    images = scene_images(scene, 1 << 28)
+    return measure(trained, scene, images, options.split, background, options.samples_per_pixel)
 
 
 def measure(
     trained: Trained,
     scene: Scene,
+    images: ImageStore,
     split: str,
     background: tuple[float, ...],
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
+    within: float = math.inf,
 ) -> EvalResult:
-    """`evaluate` for a field and scene at hand."""
-    frames = scene.splits.get(split, torch.zeros(0)).tolist()
+    """`evaluate` for a field and scene at hand, of as many evenly spread views as seconds allow.
+
+    The first one tells how long a view takes.
+    """
+    held = scene.splits.get(split, torch.zeros(0)).tolist()
+    frames = held
     if not frames:
-        held = {name: len(views) for name, views in scene.splits.items()}
-        raise InputError(f"--split {split}", "holds no view", f"one with views: {held}")
+        there = {name: len(views) for name, views in scene.splits.items()}
+        raise InputError(f"--split {split}", "holds no view", f"one with views: {there}")
     device = trained.grid.bits.device
-    images = ImageStore(scene.image_paths, scene.sizes, 4 if scene.has_alpha else 3, 1 << 28)
     cameras = scene.cameras.transformed(scene.to_field).to(device)
     found, seconds = {}, 0.0
-    for frame in frames:
+    while len(found) < len(frames):
+        frame = frames[len(found)]
         begin = time.perf_counter()
         view = trained.view(
             cameras,
@@ -94,6 +102,8 @@ def measure(
             "psnr": psnr_8bit(color, truth),
             "ssim": ssim(color, truth),
         }
+        if frame == held[0] and seconds * len(held) > within:
+            frames = spread(held, max(1, int(within / seconds)))
     sizes = sorted({scene.sizes[frame] for frame in frames})
     return EvalResult(
         psnr=sum(v["psnr"] for v in found.values()) / len(found),
@@ -101,6 +111,7 @@ def measure(
         images=found,
         protocol={
             "split": split,
+            "views": f"{len(frames)} of {len(held)}",
             "background": list(background),
             "resolution": [f"{w}x{h}" for w, h in sizes],
             "rounding": "both images to 8 bits, PSNR per image, mean over images",
@@ -109,6 +120,12 @@ def measure(
         },
         seconds_per_view=seconds / len(found),
     )
+
+
+def spread(frames: list[int], count: int) -> list[int]:
+    """At most `count` of the frames, at even distances."""
+    count = min(count, len(frames))
+    return [frames[index * len(frames) // count] for index in range(count)]
 
 
 def summary(result: EvalResult) -> str:

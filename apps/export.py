@@ -1,35 +1,44 @@
-"""`polyfield export`: what a run has learned as a mesh in the user's frame."""
+"""`polyfield export`: what a run has learned in the user's frame: a mesh, points, cameras."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from polyfield.apps.formats.mesh_files import write_mesh
-from polyfield.apps.train import choose_device
+from polyfield.apps.device import choose_device
+from polyfield.apps.formats.cameras_json import write_cameras
+from polyfield.apps.formats.mesh_files import write_mesh, write_points
+from polyfield.apps.scene import load_scene
 from polyfield.apps.trained import Trained, load, orbit_camera
+from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
 
 RAYS = 4096  # that decide the level
+SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write what a run has learned as a mesh."""
+    """Write what a run has learned: a mesh, points on it, or the cameras."""
 
     run: Positional[Path]
     """Folder that `polyfield train` wrote."""
     out: Path
-    """mesh.ply or mesh.glb."""
+    """File to write: .ply, .glb or .obj for a mesh, .ply for points, .json for cameras."""
+    kind: Annotated[Literal["mesh", "splats", "points", "cameras"], arg(name="as")] = "mesh"
+    """What to write. A field of densities has a mesh, the points on its surface, and cameras."""
     resolution: int = 256
     """Lattice points a side of the field's cube."""
     level: float | None = None
     """Density at the surface, per side of the cube. The default follows from median depths."""
+    scene: Path | None = None
+    """Folder of the scene, whose cameras are wanted, if it is no longer where it was."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
 
@@ -39,20 +48,44 @@ class ExportResult:
     """What was written."""
 
     file: str
-    vertices: int
-    faces: int
-    level: float
+    kind: str
+    counts: dict[str, int]
+    """Of what the file holds."""
+    level: float | None = None
+    """Density that the surface was cut at."""
 
 
 def export(options: Export) -> ExportResult:
-    """Extract the surface of a run and write it. Prints nothing.
+    """Write what a run has learned, in the user's frame. Prints nothing.
 
-    InputError if this is no run, the suffix is unknown, or the field holds no surface.
+    InputError if this is no run, it has nothing of that kind, the suffix does not go with the kind,
+    the file cannot be written, or the field holds no surface.
     """
-    device = choose_device(options.device, lambda message: None)
-    mesh, level = surface_of(load(options.run, device), options.resolution, options.level)
-    write_mesh(options.out, mesh)
-    return ExportResult(str(options.out), len(mesh.vertices), len(mesh.faces), level)
+    suffix, expected = options.out.suffix.lower(), SUFFIXES.get(options.kind, ())
+    if not expected:
+        raise InputError(
+            f"--as {options.kind}", "a radiance field has none", f"one of {', '.join(SUFFIXES)}"
+        )
+    if suffix not in expected:
+        raise InputError(f"--out {options.out}", f"suffix {suffix!r}", " or ".join(expected))
+    if not options.out.parent.is_dir():
+        raise InputError(f"--out {options.out}", "its folder does not exist", "one that exists")
+    if options.kind != "cameras" and not 2 <= options.resolution <= 2048:
+        raise InputError("--resolution", str(options.resolution), "2 to 2048")
+    device = choose_device(options.device)
+    trained = load(options.run, device)
+    if options.kind == "cameras":
+        scene = load_scene(options.scene or Path(trained.settings.scene))
+        write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
+        return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
+    mesh, level = surface_of(trained, options.resolution, options.level)
+    counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+    if options.kind == "mesh":
+        write_mesh(options.out, mesh)
+    else:
+        counts = {"points": len(mesh.vertices)}
+        write_points(options.out, mesh)
+    return ExportResult(str(options.out), options.kind, counts, level)
 
 
 @torch.no_grad()
@@ -102,4 +135,5 @@ def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tens
 
 def summary(result: ExportResult) -> str:
     """What was written."""
-    return f"wrote {result.file}: {result.vertices:,} vertices, {result.faces:,} faces"
+    counts = ", ".join(f"{count:,} {what}" for what, count in result.counts.items())
+    return f"wrote {result.file}: {counts}"

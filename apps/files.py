@@ -33,6 +33,14 @@ def refusal(path: Path, error: OSError) -> InputError:
     )
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing. InputError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power."""
     if os.name == "nt":  # Windows opens no folders, and orders renames by itself

@@ -14,7 +14,16 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from polyfield.apps.image_files import decode
+from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
+
+DECODED_BYTES = 1 << 25  # on their way into the cache at once
+
+
+def scene_images(scene: Scene, limit_bytes: int, seed: int = 0) -> ImageStore:
+    """The photographs of a scene, with alpha where it has any."""
+    channels = 4 if scene.has_alpha else 3
+    return ImageStore(scene.image_paths, scene.sizes, channels, limit_bytes, seed)
 
 
 class ImageStore:
@@ -110,8 +119,10 @@ class ImageStore:
         missing = [frame for frame in wanted if frame not in self._slot_of]
         with ThreadPoolExecutor(min(len(missing) or 1, os.cpu_count() or 1, 8)) as pool:
             # A few at a time: what is decoded and not yet stored counts as memory too.
-            for group in range(0, len(missing), 16):
-                names = missing[group : group + 16]
+            largest = max((w * h for w, h in self.sizes), default=1) * self.channels
+            together = max(1, min(16, DECODED_BYTES // largest))
+            for group in range(0, len(missing), together):
+                names = missing[group : group + together]
                 for frame, pixels in zip(names, pool.map(self._decode, names), strict=True):
                     self._store(frame, pixels)
 

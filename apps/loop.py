@@ -21,6 +21,8 @@ from polyfield.apps.memory import resident_bytes
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import (
     CHECKPOINT_SECONDS,
+    QUICK_SECONDS,
+    VALIDATION_SHARE,
     VALIDATIONS,
     Schedule,
     seconds_per_step,
@@ -87,8 +89,9 @@ def run(
     whoever loads one. `started` is time.monotonic() at the command's start, where `minutes` begin;
     they end with the last checkpoint. If schedule.steps is None, the first `measure_steps` (fewer
     if steps are slow) are timed, the number of steps is fixed, written into config.json under
-    "schedule" and into all checkpoints, and told to `on_plan` with a step's seconds; from then on
-    the clock can only end the run early.
+    "schedule" and into all checkpoints; from then on the clock can only end the run early. The
+    schedule and a step's seconds are told to `on_plan` once they are measured, also where the
+    number of steps was fixed from the start.
 
     `resume_from` is the folder's latest checkpoint. It, or else config.json, brings the schedule
     if that was fixed already, and then `minutes` no longer count.
@@ -140,7 +143,8 @@ class _Run:
     checkpoint_seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     validated_step: int = -1
-    validation_cost: float = 0.0  # seconds of the dearest one
+    validation_cost: float = 0.0  # seconds of the last one
+    validation_seconds: float = 0.0
     clock_offset: float = 0.0  # seconds that earlier sittings of this run took
 
     def begin(self) -> None:
@@ -250,7 +254,8 @@ class _Run:
             begin = time.monotonic()
             self.metrics = self.task.validate(self.step)
             self.validated_step = self.step
-            self.validation_cost = max(self.validation_cost, time.monotonic() - begin)
+            self.validation_cost = time.monotonic() - begin
+            self.validation_seconds += self.validation_cost
             self.log(self.metrics)
         return self.metrics
 
@@ -267,6 +272,7 @@ def _train(
     begun = time.monotonic()
     meter = _Meter(begun)
     typical = 0.0  # seconds of a step, lately
+    told = on_plan is None
     while run.step != run.schedule.steps:
         now = time.monotonic()
         if stop():
@@ -290,12 +296,20 @@ def _train(
         if run.schedule.steps is None:
             if len(times) >= measure_steps or after - begun > 0.15 * (deadline - begun):
                 _fix(run, seconds_per_step(times), deadline, on_plan)
+                told = True
+        elif not told and on_plan is not None and len(times) == measure_steps:
+            on_plan(run.schedule, seconds_per_step(times))
+            told = True
         # Records before the checkpoint: the other way round a kill between the two loses them.
         steps = run.schedule.steps
         if run.step % (10 if steps is None else math.ceil(steps / _RECORDS)) == 0:
             run.log(losses | {"rate": rate})
         if steps is not None and run.step % math.ceil(steps / VALIDATIONS) == 0:
-            if run.step < steps:  # the last validation is outside the budget, see `run`
+            # The last one is outside the budget, see `run`. The first ones look into fog, which
+            # takes a hundred times longer than a scene.
+            spent = run.validation_seconds + run.validation_cost
+            quick = run.validation_cost <= QUICK_SECONDS
+            if run.step < steps and (quick or spent <= VALIDATION_SHARE * (after - begun)):
                 run.validate()
         if run.step == steps or run.schedule.keeps(run.step):
             if not run.save():

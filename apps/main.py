@@ -47,7 +47,7 @@ VERBS = {
         "render",
     ),
     "export": Verb(
-        "Write what a run has learned as a mesh.",
+        "Write what a run has learned: a mesh, points on it, or the cameras.",
         "polyfield.apps.export",
         "Export",
         "polyfield.apps.export",

@@ -20,17 +20,15 @@ from polyfield.render.volume import learn_rays
 
 FIRST_RAYS = 128  # every cell is occupied at first, and a ray has hundreds of samples
 MOST_RAYS = 1 << 14
-RAYS_PER_PIXEL = 1
-PIXEL_JITTER = True
-STRATA = {2: torch.tensor([[0.0, 0.0], [0.5, 0.5]]), 4: torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.25, 0.75], [0.75, 0.25]])}
+HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
 class RadianceTask:
     """Pixels of all training views against what the field shows: the task `train` gives the loop.
 
-    A step's rays, backgrounds and jitter are functions of (seed, step). Rays go through a random
-    point of their pixel, for pixels are areas. The number of rays follows the samples that the last
+    A step's rays, backgrounds and jitter are functions of (seed, step). Where rays go through
+    their pixels, `settings.pixel` says. The number of rays follows the samples that the last
     step could see, so that the batch of samples stays full.
     """
 
@@ -42,6 +40,7 @@ class RadianceTask:
         self.optimiser = FieldOptimiser(trained.field)
         self.optimiser.to(device)
         self.rays = FIRST_RAYS
+        self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
         self.held_out = int(held_out[0]) if len(held_out) else int(self.frames[0])
         opaque = scene.backdrop is not None
@@ -67,7 +66,7 @@ class RadianceTask:
             self.trained.sampling,
             seed=settings.seed,
             stream=step,
-            rays_per_pixel=RAYS_PER_PIXEL,
+            rays_per_pixel=self.rays_per_pixel,
         )
         finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
         if finite:
@@ -91,26 +90,25 @@ class RadianceTask:
         if not self.images.all_fit:
             drawable = self.images.frames_resident(step // WINDOW_STEPS, self.frames)
             self.images.load(drawable)
-        pixels_drawn = self.rays // RAYS_PER_PIXEL
-        frames = drawable[torch.randint(len(drawable), (pixels_drawn,), generator=random)]
-        place = torch.rand(pixels_drawn, 2, generator=random)
-        background = torch.rand(pixels_drawn, 3, generator=random)
+        count = self.rays // self.rays_per_pixel
+        frames = drawable[torch.randint(len(drawable), (count,), generator=random)]
+        place = torch.rand(count, 2, generator=random)
+        background = torch.rand(count, 3, generator=random)
         if self.backdrop is not None:
-            background = self.backdrop.expand(pixels_drawn, 3)
+            background = self.backdrop.expand(count, 3)
         # A uniform place in the image is a uniform pixel and a uniform point of it at once.
         size = torch.stack([self.width[frames], self.height[frames]], 1)
         point = torch.minimum(place * size, size - 1e-3)
         column, row = point.long().unbind(1)
         pixels = self.images.gather(frames, row, column)
-        if RAYS_PER_PIXEL > 1:
-            frames, background, pixels, point = (
-                t.repeat_interleave(RAYS_PER_PIXEL, 0) for t in (frames, background, pixels, point)
-            )
-            inside = torch.rand(pixels_drawn, 1, 2, generator=random) + STRATA[RAYS_PER_PIXEL]
-            point = point.floor() + inside.remainder(1).view(-1, 2)
-            point = torch.minimum(point, (size - 1e-3).repeat_interleave(RAYS_PER_PIXEL, 0))
-        elif not PIXEL_JITTER:
+        if self.trained.settings.pixel == "centre":
             point = point.floor() + 0.5
+        elif self.trained.settings.pixel == "mean":
+            frames, background, pixels = (
+                tensor.repeat_interleave(2, 0) for tensor in (frames, background, pixels)
+            )
+            inside = (point.remainder(1)[:, None] + HALVES).remainder(1)
+            point = (point.floor()[:, None] + inside).view(-1, 2)
         frames, point = frames.to(self.device), point.to(self.device)
         origins, directions = self.cameras.rays(frames, point)
         return origins, directions, pixels.to(self.device) / 255, background.to(self.device)

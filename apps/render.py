@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import imageio.v3 as imageio
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 from tyro.conf import Positional
 
-from polyfield.apps.files import replacing
+from polyfield.apps.device import choose_device
+from polyfield.apps.files import make_folder, replacing
+from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.scene import load_scene
-from polyfield.apps.train import choose_device
 from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_camera
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
+from polyfield.fields.similarity import Similarity
 from polyfield.render.paths import turntable
 from polyfield.render.view import View
 
@@ -43,7 +48,7 @@ class Render:
     scene: Path | None = None
     """Folder of the scene, if it is no longer where it was trained from."""
     memory: float = 0.25
-    """GB that the rays in flight may take."""
+    """GB to render in, whatever the size: on top of the run itself and one frame of a film."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
 
@@ -56,19 +61,26 @@ class RenderResult:
 
 
 def render(options: Render) -> RenderResult:
-    """Render what the options ask for; prints nothing. InputError for a run or size of no use."""
-    device = choose_device(options.device, lambda message: None)
-    trained = load(options.run, device)
+    """Render what the options ask for; prints nothing.
+
+    A turntable is a film. Test views are PNG files named after the frame's image: `r_0.png` (sRGB
+    on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png` (16 bits: millimetres,
+    thousandths of the scene's unit, along the ray; 0 for nothing) and `r_0.normal.png`: 0.5 + 0.5 n
+    of the normal in the axes of the user's frame, as render_bands describes it.
+    Raises InputError for a run, size or place of no use.
+    """
+    device = choose_device(options.device)
+    if not 0 < options.memory < math.inf:
+        raise InputError("--memory", str(options.memory), "GB above 0")
     size = _size(options.size)
-    if options.views == "turntable":
-        out = options.out or options.run / "renders" / "turntable.mp4"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        frames = turntable_frames(
-            trained, options.frames, size, options.samples_per_pixel, int(options.memory * 1e9)
-        )
-        write_video(out, frames, options.fps)
-        return RenderResult((str(out),))
-    return _render_test(options, trained, size, device)
+    trained = load(options.run, device)
+    trained.memory_bytes = int(options.memory * 1e9)
+    if options.views == "test":
+        return _render_test(options, trained, size, device)
+    out = options.out or options.run / "renders" / "turntable.mp4"
+    frames = turntable_frames(trained, options.frames, size, options.samples_per_pixel)
+    write_video(out, frames, options.fps)
+    return RenderResult((str(out),))
 
 
 def turntable_frames(
@@ -76,21 +88,18 @@ def turntable_frames(
     frames: int,
     size: tuple[int, int] | None = None,
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
-    memory_bytes: int = 1 << 28,
-) -> Iterator[np.ndarray]:
-    """uint8 images [h, w, 3] of one turn around what the training cameras look at."""
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """Images of one turn around what the training cameras look at."""
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     path = turntable(poses, frames)
     width, height = size or tuple(trained.settings.orbit["size"])
     cameras = orbit_camera(trained.settings, path, (width, height)).to(trained.grid.bits.device)
     for index in range(frames):
-        view = trained.view(
-            cameras, index, samples_per_pixel=samples_per_pixel, memory_bytes=memory_bytes
-        )
-        yield to_8bit(view.color)
+        bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
+        yield np.concatenate([to_8bit(band.color) for band in bands])
 
 
-def to_8bit(image: torch.Tensor) -> np.ndarray:
+def to_8bit(image: Float[Tensor, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """[0, 1] to 0..255, rounded."""
     return (image.cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
@@ -99,41 +108,46 @@ def _render_test(
     options: Render, trained: Trained, size: tuple[int, int] | None, device: torch.device
 ) -> RenderResult:
     scene = load_scene(options.scene or Path(trained.settings.scene))
+    test = scene.splits["test"].tolist()
+    if not test:
+        raise InputError("--views test", "the scene has no test views", "a scene with a test split")
     cameras = scene.cameras.transformed(scene.to_field)
     if size is not None:
         cameras = cameras.resized(*size)
     cameras = cameras.to(device)
     out = options.out or options.run / "renders" / "test"
-    if out.is_file():
+    if out.is_file() or out.suffix.lower() in (".mp4", ".webp"):
         raise InputError(f"--out {out}", "is a file", "a folder for the images")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     files: list[str] = []
-    scale = trained.to_field.scale
-    for frame in scene.splits.get("test", torch.zeros(0)).tolist():
-        view = trained.view(
-            cameras,
-            frame,
-            samples_per_pixel=options.samples_per_pixel,
-            memory_bytes=int(options.memory * 1e9),
+    for frame in test:
+        bands = trained.bands(
+            cameras, frame, samples_per_pixel=options.samples_per_pixel, normals=True
         )
-        files += _write_view(out, scene.frame_names[frame], view, scale)
-    if not files:
-        raise InputError("--views test", "the scene has no test views", "a scene with a test split")
+        shape = int(cameras.width[frame]), int(cameras.height[frame])
+        files += _write_view(out, scene.frame_names[frame], shape, bands, trained.to_field)
     return RenderResult(tuple(files))
 
 
-def _write_view(out: Path, name: str, view: View, scale: float) -> list[str]:
-    depth = (view.depth / scale * 1000).clamp(0, 65535).round().cpu()
-    written = {
-        f"{name}.png": to_8bit(view.color),
-        f"{name}.opacity.png": to_8bit(view.opacity),
-        f"{name}.depth.png": depth.to(torch.int32).numpy().astype(np.uint16),
-    }
-    for file, image in written.items():
-        (out / file).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out / file) as stream:
-            stream.write(imageio.imwrite("<bytes>", image, extension=".png"))
-    return [str(out / file) for file in written]
+def _write_view(
+    out: Path, name: str, size: tuple[int, int], bands: Iterator[View], to_field: Similarity
+) -> list[str]:
+    kinds = {"": (3, 8), ".opacity": (1, 8), ".depth": (1, 16), ".normal": (3, 8)}
+    paths = {kind: out / f"{name}{kind}.png" for kind in kinds}
+    to_user = to_field.rotation.T.float()
+    with ExitStack() as stack:
+        write = {}
+        for kind, (channels, bits) in kinds.items():
+            file = stack.enter_context(replacing(paths[kind]))
+            write[kind] = stack.enter_context(png_rows(file, *size, channels, bits))
+        for band in bands:
+            write[""](to_8bit(band.color))
+            write[".opacity"](to_8bit(band.opacity))
+            depth = (band.depth.cpu() / to_field.scale * 1000).clamp(0, 65535).round()
+            write[".depth"](depth.to(torch.int32).numpy().astype(np.uint16))
+            if band.normal is not None:
+                write[".normal"](to_8bit(0.5 + 0.5 * band.normal.cpu() @ to_user.T))
+    return [str(path) for path in paths.values()]
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

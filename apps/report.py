@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from polyfield.apps.atomic import replacing
+from polyfield.apps.files import replacing
 from polyfield.apps.report_charts import Curve, line_chart, smoothed
 from polyfield.apps.report_pictures import data_uri, error_map, frame_sheet, heat
 from polyfield.apps.report_style import SCRIPT, STYLE
@@ -69,8 +69,8 @@ def write_report(path: Path, data: ReportData) -> None:
     sizes = {frame.shape for frame in data.orbit}
     if len(sizes) > 1:
         raise InputError("report: orbit", f"frames of shapes {sorted(sizes)}", "one shape")
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(report_page(data), encoding="utf-8")
+    with replacing(Path(path)) as file:
+        file.write(report_page(data).encode())
 
 
 def report_page(data: ReportData) -> str:

@@ -10,7 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from polyfield.apps.files import plain, refusal, remove_partial, replacing, write_json
+from polyfield.apps.files import (
+    make_folder,
+    plain,
+    refusal,
+    remove_partial,
+    replacing,
+    write_json,
+)
 from polyfield.cuda.errors import InputError
 
 CONFIG_VERSION = 1
@@ -32,10 +39,7 @@ class RunFolder:
         another process writes to it, or if the place cannot be written.
         """
         run = cls(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise refusal(path, error) from error
+        make_folder(path)
         run._lock = _locked(path)
         try:
             if run.config_path.exists():

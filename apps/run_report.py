@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-import torch
-
-from polyfield.apps.eval import EvalResult
+from polyfield.apps.eval import EvalResult, spread
 from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.render import to_8bit, turntable_frames
@@ -17,34 +16,45 @@ from polyfield.apps.trained import Trained
 
 SHOWN = 4  # held-out views
 ORBIT_FRAMES = 72
-ORBIT_SIZE = 240  # pixels of the longer side
+ORBIT_SIZE = 240  # pixels of the longer side, fewer where a frame takes too long
+ORBIT_SECONDS = 60.0
 
 
 def report_run(
-    folder: Path, trained: Trained, scene: Scene, result: EvalResult, seconds: dict[str, float]
+    folder: Path,
+    trained: Trained,
+    scene: Scene,
+    images: ImageStore,
+    result: EvalResult | None,
+    seconds: dict[str, float],
 ) -> Path:
-    """Write report.html of a run whose views `result` measured; where it lies.
+    """Write report.html of a run whose views `result` measured, if any; where it lies.
 
     seconds: named times to show. Raises InputError where the file cannot be written.
     """
     run = RunFolder.open(folder)
     device = trained.grid.bits.device
     cameras = scene.cameras.transformed(scene.to_field).to(device)
-    images = ImageStore(scene.image_paths, scene.sizes, 4 if scene.has_alpha else 3, 1 << 27)
-    background: tuple[float, ...] = tuple(result.protocol["background"])  # type: ignore[arg-type]
-    frames = scene.splits[str(result.protocol["split"])].tolist()
     views = []
-    for frame in frames[:: max(1, len(frames) // SHOWN)][:SHOWN]:
+    measured = result.images if result else {}
+    held_out = scene.splits[str(result.protocol["split"])].tolist() if result else []
+    background = tuple(result.protocol["background"]) if result else ()  # type: ignore[arg-type]
+    known = [frame for frame in held_out if scene.frame_names[frame] in measured]
+    for frame in spread(known, SHOWN):
         name = scene.frame_names[frame]
         view = trained.view(cameras, frame, background=background)  # type: ignore[arg-type]
         truth = shown_image(images.image(frame), background)
-        score = result.images[name]
+        score = measured[name]
         views.append(
             HeldOutView(name, to_8bit(view.color), to_8bit(truth), score["psnr"], score["ssim"])
         )
     width, height = trained.settings.orbit["size"]
-    shrink = min(1.0, ORBIT_SIZE / max(width, height))
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    size = _no_larger(width, height, ORBIT_SIZE)
+    begin = time.monotonic()
+    next(turntable_frames(trained, ORBIT_FRAMES, size, samples_per_pixel=1))
+    slow = ORBIT_FRAMES * (time.monotonic() - begin) / ORBIT_SECONDS
+    if slow > 1:  # what has hardly been trained is fog, and fog takes a hundred times longer
+        size = _no_larger(*size, max(24, int(max(size) / slow**0.5)))
     orbit = list(turntable_frames(trained, ORBIT_FRAMES, size, samples_per_pixel=1))
     parameters = sum(p.numel() for p in trained.field.parameters())
     data = ReportData(
@@ -53,17 +63,22 @@ def report_run(
             "field": trained.settings.field,
             **trained.settings.arguments,
             "parameters": parameters,
+            "device": str(device),
             "samples a step": trained.settings.samples_per_step,
             "seed": trained.settings.seed,
         },
         metrics=run.records(),
         views=views,
-        scores=[(name, v["psnr"], v["ssim"]) for name, v in result.images.items()],
-        protocol=result.protocol,
+        scores=[(name, v["psnr"], v["ssim"]) for name, v in measured.items()],
+        protocol=result.protocol if result else {},
         seconds=seconds,
         orbit=orbit,
         notes=scene.notes,
     )
-    with torch.no_grad():
-        write_report(run.report_path, data)
+    write_report(run.report_path, data)
     return run.report_path
+
+
+def _no_larger(width: int, height: int, longest: int) -> tuple[int, int]:
+    shrink = min(1.0, longest / max(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))

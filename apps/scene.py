@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +105,10 @@ def load_scene(folder: Path) -> Scene:
 
 def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
     train = posed.splits["train"]
-    images = _decoded(posed, _spread(train, _PEEKED))
+    images = list(_decoded(posed, _spread(train, _PEEKED)))
     transparent = any(bool((image[:, :, 3] < 255).any()) for image in images)
     backdrop = None if transparent else find_backdrop(images)
+    del images
     bounds, notes = posed.bounds, list(posed.notes)
     if bounds is not None and not looked_at(posed.cameras, bounds):
         notes.append(f"{bounds.reason} is not used: the cameras look past its box")
@@ -150,8 +151,8 @@ def _spread(frames: Tensor, count: int) -> Tensor:
     return frames[step.round().long()]
 
 
-def _decoded(posed: PosedImages, frames: Tensor) -> list[Tensor]:
-    return [decode(posed.image_paths[frame], 4) for frame in frames.tolist()]
+def _decoded(posed: PosedImages, frames: Tensor) -> Iterator[Tensor]:
+    return (decode(posed.image_paths[frame], 4) for frame in frames.tolist())
 
 
 def _no_scene(folder: Path) -> InputError:

@@ -101,7 +101,10 @@ def steps_within(
     """
     kept = 1 + min(_KEPT, math.floor(max(seconds, 0.0) / per_step) // rewind_spacing)
     checkpoints = kept * (1 + math.floor(max(seconds, 0.0) / kept / CHECKPOINT_SECONDS))
-    overhead = checkpoints * per_checkpoint + VALIDATIONS * per_validation
+    validations = VALIDATIONS * per_validation
+    if per_validation > QUICK_SECONDS:
+        validations = min(validations, VALIDATION_SHARE * max(seconds, 0.0))
+    overhead = checkpoints * per_checkpoint + validations
     return max(0, math.floor((0.95 * seconds - overhead) / per_step))
 
 
@@ -110,3 +113,8 @@ CHECKPOINT_SECONDS = 12.0
 
 VALIDATIONS = 20
 """Times a run looks at its held-out view."""
+
+QUICK_SECONDS = 0.2
+"""A look that takes longer waits until all looks are within VALIDATION_SHARE of the time."""
+
+VALIDATION_SHARE = 0.1

@@ -9,23 +9,34 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
-from polyfield.apps.images import ImageStore
-from polyfield.apps.loop import Progress, run
+from polyfield.apps.device import choose_device
+from polyfield.apps.eval import EvalResult, measure
+from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.loop import Outcome, Progress, run
+from polyfield.apps.memory_plan import default_limit, known_plan, plan_memory
 from polyfield.apps.progress import live_progress
 from polyfield.apps.radiance_task import RadianceTask
+from polyfield.apps.report import duration
 from polyfield.apps.run_folder import CONFIG_VERSION, RunFolder
+from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import Schedule
 from polyfield.apps.train_options import Train, check
-from polyfield.apps.trained import Settings, build, read_settings, settings_of
+from polyfield.apps.trained import (
+    Settings,
+    Trained,
+    build,
+    pixel_size,
+    read_settings,
+    settings_of,
+)
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
 
-SAMPLES_PER_STEP = 1 << 15
+EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
+ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
 MEASURE_STEPS = 256  # the occupancy grid has settled by then, so a step's time is typical
 
 
@@ -39,9 +50,14 @@ class TrainResult:
     seconds: float
     psnr: float
     """Of the held-out view that training watched, in dB."""
+    test_psnr: float | None
+    """Mean over the held-out views of the report, in dB; None without a report or such views."""
+    test_ssim: float | None
     rewinds: int
     parameters: int
     checkpoint: str
+    report: str | None
+    """Where report.html lies."""
 
 
 def train(
@@ -59,45 +75,40 @@ def train(
     started = time.monotonic() if started is None else started
     check(options)
     tell = on_message or (lambda message: None)
+    if options.field not in FIELDS:
+        raise InputError("--field", repr(options.field), f"one of {', '.join(FIELDS)}")
     device = choose_device(options.device, tell)
     known = _known_config(options)
     known_settings = read_settings(known.get("settings"), "config.json") if known else None
     scene_path = options.scene or (Path(known_settings.scene) if known_settings else None)
     if scene_path is None:
         raise InputError("SCENE", "is not given", "a folder of posed images")
-    if options.field not in FIELDS:
-        raise InputError("--field", repr(options.field), f"one of {', '.join(FIELDS)}")
     scene = load_scene(scene_path)
     for note in scene.notes:
         tell(note)
-    if known_settings:
-        settings = known_settings
-    else:
-        arguments = arguments_of(FIELDS[options.field][0](**grid_sizes(scene, options)))
-        settings = settings_of(scene, options.field, arguments, options.seed, SAMPLES_PER_STEP)
+    limit = int(options.memory * 1e9) if options.memory else default_limit()
+    settings = known_settings or _new_settings(scene, options, limit)
+    trained = build(settings, device)
+    parameters = sum(p.numel() for p in trained.field.parameters())
+    memory = known_plan(
+        limit, scene.sizes, parameters, settings.samples_per_step, settings.image_bytes
+    )
+    trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
-    minutes = options.minutes if options.steps or options.minutes else 3.0
     schedule = _known_schedule(known) if known else Schedule(options.steps)
-    if schedule.steps is not None:
-        minutes = None
-    with _run_folder(options, out, settings, schedule, tell) as folder:
+    minutes = None if schedule.steps is not None else options.minutes or 3.0
+    with _run_folder(options, out, settings, schedule) as folder:
         saved = checkpoint.latest(folder.checkpoints) if options.resume else None
         if options.resume and saved is None:
             tell(f"{out} holds no checkpoint: training starts at step 0")
-        trained = build(settings, device)
-        parameters = sum(p.numel() for p in trained.field.parameters())
-        limit = int((options.memory or 4.0) * 1e9 / 2)
-        images = ImageStore(
-            scene.image_paths, scene.sizes, 4 if scene.has_alpha else 3, limit, settings.seed
-        )
+        images = scene_images(scene, settings.image_bytes, settings.seed)
         task = RadianceTask(trained, scene, images, device)
-        views = {name: len(frames) for name, frames in scene.splits.items()}
-        tell(
-            f"{scene.name}: {views} views; {settings.field}, {parameters:,} parameters, "
-            f"{settings.samples_per_step:,} samples a step, "
-            + (f"{minutes:g} minutes" if minutes else f"{schedule.steps} steps")
-            + f" on {device}; into {out}"
-        )
+        time_left = None if minutes is None else 60 * minutes - (time.monotonic() - started)
+        tell(f"{scene.name}: {_views(scene)}; training on {device} into {out}")
+        tell(plan_sentence(settings, parameters, memory.total_bytes, limit, schedule, minutes))
+        if minutes is not None and time_left is not None and time_left < 0.5 * 60 * minutes:
+            used = 60 * minutes - time_left
+            tell(f"warning: loading took {used:.0f} s of {minutes:g} minutes; give it more time")
         outcome = run(
             task,
             folder,
@@ -107,25 +118,28 @@ def train(
             minutes=minutes,
             resume_from=saved,
             measure_steps=MEASURE_STEPS,
-            on_plan=lambda s, seconds: tell(
-                f"plan: {s.steps} steps of {1000 * seconds:.1f} ms"
-                + (
-                    " - too few for a good result; give it more time"
-                    if (s.steps or 0) < 1000
-                    else ""
-                )
+            on_plan=lambda found, seconds: tell(
+                measured_sentence(found, seconds, settings.samples_per_step)
             ),
             on_progress=on_progress,
         )
+        del saved
+        result, report = None, None
+        if options.report:
+            tell("measuring held-out views and writing the report")
+            result, report = _final_report(folder.path, trained, scene, images, outcome)
     return TrainResult(
         run=str(out),
         steps=outcome.step,
         ended=outcome.ended,
         seconds=outcome.seconds,
         psnr=outcome.metrics["psnr"],
+        test_psnr=None if result is None else result.psnr,
+        test_ssim=None if result is None else result.ssim,
         rewinds=outcome.rewinds,
         parameters=parameters,
         checkpoint=str(outcome.checkpoint),
+        report=report,
     )
 
 
@@ -141,38 +155,108 @@ def train_command(options: Train) -> TrainResult:
 
 
 def summary(result: TrainResult) -> str:
-    """One line for the terminal."""
+    """A few lines for the terminal."""
+    lines = [f"{result.ended} after {result.steps} steps and {result.seconds:.0f} s"]
+    if result.test_psnr is None:
+        lines[0] += f": {result.psnr:.2f} dB on the watched view"
+    else:
+        lines[0] += f": held-out views {result.test_psnr:.2f} dB, SSIM {result.test_ssim:.4f}"
+    if result.report:
+        lines.append(f"open {result.report}")
+    lines.append(f"next: polyfield render {result.run}, polyfield eval {result.run}")
+    return "\n".join(lines)
+
+
+def plan_sentence(
+    settings: Settings,
+    parameters: int,
+    memory_bytes: int,
+    limit: int,
+    schedule: Schedule,
+    minutes: float | None,
+) -> str:
+    """What a run is about to do: field, batch, memory, and the steps or the time."""
+    sizes = ", ".join(f"{name} {value}" for name, value in settings.arguments.items())
+    if minutes is None:
+        steps = schedule.steps or 0
+        budget = f"{steps:,} steps, {_millions(steps * settings.samples_per_step)} samples"
+    else:
+        budget = f"{minutes:g} minutes, whose steps are fixed after a short measurement"
     return (
-        f"{result.ended} after {result.steps} steps and {result.seconds:.0f} s: "
-        f"{result.psnr:.2f} dB on the watched view. polyfield eval {result.run} measures it."
+        f"plan: {settings.field} ({sizes}), {parameters:,} parameters, "
+        f"{settings.samples_per_step:,} samples a step, at most {memory_bytes / 1e9:.2f} GB "
+        f"of {limit / 1e9:.2f} GB; {budget}"
     )
 
 
-def choose_device(wish: str, tell: Callable[[str], None]) -> torch.device:
-    """auto takes a usable GPU and says so. InputError where a wished device is absent."""
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "cpu"
-        if wish == "cuda":
-            tell(f"training on {torch.cuda.get_device_name()}")
-    device = torch.device(wish)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device", wish, "a device that torch can use", "Run polyfield doctor.")
-    return device
+def measured_sentence(schedule: Schedule, seconds: float, samples_per_step: int) -> str:
+    """The plan once a step's time is known, with a warning where it will not do."""
+    steps = schedule.steps or 0
+    total = steps * samples_per_step
+    sentence = (
+        f"plan: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} samples, "
+        f"{duration(steps * seconds)}"
+    )
+    if total < ENOUGH_SAMPLES:
+        need = duration(seconds * ENOUGH_SAMPLES / samples_per_step)
+        sentence += (
+            f"\nwarning: fewer than {_millions(ENOUGH_SAMPLES)} samples give a blurred result; "
+            f"that many take {need} on this machine"
+        )
+    return sentence
 
 
-def grid_sizes(scene: Scene, options: Train) -> dict[str, int]:
-    """Sizes of the hash grid for a scene and a budget.
+def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
+    """Details a side of the unit cube that the photographs can show, and parameters to hold them.
 
-    The finest level has two nodes to a pixel at the distance of what the cameras look at: finer
-    ones no photograph supervises. Tables grow with the time there is to fill them.
+    One detail to a pixel at the distance of what the cameras look at: finer ones no photograph
+    supervises. Parameters grow with the time there is to fill them.
     """
-    cameras = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    distance = (cameras.camera_to_world[:, :, 3] - 0.5).norm(dim=1)
-    pixel = (distance / cameras.focal.amax(1)).median()
-    finest = 2 ** round(math.log2(min(8192.0, max(128.0, 2 / float(pixel)))))
+    finest = 2 ** round(math.log2(min(8192.0, max(128.0, 1 / pixel_size(scene)))))
     longer = (options.minutes or 3.0) > 10 or (options.steps or 0) > 40_000
-    tables = (18 if longer else 16) + (1 if scene.grid_levels > 1 else 0)
-    return {"finest_resolution": finest, "log2_table_size": tables}
+    parameters = (1 << 23 if longer else 1 << 21) * (2 if scene.grid_levels > 1 else 1)
+    return finest, parameters
+
+
+def _new_settings(scene: Scene, options: Train, limit: int) -> Settings:
+    resolution, parameters = wished_sizes(scene, options)
+    plan = plan_memory(limit, scene.sizes, 4 if scene.has_alpha else 3, parameters)
+    arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters)
+    return settings_of(
+        scene,
+        options.field,
+        arguments_of(arguments),
+        options.seed,
+        plan.samples_per_step,
+        plan.image_bytes,
+        options.pixel,
+    )
+
+
+def _final_report(
+    folder: Path, trained: Trained, scene: Scene, images: ImageStore, outcome: Outcome
+) -> tuple[EvalResult | None, str]:
+    begin = time.monotonic()
+    result = None
+    if len(scene.splits["test"]):
+        background = tuple(trained.settings.background)
+        result = measure(trained, scene, images, "test", background, within=EVALUATION_SECONDS)
+    times = {
+        "training": outcome.seconds,
+        "of it, checkpoints": outcome.checkpoint_seconds,
+        "evaluation": time.monotonic() - begin,
+    }
+    if result is not None:
+        times["rendering a held-out view"] = result.seconds_per_view
+    return result, str(report_run(folder, trained, scene, images, result, times))
+
+
+def _views(scene: Scene) -> str:
+    return ", ".join(f"{len(frames)} views to {split}" for split, frames in scene.splits.items())
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3g} million"
 
 
 def _known_config(options: Train) -> dict | None:
@@ -209,7 +293,6 @@ def _run_folder(
     out: Path,
     settings: Settings,
     schedule: Schedule,
-    tell: Callable[[str], None],
 ) -> RunFolder:
     if options.resume and (out / "config.json").is_file():
         return RunFolder.open(out, writing=True)

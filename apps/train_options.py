@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -29,13 +29,20 @@ class Train:
     steps: Annotated[int | None, _value("N")] = None
     """Number of optimisation steps, instead of a time budget."""
     memory: Annotated[float | None, _value("GB")] = None
-    """Memory to stay within (1 GB is 10^9 bytes). The default follows from the machine."""
+    """Memory that the whole process stays within (1 GB is 10^9 bytes): it decides how many
+    photographs are kept decoded, and the sizes of batches and tables. The default is half of the
+    machine's, 4 at most."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda[:n]")] = "auto"
     """Where to train. auto takes a usable GPU, else the CPU, and says which."""
     seed: Annotated[int, arg(metavar="S")] = 0
     """Seed of every random number of the run."""
+    pixel: Literal["centre", "point", "mean"] = "centre"
+    """Where training rays go through their pixels: through the centre, through one random point,
+    or through two points whose mean colour is compared with the photograph's."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
+    report: Annotated[bool, arg(help_behavior_hint="")] = True
+    """Leave out the final evaluation and report.html, which come after the time budget."""
     from_config: Annotated[Path | None, _value("CONFIG", "from")] = None
     """config.json of a run to repeat exactly: scene, field, plan and seed come from it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from polyfield.fields.similarity import Similarity
 from polyfield.fields.table import build_field
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import OccupancyGrid, full_grid
-from polyfield.render.view import View, render_view
+from polyfield.render.view import View, render_bands, render_view
 from polyfield.render.volume import Sampling
 
 GRID_RESOLUTION = 64
+STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 SAMPLES_PER_PIXEL = 4  # of images that are shown or measured: pixels are areas, rays are points
+PIXELS = ("centre", "point", "mean")
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 
@@ -42,6 +45,10 @@ class Settings:
     scene: str
     seed: int
     samples_per_step: int
+    image_bytes: int
+    """Of the cache of photographs: it decides which of them a step can draw from."""
+    pixel: str = "centre"
+    """Where training rays go through their pixels, one of PIXELS."""
 
 
 @dataclass
@@ -53,6 +60,8 @@ class Trained:
     grid: OccupancyGrid
     sampling: Sampling
     to_field: Similarity
+    memory_bytes: int = 1 << 28
+    """For rendering."""
 
     def view(
         self,
@@ -61,7 +70,6 @@ class Trained:
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
         background: tuple[float, float, float] | None = None,
-        memory_bytes: int = 1 << 28,
     ) -> View:
         """The image of one camera (cameras in the unit cube, on the field's device)."""
         behind = background or tuple(self.settings.background)
@@ -73,19 +81,46 @@ class Trained:
             behind,  # type: ignore[arg-type]  # three numbers, checked when they were read
             self.sampling,
             samples_per_pixel=samples_per_pixel,
-            memory_bytes=memory_bytes,
+            memory_bytes=self.memory_bytes,
+        )
+
+    def bands(
+        self,
+        cameras: Cameras,
+        index: int,
+        *,
+        samples_per_pixel: int = SAMPLES_PER_PIXEL,
+        normals: bool = False,
+    ) -> Iterator[View]:
+        """`view` from top to bottom, in bands of rows that fit into the memory."""
+        return render_bands(
+            self.field,
+            self.grid,
+            cameras,
+            index,
+            tuple(self.settings.background),  # type: ignore[arg-type]  # three numbers
+            self.sampling,
+            samples_per_pixel=samples_per_pixel,
+            normals=normals,
+            memory_bytes=self.memory_bytes,
         )
 
 
 def settings_of(
-    scene: Scene, field: str, arguments: dict[str, int], seed: int, samples_per_step: int
+    scene: Scene,
+    field: str,
+    arguments: dict[str, int],
+    seed: int,
+    samples_per_step: int,
+    image_bytes: int,
+    pixel: str = "centre",
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
     background = [1.0, 1.0, 1.0]
     if not scene.has_alpha or scene.backdrop is not None:
         background = [c / 255 for c in scene.backdrop] if scene.backdrop else [0.0, 0.0, 0.0]
-    finest_side = 2.0 ** (1 - scene.grid_levels)
+    finest_side, detail = 2.0 ** (1 - scene.grid_levels), pixel_size(scene)
     return Settings(
         field=field,
         arguments=arguments,
@@ -94,7 +129,7 @@ def settings_of(
         grid_resolution=GRID_RESOLUTION,
         sampling=asdict(
             Sampling(
-                step=finest_side * 3**0.5 / 768,
+                step=max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
                 cone=0.0 if scene.grid_levels == 1 else 1 / 256,
                 near=scene.near,
             )
@@ -108,7 +143,19 @@ def settings_of(
         scene=str(scene.folder),
         seed=seed,
         samples_per_step=samples_per_step,
+        image_bytes=image_bytes,
+        pixel=pixel,
     )
+
+
+def pixel_size(scene: Scene) -> float:
+    """Side of what a training pixel covers at the distance of the scene's middle, in the unit cube.
+
+    The median over the training cameras: finer than that no photograph shows anything.
+    """
+    cameras = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
+    distance = (cameras.camera_to_world[:, :, 3] - 0.5).norm(dim=1)
+    return float((distance / cameras.focal.amax(1)).median())
 
 
 def read_settings(values: object, where: str) -> Settings:
@@ -117,8 +164,14 @@ def read_settings(values: object, where: str) -> Settings:
         settings = Settings(**values)  # type: ignore[arg-type]  # checked below
         Sampling(**settings.sampling)  # type: ignore[arg-type]
         numbers = [*settings.sampling.values(), *settings.background, settings.seed]
-        numbers += [settings.samples_per_step, settings.grid_levels, settings.grid_resolution]
+        numbers += [
+            settings.samples_per_step,
+            settings.image_bytes,
+            settings.grid_levels,
+            settings.grid_resolution,
+        ]
         sound = all(type(number) in (int, float) for number in numbers)
+        sound = sound and settings.pixel in PIXELS
         poses = torch.tensor(settings.orbit["camera_to_world"])
         sound = sound and poses.shape[1:] == (3, 4) and len(settings.background) == 3
         sound = sound and len(settings.orbit["focal"]) == len(settings.orbit["size"]) == 2
@@ -152,6 +205,7 @@ def load(path: Path, device: torch.device) -> Trained:
         trained = build(read_settings(saved.metadata["settings"], str(saved.path)), device)
         state = {k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")}
         trained.field.load_state_dict(state)
+        trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
         trained.grid.values.copy_(saved.tensors["grid.values"])
         trained.grid.bits.copy_(saved.tensors["grid.bits"])
     except (KeyError, RuntimeError) as error:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from polyfield.apps.atomic import replacing
+from polyfield.apps.files import make_folder, replacing
 from polyfield.cuda.errors import InputError
 
 Frame = np.ndarray  # uint8 [height, width, 3], sRGB
@@ -19,8 +20,9 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float = 30.0) -> None:
 
     Frames are sRGB, all of one size, and are taken one by one: a generator of them needs no memory
     for all (WebP's encoder keeps them). H.264 wants even sizes: an odd one repeats its last row or
-    column. The file appears whole or not at all. Raises InputError for another suffix, a rate that
-    is not positive, no frame, or frames of several sizes.
+    column. The file appears whole or not at all, in a folder that is made if it is missing. Raises
+    InputError for another suffix, a rate that is not positive, no frame, frames of several sizes,
+    or a place that cannot be written.
     """
     writers = {".mp4": _write_mp4, ".webp": _write_webp}
     path = Path(path)
@@ -28,8 +30,9 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float = 30.0) -> None:
         raise InputError(str(path), f"suffix '{path.suffix}'", " or ".join(writers))
     if not 0 < fps <= 1000:
         raise InputError("fps", str(fps), "more than 0, at most 1000")
-    with replacing(path) as temporary:
-        writers[path.suffix.lower()](temporary, _alike(path, frames), fps)
+    make_folder(path.parent)
+    with replacing(path) as file:
+        writers[path.suffix.lower()](file, _alike(path, frames), fps)
 
 
 def _alike(path: Path, frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -52,7 +55,7 @@ def _alike(path: Path, frames: Iterable[Frame]) -> Iterator[Frame]:
         raise InputError(str(path), "no frames", "at least one")
 
 
-def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
+def _write_mp4(file: BinaryIO, frames: Iterator[Frame], fps: float) -> None:
     encoder = None
     try:
         for frame in frames:
@@ -61,7 +64,7 @@ def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
                 frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if encoder is None:
                 encoder = imageio_ffmpeg.write_frames(
-                    str(path),
+                    file.name,
                     (frame.shape[1], frame.shape[0]),
                     fps=fps,
                     codec="libx264",
@@ -69,7 +72,7 @@ def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
                     macro_block_size=2,
                     quality=None,
                     # The index in front: a browser plays the film while it still loads.
-                    output_params=["-crf", str(QUALITY), "-movflags", "+faststart"],
+                    output_params=["-crf", str(QUALITY), "-movflags", "+faststart", "-f", "mp4"],
                 )
                 encoder.send(None)
             encoder.send(np.ascontiguousarray(frame))
@@ -78,10 +81,10 @@ def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
             encoder.close()
 
 
-def _write_webp(path: Path, frames: Iterator[Frame], fps: float) -> None:
+def _write_webp(file: BinaryIO, frames: Iterator[Frame], fps: float) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
     first.save(
-        path,
+        file,
         format="WEBP",
         save_all=True,
         append_images=others,

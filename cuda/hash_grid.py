@@ -212,7 +212,15 @@ def _run_scatter(x: Tensor, grad: Tensor, tangent: Tensor | None, values: list[i
     out = x.new_zeros(layout.entries, layout.features)
     parts = owners_of_a_level(layout, x.device)
     levels = level_tensors(layout, x.device)
-    arguments = x.contiguous(), grad.contiguous(), _contiguous(tangent), None, out, *[None] * 4, *levels
+    arguments = (
+        x.contiguous(),
+        grad.contiguous(),
+        _contiguous(tangent),
+        None,
+        out,
+        *[None] * 4,
+        *levels,
+    )
     sizes = len(x), layout.levels, int(layout.smoothstep), parts
     grid = tiles_of(x), layout.levels * parts
     launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *[0.0] * 8, rows="owned")

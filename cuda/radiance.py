@@ -37,7 +37,7 @@ NO_EDGE = 1e9  # a Huber edge that no difference reaches: the squared error
 
 @dataclass(frozen=True)
 class RadianceShape:
-    """Sizes of a field: its hash grid, the hidden widths of its two networks, harmonics a direction.
+    """Sizes of a field: its hash grid, its networks' hidden widths, the harmonics of a direction.
 
     The density network is encoding -> hidden -> 16, the colour network 16 + harmonics -> hidden ->
     hidden -> 3. Hidden widths are multiples of 16 up to 128. Raises InputError for others.
@@ -77,7 +77,7 @@ class RadianceView(NamedTuple):
 
 
 class RadianceGradients(NamedTuple):
-    """The mean loss, and its gradients. Rows of `encoded` are set where `kept` is, and only there."""
+    """The mean loss, and its gradients. Rows of `encoded` are set only where `kept` is."""
 
     loss: Float[Tensor, ""]
     encoded: Float[Tensor, "samples width"]
@@ -108,7 +108,17 @@ def radiance_view(
         args = samples, harmonics, background, table, density_weights, color_weights, shape, stop
         return radiance_reference(*args)
     color, opacity, depth, visible, *_ = _rays(
-        *samples[:4], harmonics, background, None, table, weights, _numbers(shape), stop, 0.0, 0.0, 1
+        *samples[:4],
+        harmonics,
+        background,
+        None,
+        table,
+        weights,
+        _numbers(shape),
+        stop,
+        0.0,
+        0.0,
+        1,
     )
     return RadianceView(color, opacity, depth, visible)
 
@@ -133,8 +143,9 @@ def radiance_gradients(
     straight line beyond d: 2 d (|e| - d) + d^2. Gradients arrive for both networks and for the
     encoded position of every sample that counts: what `hash_grid` would be handed in a backward
     pass. The gradient of the density goes by exp(clamp(z, -15, 15)). Other arguments as for
-    radiance_view. rays_per_pixel (1, 2, 4, 8 or 16): so many rays one after the other share a pixel,
-    and their mean colour is compared with the target, which they repeat. On a CPU results repeat bit for bit for any number of threads.
+    radiance_view. rays_per_pixel (1, 2, 4, 8 or 16): so many rays one after the other share a
+    pixel, and their mean colour is compared with the target, which they repeat. On a CPU results
+    repeat bit for bit for any number of threads.
     """
     weights = _check(samples, harmonics, background, table, density_weights, color_weights, shape)
     if target.shape != background.shape:
@@ -168,7 +179,7 @@ def radiance_reference(
     stop: float = 1e-4,
     encoded: Tensor | None = None,
 ) -> RadianceView:
-    """The specification in plain torch, differentiable; encoded: in place of the table's features."""
+    """The specification in plain torch, differentiable; encoded replaces the table's features."""
     if encoded is None:
         encoded = hash_grid_reference(samples.position, table, shape.layout)
     features = mlp_reference(encoded, density_weights, shape.density_widths, "relu")

@@ -40,8 +40,9 @@ def hash_grid_adam_(
     """One step of lazy Adam on a hash grid's table, from the gradient of its features, in place.
 
     grad_out: the gradient with respect to `hash_grid(x, table, layout)`; x is clamped to the unit
-    cube. kept: points that count, all if None; the gradients of others are not read. scratch: zeros before and after the call, kept by the caller between calls; it holds the
-    gradient while it is summed. A number of the table whose gradient is exactly zero keeps its
+    cube. kept: points that count, all if None; the gradients of others are not read. scratch: zeros
+    before and after the call, kept by the caller between calls; it holds the gradient while it is
+    summed. A number of the table whose gradient is exactly zero keeps its
     bits, moments included (no decay). Bias is corrected by `step` (from 1), or, where steps
     [entries, features] int32 is given, by each number's own count of visits, which is advanced.
     On a CPU a thread sums a level and steps it while it lies in the cache; results repeat bit for

@@ -103,4 +103,8 @@ class FieldOptimiser:
 def _joined(pending: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:
     everything = [torch.ones(len(x), dtype=torch.bool, device=x.device) for x, _, _ in pending]
     kept = [k if k is not None else a for (_, _, k), a in zip(pending, everything, strict=True)]
-    return torch.cat([x for x, _, _ in pending]), torch.cat([g for _, g, _ in pending]), torch.cat(kept)
+    return (
+        torch.cat([x for x, _, _ in pending]),
+        torch.cat([g for _, g, _ in pending]),
+        torch.cat(kept),
+    )

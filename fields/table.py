@@ -21,8 +21,14 @@ class HashGridArguments:
     log2_table_size: int = 16
     base_resolution: int = 16
     finest_resolution: int = 512
-    hidden: int = 64
+    hidden: int = 48
     harmonics_degree: int = 3
+
+    @classmethod
+    def fitted(cls, resolution: int, parameters: int) -> HashGridArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+        entries = max(1, parameters // (cls.levels * cls.features))
+        return cls(finest_resolution=resolution, log2_table_size=entries.bit_length() - 1)
 
 
 def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = None) -> Radiance:
@@ -39,7 +45,8 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
 
 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
-FIELDS: dict[str, tuple[type, Callable[..., Radiance]]] = {
+# The arguments are a frozen dataclass of plain numbers with defaults; its `fitted` chooses them.
+FIELDS: dict[str, tuple[type[HashGridArguments], Callable[..., Radiance]]] = {
     "hash-grid": (HashGridArguments, hash_grid_field),
 }
 

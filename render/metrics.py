@@ -11,6 +11,7 @@ from polyfield.cuda.errors import InputError
 
 WINDOW = 11  # pixels a side, odd
 SIGMA = 1.5  # pixels
+BAND = 128  # rows looked at together: float64 copies of a whole photograph are many times its size
 STABILISER_MEAN, STABILISER_VARIANCE = 0.01**2, 0.03**2  # K1 = 0.01, K2 = 0.03, data range 1
 
 
@@ -33,7 +34,10 @@ def psnr_8bit(
     the PSNR of the mean error. Raises InputError for an image without pixels or with NaN.
     """
     _refuse_unusable(prediction, truth, smallest=1)
-    error = (rounded_to_8bit(prediction) - rounded_to_8bit(truth)).square().mean().item()
+    total = 0.0
+    for p, t in zip(prediction.split(BAND), truth.split(BAND), strict=True):
+        total += (rounded_to_8bit(p) - rounded_to_8bit(t)).square().sum().item()
+    error = total / truth.numel()
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
@@ -51,6 +55,16 @@ def ssim(
     Source: Wang et al., Image Quality Assessment (IEEE TIP 13(4), 2004), eq. 13.
     """
     _refuse_unusable(prediction, truth, smallest=WINDOW)
+    height, width, channels = truth.shape
+    rows, total = height - WINDOW + 1, 0.0
+    for top in range(0, rows, BAND):
+        part = slice(top, min(top + BAND, rows) + WINDOW - 1)
+        total += _likeness(prediction[part], truth[part]).sum().item()
+    return total / (rows * (width - WINDOW + 1) * channels)
+
+
+def _likeness(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Similarity of each window that lies wholly inside."""
     # float64: a variance is the small difference of two large numbers in an even area.
     x, y = (image.double().movedim(2, 0)[:, None] for image in (prediction, truth))
     mean_x, mean_y = _blur(x), _blur(y)
@@ -61,7 +75,7 @@ def ssim(
     scale = (mean_x**2 + mean_y**2 + STABILISER_MEAN) * (
         variance_x + variance_y + STABILISER_VARIANCE
     )
-    return (likeness / scale).mean().item()
+    return likeness / scale
 
 
 def _blur(images: Tensor) -> Tensor:

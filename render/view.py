@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polyfield.cuda.errors import InputError
 from polyfield.fields.field import RadianceField
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import OccupancyGrid
-from polyfield.render.volume import Sampling, ray_batches, render_rays
+from polyfield.render.shading import shade_rays
+from polyfield.render.volume import Sampling
+
+BYTES_A_PIXEL = 192  # alive while a band of an image is made
 
 
 class View(NamedTuple):
-    """One rendered image: colour in [0, 1], opacity, depth along the ray in the unit cube."""
+    """A rendered image, or a band of rows of it.
+
+    Colour in [0, 1] on the background; opacity in [0, 1]; depth: mean distance along the ray, in
+    sides of the unit cube, 0 for nothing. normal: mean over what the pixel sees of unit normals,
+    (minus the density's gradient), in the axes of the unit cube; its length is at most the opacity,
+    and less where normals differ within the pixel. None unless it was asked for.
+    """
 
     color: Float[Tensor, "height width 3"]
     opacity: Float[Tensor, "height width"]
     depth: Float[Tensor, "height width"]
+    normal: Float[Tensor, "height width 3"] | None = None
 
 
 def subpixel_offsets(count: int) -> Float[Tensor, "count 2"]:
@@ -36,7 +48,59 @@ def subpixel_offsets(count: int) -> Float[Tensor, "count 2"]:
     return (0.5 + index * steps).remainder(1).float()
 
 
-@torch.no_grad()
+def render_bands(
+    field: RadianceField,
+    grid: OccupancyGrid,
+    cameras: Cameras,
+    index: int,
+    background: tuple[float, float, float],
+    sampling: Sampling,
+    *,
+    samples_per_pixel: int = 1,
+    normals: bool = False,
+    memory_bytes: int = 1 << 28,
+) -> Iterator[View]:
+    """The image of camera `index` (cameras in the unit cube) from top to bottom, in bands of rows.
+
+    All that is alive at once takes at most about memory_bytes, whatever the size of the image and
+    the number of samples; a band has one row at least. Raises InputError for less than one ray a
+    pixel.
+    """
+    if samples_per_pixel < 1:
+        raise InputError("samples per pixel", str(samples_per_pixel), "at least 1")
+    width, height = int(cameras.width[index]), int(cameras.height[index])
+    rows = max(1, memory_bytes // 4 // (BYTES_A_PIXEL * width))
+    behind = torch.tensor(background, device=grid.bits.device)
+    offsets = subpixel_offsets(samples_per_pixel).to(grid.bits.device)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels = torch.arange(top * width, bottom * width, device=grid.bits.device)
+        corner = torch.stack([pixels % width, pixels // width], 1).float()
+        camera = torch.full_like(pixels, index)
+        total: list[Tensor] = []
+        for offset in offsets:
+            origins, directions = cameras.rays(camera, corner + offset)
+            seen = shade_rays(
+                field,
+                grid,
+                origins,
+                directions,
+                sampling,
+                normals=normals,
+                memory_bytes=memory_bytes // 2,
+            )
+            found = [channel for channel in seen if channel is not None]
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        color, opacity, depth, *normal = (channel / samples_per_pixel for channel in total)
+        shape = (bottom - top, width)
+        yield View(
+            (color + (1 - opacity)[:, None] * behind).clamp(0, 1).reshape(*shape, 3),
+            opacity.reshape(shape),
+            (depth / opacity.clamp_min(1e-6)).reshape(shape),
+            normal[0].reshape(*shape, 3) if normal else None,
+        )
+
+
 def render_view(
     field: RadianceField,
     grid: OccupancyGrid,
@@ -46,30 +110,25 @@ def render_view(
     sampling: Sampling,
     *,
     samples_per_pixel: int = 1,
+    normals: bool = False,
     memory_bytes: int = 1 << 28,
 ) -> View:
-    """The image of camera `index` (cameras in the unit cube), in batches within memory_bytes."""
-    width, height = int(cameras.width[index]), int(cameras.height[index])
-    device = grid.bits.device
-    behind = torch.tensor(background, device=device)
-    color = torch.zeros(height * width, 3, device=device)
-    opacity = torch.zeros(height * width, device=device)
-    depth = torch.zeros(height * width, device=device)
-    offsets = subpixel_offsets(samples_per_pixel).to(device)
-    for part in ray_batches(width * height, memory_bytes):
-        part = part.to(device)
-        corner = torch.stack([part % width, part // width], 1).float()
-        for offset in offsets:
-            origins, directions = cameras.rays(torch.full_like(part, index), corner + offset)
-            seen = render_rays(
-                field, grid, origins, directions, behind.expand(len(part), 3), sampling
-            )
-            color[part] += seen.color / samples_per_pixel
-            opacity[part] += seen.opacity / samples_per_pixel
-            depth[part] += seen.depth * seen.opacity / samples_per_pixel
-    depth = depth / opacity.clamp_min(1e-6)
+    """The whole image at once; memory_bytes, as `render_bands` takes it, does not count it."""
+    bands = render_bands(
+        field,
+        grid,
+        cameras,
+        index,
+        background,
+        sampling,
+        samples_per_pixel=samples_per_pixel,
+        normals=normals,
+        memory_bytes=memory_bytes,
+    )
+    color, opacity, depth, normal = zip(*bands, strict=True)
     return View(
-        color.clamp(0, 1).reshape(height, width, 3),
-        opacity.reshape(height, width),
-        depth.reshape(height, width),
+        torch.cat(color),
+        torch.cat(opacity),
+        torch.cat(depth),
+        torch.cat(normal) if normals else None,
     )

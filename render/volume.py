@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
@@ -104,10 +104,6 @@ def render_rays(
     """
     samples = march_rays(grid, origins, directions, sampling, seed, stream, jitter)
     marched = len(samples.distance)
-    shape = None if torch.is_grad_enabled() else fused_rays.fused_shape(field)
-    if shape is not None:
-        view = fused_rays.view_rays(field, shape, samples, directions, background, STOP)  # type: ignore[arg-type]
-        return Rendered(*view[:3], marched, int(view.visible.sum()))
     with torch.no_grad():
         density, features = field.density(samples.position)
         kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
@@ -142,8 +138,8 @@ def learn_rays(
     """What the field shows along jittered rays, and the mean squared error against `target`.
 
     rays_per_pixel: so many rays, one after the other, share a pixel: their mean is compared, and
-    targets repeat. Gradients of the loss are left with the field's parameters, as its backward pass would. A field
-    that has a kernel of its own for it takes that.
+    targets repeat. Gradients of the loss are left with the field's parameters, as its backward pass
+    would. A field that has a kernel of its own for it takes that.
     """
     shape = fused_rays.fused_shape(field)
     if shape is None:
@@ -162,12 +158,3 @@ def learn_rays(
         rays_per_pixel=rays_per_pixel,
     )  # fmt: skip
     return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss
-
-
-def ray_batches(
-    rays: int, memory_bytes: int, samples_a_ray: int = 64
-) -> list[Int[Tensor, " part"]]:
-    """Indices of rays in batches whose samples fit a memory budget."""
-    bytes_a_sample = 4 * (3 + 32 + 16 + 32 + 64 + 8)
-    batch = max(256, min(1 << 14, memory_bytes // (bytes_a_sample * samples_a_ray)))
-    return list(torch.arange(rays).split(int(batch)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import trimesh
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from polyfield.apps.files import replacing
 from polyfield.apps.formats.glb import Y_UP, glb_bytes, srgb_from_linear
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
@@ -42,7 +41,19 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
         content = trimesh.exchange.obj.export_obj(
             _to_trimesh(mesh), include_normals=mesh.normals is not None, digits=9
         ).encode()
-    _replace(path, content)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_points(path: Path, mesh: Mesh) -> None:
+    """Writes the vertices alone, with their colours, as a binary .ply; its numbers are the mesh's.
+
+    Raises InputError where the file cannot be written.
+    """
+    whole = _to_trimesh(mesh)
+    cloud = trimesh.PointCloud(whole.vertices, colors=whole.visual.vertex_colors)
+    with replacing(path) as file:
+        file.write(trimesh.exchange.ply.export_ply(cloud))
 
 
 def read_mesh(path: Path) -> Mesh:
@@ -75,29 +86,6 @@ def _suffix(path: Path) -> str:
     if suffix not in SUFFIXES:
         raise InputError(f"{path}", f"suffix {suffix!r}", f"one of {', '.join(SUFFIXES)}")
     return suffix
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Atomic: the name points to the old content or to all of the new one."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # Temporary files are for their owner alone; a mesh is as open as any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        got = error.strerror or str(error)
-        raise InputError(f"{path}", got, "a folder that can be written, with space left") from error
 
 
 def _to_trimesh(mesh: Mesh) -> trimesh.Trimesh:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from polyfield.apps.files import refusal, replacing
 from polyfield.apps.formats.json_fields import Fields, read_object
 from polyfield.apps.formats.posed_images import PosedImages, every_eighth
 from polyfield.apps.formats.transforms_json import Frames, read_bounds, read_frames
@@ -69,33 +69,37 @@ def write_nerf_synthetic(
     angle_x is the horizontal field of view in radians; pixels are square and the principal point is
     the middle. The JSON files come last, each in one step, so that a folder that was cut off is no
     scene. Images are taken one at a time. InputError for a split or name that makes no file, a name
-    that repeats, or a split without frames.
+    that repeats, a split without frames, or a place that cannot be written.
     """
-    documents = {}
-    for split, frames in splits.items():
+    if not 0 < angle_x < math.pi:
+        raise InputError("angle_x", f"{angle_x}", "radians above 0 and below pi")
+    for split in splits:
         if split not in SPLITS:
             raise InputError("split", repr(split), f"one of {', '.join(SPLITS)}")
-        (folder / split).mkdir(parents=True, exist_ok=True)
+    documents = {}
+    for split, frames in splits.items():
         entries: dict[str, dict[str, object]] = {}
         for name, camera_to_world, image in frames:
             if not name or name in entries or Path(name).name != name:
                 raise InputError(
                     f"{split} frame", repr(name), "a file name that is new in its split"
                 )
-            Image.fromarray(image.cpu().numpy(), "RGBA").save(folder / split / f"{name}.png")
+            path = folder / split / f"{name}.png"
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.cpu().numpy(), "RGBA").save(path)
+            except OSError as error:
+                raise refusal(path, error) from error
             pose = camera_to_world.detach().cpu().double() * torch.tensor([1.0, -1.0, -1.0, 1.0])
             matrix = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
             entries[name] = {"file_path": f"./{split}/{name}", "transform_matrix": matrix}
         if not entries:
             raise InputError(f"split {split}", "no frame", "at least one")
         documents[split] = {"camera_angle_x": angle_x, "frames": list(entries.values())}
-    if not 0 < angle_x < math.pi:
-        raise InputError("angle_x", f"{angle_x}", "radians above 0 and below pi")
     for split, document in documents.items():
         path = folder / f"transforms_{split}.json"
-        temporary = path.with_suffix(".json.part")
-        temporary.write_text(json.dumps(document, indent=1))
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(json.dumps(document, indent=1).encode())
 
 
 def _joined(parts: list[Cameras]) -> Cameras:

@@ -135,3 +135,11 @@ def test_write_json_follows_links_and_leaves_devices_what_they_are(tmp_path):
 def test_a_full_device_is_one_sentence():
     with pytest.raises(InputError, match="no room"):
         write_json(Path("/dev/full"), list(range(10000)))
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with replacing(tmp_path / "ours"):
+        pass
+    modes = {os.stat(tmp_path / name).st_mode for name in ("plain", "ours")}
+    assert len(modes) == 1

@@ -477,3 +477,31 @@ def test_slow_checkpoints_and_validations_fit_into_the_minutes(tmp_path, monkeyp
         assert 108 < outcome.seconds <= 120
         count = sum(path.is_relative_to(run) for path in written)
         assert outcome.checkpoint_seconds == pytest.approx(1.5 * count)
+
+
+@pytest.mark.parametrize(("cost", "looks"), [(0.1, 20), (3.0, 4)])
+def test_long_looks_at_the_held_out_view_take_a_tenth_of_the_time(
+    tmp_path, monkeypatch, cost, looks
+):
+    clock, seen = Clock(monkeypatch), []
+
+    class Slow(LeastSquares):
+        def validate(self, step):
+            clock.now += cost
+            seen.append(step)
+            return super().validate(step)
+
+    task = Slow()
+    clock.pass_in(task, lambda step: 0.2)
+    train(tmp_path / "run", task, Schedule(500))
+    # 100 seconds of steps: one look that tells how long it takes, those of a tenth, and the last.
+    assert len(seen) == looks and seen[0] == 25 and seen[-1] == 500
+
+
+def test_what_a_step_takes_is_told_for_fixed_steps_too(tmp_path, monkeypatch):
+    clock, told = Clock(monkeypatch), []
+    task = LeastSquares()
+    clock.pass_in(task, lambda step: 0.25)
+    train(tmp_path / "run", task, Schedule(50), measure_steps=16, on_plan=lambda *p: told.append(p))
+    [(schedule, seconds)] = told
+    assert schedule.steps == 50 and seconds == pytest.approx(0.25)

@@ -75,11 +75,12 @@ def test_views_equal_the_reference(device, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("edge", [NO_EDGE, 0.1], ids=["square", "huber"])
-def test_loss_and_gradients_equal_the_reference(device, shape, edge):
+@pytest.mark.parametrize("edge, rays", [(NO_EDGE, 1), (0.1, 1), (0.1, 2), (NO_EDGE, 4)])
+def test_loss_and_gradients_equal_the_reference(device, shape, edge, rays):
     values = scene(shape, COUNTS)
-    _, expected = radiance_gradients_reference(*values, shape, huber_edge=edge)
-    view, got = radiance_gradients(*on(device, values), shape, huber_edge=edge)
+    options = {"huber_edge": edge, "rays_per_pixel": rays}
+    _, expected = radiance_gradients_reference(*values, shape, **options)
+    view, got = radiance_gradients(*on(device, values), shape, **options)
     close(got.loss, expected.loss)
     assert torch.equal(got.kept.cpu(), expected.kept)
     close(got.encoded[got.kept], expected.encoded[expected.kept], 1e-4)
@@ -160,6 +161,8 @@ def test_what_does_not_fit_is_refused_by_name():
         radiance_gradients(*values[:6], values[6][1:], SMALL)
     with pytest.raises(InputError, match="target"):
         inspect.unwrap(radiance_gradients)(*values[:3], values[3][:1], *values[4:], SMALL)
+    with pytest.raises(InputError, match="whole pixels"):
+        radiance_gradients(*scene(SMALL, [2, 3, 1]), SMALL, rays_per_pixel=2)
     with pytest.raises(InputError, match="color_hidden"):
         RadianceShape(SMALL.layout, color_hidden=24)
     with pytest.raises(InputError, match="2 dimensions"):

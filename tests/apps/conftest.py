@@ -1,0 +1,50 @@
+"""A scene small enough to be trained on in seconds."""
+
+import pytest
+import torch
+
+from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
+
+SIZE, RADIUS, DISTANCE, ANGLE = 40, 0.8, 4.0, 0.7
+
+
+def poses(count):
+    """Cameras all around the origin, OpenCV axes."""
+    z = torch.linspace(-0.8, 0.8, count)
+    turn = torch.arange(count) * 2.4
+    way = torch.stack([(1 - z * z).sqrt() * turn.cos(), (1 - z * z).sqrt() * turn.sin(), z], 1)
+    forward = -way
+    right = torch.nn.functional.normalize(
+        torch.linalg.cross(forward, torch.tensor([0.0, 0, 1]).expand(count, 3)), dim=1
+    )
+    down = torch.linalg.cross(forward, right)
+    return torch.stack([right, down, forward, DISTANCE * way], 2)
+
+
+def ball(pose):
+    """The exact image of a ball coloured by its normal: RGBA, 4 x 4 rays a pixel."""
+    fine = SIZE * 4
+    focal = 0.5 * fine / torch.tan(torch.tensor(ANGLE / 2))
+    ticks = (torch.arange(fine) + 0.5 - fine / 2) / focal
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], 2) @ pose[:, :3].T
+    rays = torch.nn.functional.normalize(rays, dim=2)
+    along = rays @ pose[:, 3]
+    root = along**2 - DISTANCE**2 + RADIUS**2
+    hit = root > 0
+    points = pose[:, 3] + (-along - root.clamp_min(0).sqrt())[..., None] * rays
+    color = (0.5 + 0.4 * points / RADIUS) * hit[..., None]
+    both = torch.cat([color, hit[..., None].float()], 2)
+    both = both.reshape(SIZE, 4, SIZE, 4, 4).mean((1, 3))
+    straight = both[..., :3] / both[..., 3:].clamp_min(1e-6)
+    return (torch.cat([straight, both[..., 3:]], 2).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory):
+    """A scene of one lit ball around the origin in 22 views to train, 1 to val and 1 to test."""
+    folder = tmp_path_factory.mktemp("scenes") / "ball"
+    made = [(f"r_{i}", pose, ball(pose)) for i, pose in enumerate(poses(24))]
+    splits = {"train": made[2:], "val": made[:1], "test": made[1:2]}
+    write_nerf_synthetic(folder, splits, ANGLE)
+    return folder
