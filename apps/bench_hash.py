@@ -58,7 +58,7 @@ def both_against_drjit(
         version=drjit_version(),
         ours=lambda: features_and_gradient(hash_grid, x, table, grad, layout),
         theirs=lambda: theirs.features_and_gradient(grad_columns),
-        read=lambda both: (theirs.rows(both[0]), theirs.entries(both[1])),  # type: ignore[index]
+        read=lambda both: (theirs.rows(both[0]), theirs.entries(both[1])),
         tolerance=ROUNDED,
     )
 

@@ -12,7 +12,8 @@ from polyfield.apps.bench_race import Row
 
 TURNS = 7
 SMALL_TABLE, LARGE_TABLE = 1 << 18, 1 << 27  # bytes: inside a core's second cache, beyond the last
-_READS = 1 << 22
+MATRIX_SIDE = 2048
+READS = 1 << 22
 
 
 def limits(small: int = SMALL_TABLE, large: int = LARGE_TABLE) -> list[Row]:
@@ -72,7 +73,8 @@ def _bandwidth(size: int) -> float:
     return 3 * size / _seconds(lambda: b.add_(a, alpha=2)) / 1e9
 
 
-def _multiply(side: int = 2048) -> float:
+def _multiply() -> float:
+    side = MATRIX_SIDE
     a, b = torch.randn(side, side), torch.randn(side, side)
     out = torch.empty(side, side)
     return 2 * side**3 / _seconds(lambda: torch.mm(a, b, out=out)) / 1e9
@@ -80,6 +82,6 @@ def _multiply(side: int = 2048) -> float:
 
 def _random_read(size: int) -> float:
     table = torch.randn(size // 8, dtype=torch.float64)
-    index = torch.randint(len(table), (_READS,), dtype=torch.int32)
-    out = torch.empty(_READS, dtype=torch.float64)
-    return _seconds(lambda: torch.index_select(table, 0, index, out=out)) / _READS * 1e9
+    index = torch.randint(len(table), (READS,), dtype=torch.int32)
+    out = torch.empty(READS, dtype=torch.float64)
+    return _seconds(lambda: torch.index_select(table, 0, index, out=out)) / READS * 1e9

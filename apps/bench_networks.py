@@ -34,8 +34,8 @@ def mlp_against_torch(points: int = 131_072) -> Race:
         values = layers(x)
         return values.detach(), *torch.autograd.grad(values, [x, *matrices], grad)
 
-    def read(result: object) -> tuple[Tensor, ...]:
-        values, grad_x, *rest = result  # type: ignore[misc]
+    def read(result: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values, grad_x, *rest = result
         return values, grad_x, torch.cat([matrix.reshape(-1) for matrix in rest])
 
     return Race("torch", torch.__version__, ours, theirs, 1e-4, read)
@@ -83,8 +83,8 @@ def composite_against_nerfacc(rays: int = 4096, samples: int = 64) -> Race:
         values = nerfacc.accumulate_along_rays(weights, color)
         return values.detach(), *torch.autograd.grad(values, [density, color], grad)
 
-    def read(result: object) -> tuple[Tensor, ...]:
-        values, grad_density, grad_color = result  # type: ignore[misc]
+    def read(result: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values, grad_density, grad_color = result
         return values, grad_density.reshape(-1), grad_color.reshape(-1, 3)
 
     return Race("nerfacc", version("nerfacc"), ours, theirs, 1e-4, read)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, sleep
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +34,9 @@ class Race:
     against: str
     version: str
     ours: Callable[[], tuple[Tensor, ...]]
-    theirs: Callable[[], object]
+    theirs: Callable[[], Any]
     tolerance: float
-    read: Callable[[object], tuple[Tensor, ...]] = lambda result: result  # type: ignore[assignment, return-value]
+    read: Callable[[Any], tuple[Tensor, ...]] = lambda result: result
     before: Callable[[], None] = lambda: None
 
 

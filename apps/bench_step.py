@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,7 +110,7 @@ def step_against_reference(
 def demo_task(size: int, samples: int, arguments: HashGridArguments) -> RadianceTask:
     """The task of training on the demo's scene, 15 views of size x size; no file is left."""
     made = demo_scene(size=size, views=15)
-    views = {
+    views: dict[str, Iterable[tuple[str, Tensor, Tensor]]] = {
         split: [(name, pose, torch.from_numpy(image)) for name, pose, image in frames]
         for split, frames in made.nerf_synthetic_splits().items()
     }
