@@ -88,7 +88,7 @@ def step_against_reference(
         theirs.restore(state, values)
 
     def step(task: RadianceTask) -> tuple[Tensor, ...]:
-        done = task.step(number, 1.0)
+        done = task.step(number, 0.5)
         field = [parameter.detach() for parameter in task.trained.field.parameters()]
         counts = torch.tensor([done["rays"], done["marched"], done["samples"], done["loss"]])
         return *field, counts

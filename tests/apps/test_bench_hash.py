@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -50,6 +51,8 @@ def test_plain_torch_is_the_reference(threads):
     try:
         got = both(torch_hash_grid, x, table, grad)
         assert torch.get_num_threads() == threads  # its workers' setting is their own
+        with ThreadPoolExecutor(1) as new:
+            assert new.submit(torch.get_num_threads).result() == threads
     finally:
         torch.set_num_threads(before)
     for mine, right in zip(got, both(hash_grid_reference, x, table, grad), strict=True):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from polyfield.apps import bench_view
 from polyfield.apps.bench_view import view_seconds
 from polyfield.apps.demo_scene import demo_scene
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
@@ -41,6 +42,13 @@ def test_new_views_of_the_photographs_size_are_timed(run, monkeypatch):
     assert all(row.ours > 0 and row.unit == "s" and row.ratio is None for row in rows)
     order = [0, 0, 1, 2]  # the first of them only warms
     assert shown == [(i, rays, (SIZE, SIZE, 3)) for rays in (1, 4) for i in order]
+
+
+def test_the_time_is_the_median_after_a_view_that_only_warms(run, monkeypatch):
+    ends = [100, 7, 2, 3] * 2
+    clock = iter([t for end in ends for t in (0.0, float(end))])
+    monkeypatch.setattr(bench_view, "perf_counter", lambda: next(clock))
+    assert [row.ours for row in view_seconds(run, ROUNDS)] == [3, 3]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
