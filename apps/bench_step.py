@@ -1,0 +1,138 @@
+"""The race of whole training steps: kernels against the reference implementation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from polyfield.apps.bench_race import Race
+from polyfield.apps.demo_scene import demo_scene
+from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
+from polyfield.apps.images import ImageStore
+from polyfield.apps.radiance_task import RadianceTask
+from polyfield.apps.scene import load_scene
+from polyfield.apps.train import SAMPLES_PER_STEP
+from polyfield.apps.trained import build, settings_of
+from polyfield.cuda.backend import VARIABLE
+from polyfield.cuda.table_adam import lazy_adam_reference_
+from polyfield.fields.optimiser import BETAS, EPSILON, FieldOptimiser
+from polyfield.fields.table import HashGridArguments, arguments_of
+from polyfield.render.occupancy import UPDATE_EVERY
+
+SETTLED = 18 * UPDATE_EVERY  # steps: the occupancy grid follows the field, the batch is full
+
+
+class AutogradOptimiser(FieldOptimiser):
+    """FieldOptimiser as plain torch would have it: the table's dense gradient comes by autograd.
+
+    The reference of the deferred step encodes once more to find that gradient, which nobody who
+    writes a training step in torch would do.
+    """
+
+    def clear(self) -> None:
+        """See FieldOptimiser."""
+        super().clear()
+        for grid in self.grids.values():
+            grid.deferred = None
+
+    def step(self, step: int, factor: float) -> None:
+        """See FieldOptimiser."""
+        for name, grid in self.grids.items():
+            if grid.table.grad is not None:
+                lazy_adam_reference_(
+                    grid.table.data,
+                    grid.table.grad,
+                    self.moments[f"first.{name}.table"],
+                    self.moments[f"second.{name}.table"],
+                    None,
+                    self.rate * factor,
+                    step + 1,
+                    BETAS,
+                    EPSILON,
+                )
+        super().step(step, factor)
+
+
+def step_against_reference(
+    size: int = 64,
+    samples: int = SAMPLES_PER_STEP,
+    steps: int = SETTLED,
+    arguments: HashGridArguments = HashGridArguments(),  # noqa: B008  # frozen
+) -> Race:
+    """One step of `polyfield train` on the demo's scene, once its occupancy grid has settled.
+
+    Rays, marching, field, compositing, loss, gradients and optimiser, from the same state and with
+    the same random numbers on both sides; the update of the occupancy grid, done in one step of 16,
+    is left out. Tables as `polyfield train` has them: 8 levels of 4 features, 2^16 entries.
+    Results are the field after the step.
+    """
+    ours = demo_task(size, samples, arguments)
+    for number in range(steps):
+        ours.step(number, min(1.0, (number + 1) / 100))
+    trained = build(ours.trained.settings, ours.device)
+    theirs = RadianceTask(trained, ours.scene, ours.images, ours.device)
+    theirs.optimiser = AutogradOptimiser(theirs.trained.field)
+    theirs.optimiser.clear()
+    tensors, values = ours.state()
+    state = {name: tensor.clone() for name, tensor in tensors.items()}
+    number = steps - steps % UPDATE_EVERY + 1  # not one that updates the occupancy grid
+
+    def restore() -> None:
+        ours.restore(state, values)
+        theirs.restore(state, values)
+
+    def step(task: RadianceTask) -> tuple[Tensor, ...]:
+        done = task.step(number, 0.5)
+        field = [parameter.detach() for parameter in task.trained.field.parameters()]
+        counts = torch.tensor([done["rays"], done["marched"], done["samples"], done["loss"]])
+        return *field, counts
+
+    def their_step() -> tuple[Tensor, ...]:
+        with reference_backend():
+            return step(theirs)
+
+    return Race(
+        against="reference",
+        version=f"torch {torch.__version__}",
+        ours=lambda: step(ours),
+        theirs=their_step,
+        before=restore,
+        tolerance=1e-2,
+    )
+
+
+def demo_task(size: int, samples: int, arguments: HashGridArguments) -> RadianceTask:
+    """The task of training on the demo's scene, 15 views of size x size; no file is left."""
+    made = demo_scene(size=size, views=15)
+    views: dict[str, Iterable[tuple[str, Tensor, Tensor]]] = {
+        split: [(name, pose, torch.from_numpy(image)) for name, pose, image in frames]
+        for split, frames in made.nerf_synthetic_splits().items()
+    }
+    device = torch.device("cpu")
+    with TemporaryDirectory() as folder:
+        write_nerf_synthetic(Path(folder), views, made.angle_x)
+        scene = load_scene(Path(folder))
+        images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 28)
+        images.load(torch.arange(len(scene.sizes)))
+    settings = settings_of(scene, "hash-grid", arguments_of(arguments), 0, samples)
+    return RadianceTask(build(settings, device), scene, images, device)
+
+
+@contextmanager
+def reference_backend() -> Iterator[None]:
+    """Every operation takes its reference."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "reference"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before

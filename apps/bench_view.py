@@ -1,0 +1,37 @@
+"""How long a trained run takes to show a view it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from polyfield.apps.bench_race import Row
+from polyfield.apps.train import choose_device
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, load, orbit_camera
+from polyfield.render.paths import turntable
+
+
+def view_seconds(run: Path, rounds: int) -> list[Row]:
+    """Seconds of one view at the photographs' size, with one ray a pixel and with the default.
+
+    Medians over `rounds` views of a turn around the subject, after one that only warms. Reading the
+    run is not counted. InputError where it holds no checkpoint.
+    """
+    trained = load(run, choose_device("auto", lambda message: None))
+    poses = turntable(torch.tensor(trained.settings.orbit["camera_to_world"]), rounds)
+    size = tuple(trained.settings.orbit["size"])
+    device = trained.grid.bits.device
+    cameras = orbit_camera(trained.settings, poses, size).to(device)
+    rows = []
+    for rays in sorted({1, SAMPLES_PER_PIXEL}):
+        times = []
+        for index in (0, *range(rounds)):
+            begin = perf_counter()
+            trained.view(cameras, index, samples_per_pixel=rays).color.cpu()
+            times.append(perf_counter() - begin)
+        name = f"view-{size[0]}x{size[1]}/{rays}-{'ray' if rays == 1 else 'rays'}-a-pixel"
+        rows.append(Row(name, "", "", median(times[1:]), None, "s", None))
+    return rows
