@@ -44,7 +44,15 @@ def native_library() -> ctypes.CDLL:
     """The module that was installed with polyfield. Imports torch first: its threads serve."""
     import torch  # noqa: F401  # loads the OpenMP runtime that launches borrow
 
-    return open_library(FOLDER / "_cpu.so")
+    library = open_library(FOLDER / "_cpu.so")
+    process = ctypes.CDLL(None)
+    # LLVM's runtime, torch's on macOS, has GNU's entry point too.
+    names = ("GOMP_parallel", "omp_get_max_threads")
+    found = [ctypes.cast(getattr(process, name, None), ctypes.c_void_p) for name in names]
+    library.polyfield_borrow_threads.restype = None
+    library.polyfield_borrow_threads.argtypes = [ctypes.c_void_p] * 2
+    library.polyfield_borrow_threads(*found)
+    return library
 
 
 def instruction_set() -> str:

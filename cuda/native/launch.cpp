@@ -1,6 +1,6 @@
 // The module's C interface: find a kernel, run its tiles on torch's threads. It links neither Python
-// nor torch, so one file serves every version of both.
-#include <dlfcn.h>
+// nor torch, so one file serves every version of both. It needs no more of the C library than every
+// Linux has had since 2013: dlsym, exceptions or a guarded static would each ask for a newer one.
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,22 +31,13 @@ const Kernels& best_kernels() {
   return kernels_baseline;
 }
 
-// The OpenMP runtime that torch has already loaded, borrowed by symbol and never linked: its threads
-// are warm, torch.set_num_threads rules them, and the process holds one pool.
+// The OpenMP runtime that torch has already loaded, borrowed and never linked: its threads are warm,
+// torch.set_num_threads rules them, and the process holds one pool.
 struct OpenMP {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
   int (*max_threads)();
 };
-
-const OpenMP& openmp() {
-  static const OpenMP found = [] {
-    OpenMP o;
-    o.parallel = (decltype(o.parallel))dlsym(RTLD_DEFAULT, "GOMP_parallel");
-    o.max_threads = (decltype(o.max_threads))dlsym(RTLD_DEFAULT, "omp_get_max_threads");
-    return o;
-  }();
-  return found;
-}
+OpenMP openmp = {};
 
 struct Job {
   const Kernel* kernel;
@@ -74,20 +65,20 @@ struct Job {
 
 EXPORT const char* polyfield_instruction_set() { return best_kernels().instruction_set; }
 
-// How many threads a launch uses: torch's count, or 1 where no OpenMP runtime is loaded.
-EXPORT int polyfield_threads() {
-  const OpenMP& o = openmp();
-  return o.parallel && o.max_threads ? o.max_threads() : 1;
+// Lends the runtime's GOMP_parallel and omp_get_max_threads, before the first launch; null for none.
+EXPORT void polyfield_borrow_threads(decltype(OpenMP::parallel) parallel,
+                                     decltype(OpenMP::max_threads) max_threads) {
+  openmp = parallel && max_threads ? OpenMP{parallel, max_threads} : OpenMP{};
 }
 
-// Whether the process has an OpenMP runtime to borrow.
-EXPORT int polyfield_has_threads() {
-  const OpenMP& o = openmp();
-  return o.parallel && o.max_threads;
-}
+// How many threads a launch uses: torch's count, or 1 where no OpenMP runtime was lent.
+EXPORT int polyfield_threads() { return openmp.parallel ? openmp.max_threads() : 1; }
+
+// Whether the module has an OpenMP runtime to borrow.
+EXPORT int polyfield_has_threads() { return openmp.parallel != nullptr; }
 
 EXPORT const Kernel* polyfield_find(const char* name) {
-  static const Kernels& kernels = best_kernels();
+  const Kernels& kernels = best_kernels();
   for (int k = 0; k < kernels.count; ++k)
     if (!strcmp(kernels.table[k].name, name)) return &kernels.table[k];
   return nullptr;
@@ -111,5 +102,5 @@ EXPORT void polyfield_launch(const Kernel* kernel, const void* body, int width, 
   const long long chunk = pieces / (8LL * threads);
   job.chunk = chunk < 1 ? 1 : chunk > 64 ? 64 : (int)chunk;
   if (threads == 1 || pieces == 1) return job.work();
-  openmp().parallel([](void* j) { static_cast<Job*>(j)->work(); }, &job, (unsigned)threads, 0);
+  openmp.parallel([](void* j) { static_cast<Job*>(j)->work(); }, &job, (unsigned)threads, 0);
 }
