@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
@@ -16,37 +15,13 @@ from polyfield.apps.trained import build, settings_of
 from polyfield.cuda import gpu_launch
 from polyfield.fields.table import FIELDS, arguments_of
 
-SIZE, STEPS = 16, 20
+STEPS = 20
 GRID = {"levels": 4, "features": 2, "log2_table_size": 10, "finest_resolution": 48}
 
 
-def look_at_origin(place):
-    """A pose with OpenCV axes that looks from `place` to the origin."""
-    forward = torch.nn.functional.normalize(-place, dim=0)
-    right = torch.nn.functional.normalize(
-        torch.linalg.cross(forward, torch.tensor([0.0, 0, 1])), dim=0
-    )
-    down = torch.linalg.cross(forward, right)
-    return torch.stack([right, down, forward, place], 1)
-
-
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    """Six views of a disc, its colour a ramp, its rim half transparent."""
-    turns = torch.arange(6) * 1.05
-    views = []
-    for i, turn in enumerate(turns):
-        place = 4 * torch.nn.functional.normalize(
-            torch.stack([turn.cos(), turn.sin(), 0.6 * (3 * turn).cos()]), dim=0
-        )
-        ticks = torch.linspace(-1, 1, SIZE)
-        y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-        alpha = (4 * (0.8 - x.hypot(y))).clamp(0, 1)
-        image = torch.stack([0.5 + 0.4 * x, 0.5 - 0.4 * y, turn / 7 + 0 * x, alpha], 2)
-        views.append((f"r_{i}", look_at_origin(place), (255 * image).round().to(torch.uint8)))
-    folder = tmp_path_factory.mktemp("scenes") / "disc"
-    write_nerf_synthetic(folder, {"train": views, "val": views[:1], "test": views[:1]}, 0.7)
-    return load_scene(folder)
+def scene(disc_scene):
+    return load_scene(disc_scene)
 
 
 def trained(scene, backend, monkeypatch):
