@@ -2,7 +2,8 @@
 
 They do not load into an ordinary Python, so a small program of their own plays the recording, from
 the same sources. `block`: blocks of real threads, two at the same time, as a GPU's grid. `cpu`: the
-native module's meaning, two threads sharing the tiles as its launcher shares them.
+native module's meaning, two threads sharing the tiles as its launcher shares them. `reversed`: the
+same with its lanes backwards.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from polyfield.cuda.host_builds import build, compiled
 from polyfield.cuda.native_library import SOURCES
 
 Sanitizer = Literal["thread", "address"]
-Meaning = Literal["block", "cpu"]
+Meaning = Literal["block", "cpu", "reversed"]
 
 # A prime: two lanes are played by one thread, and a race between them is not seen, only where their
 # numbers differ by a multiple of it, and what kernels do has strides of 2, 3 and powers of 2.
@@ -34,6 +35,11 @@ _FLAGS = {
         "-fsanitize=address,undefined,float-cast-overflow",
         "-fno-sanitize-recover=undefined,float-cast-overflow",
     ),
+}
+_MEANINGS = {
+    "block": (f"-DBLOCK_OF_THREADS={BLOCK}",),
+    "cpu": (),
+    "reversed": ("-DREVERSE_LANES",),
 }
 _SUSPECT = re.compile(
     r"WARNING: ThreadSanitizer: |ERROR: AddressSanitizer|runtime error: |^DIFFERS: ", re.MULTILINE
@@ -69,9 +75,8 @@ def replay(
     without a report.
     """
     flags = _FLAGS[sanitizer]
-    as_block = (f"-DBLOCK_OF_THREADS={BLOCK}",) if meaning == "block" else ()
     name = f"{sanitizer}-{meaning}"
-    library = build(name, *flags, *as_block, sources=sources, bodies=bodies)
+    library = build(name, *flags, *_MEANINGS[meaning], sources=sources, bodies=bodies)
     player = compiled(f"replay-{sanitizer}", SOURCES / "replay.cpp", flags)
     with tempfile.TemporaryDirectory() as folder:
         second = library

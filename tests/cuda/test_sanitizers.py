@@ -20,7 +20,8 @@ from polyfield.cuda.native_library import SOURCES
 from polyfield.cuda.recording import recording
 from polyfield.cuda.replay import replay
 
-BACKEND_OF = {"block": "emulated", "cpu": ""}
+# Which launch path's launches are recorded for a meaning. The GPU's takes the step of Adam apart.
+BACKEND_OF = {"block": "emulated", "cpu": "", "reversed": "emulated"}
 # The CPU takes the step of Adam within HashScatter, where a tile asks for it.
 NOT_OF_THE_CPU = {"LazyAdam"}
 
@@ -77,6 +78,13 @@ def test_every_kernel_is_replayed_and_nothing_is_found(record, sanitizer, meanin
     expected = structs(each.body for each in all_kernels())
     assert structs(bodies) == expected - (NOT_OF_THE_CPU if meaning == "cpu" else set())
     assert replay(file, bodies, sanitizer, meaning) == []
+
+
+def test_every_kernel_gives_the_same_with_its_lanes_reversed(record):
+    need("address")
+    file, bodies = record("reversed", ONE_OF_EACH.values())
+    assert structs(bodies) == structs(each.body for each in all_kernels())
+    assert replay(file, bodies, "address", "reversed") == []
 
 
 def test_the_full_list_launches_every_instantiation(record):
@@ -157,20 +165,38 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_in_the_kernel_that_has_it(record, tmp_path, fault):
-    sanitizer, meaning, exercise, source, body, (right, wrong), words = FAULTS[fault]
-    need(sanitizer)
-    sources = tmp_path / "kernels"
+def with_fault(folder, source, right, wrong):
+    """A copy of the kernels with one place changed."""
+    sources = folder / "kernels"
     shutil.copytree(SOURCES, sources)
     text = (sources / f"{source}.cuh").read_text()
     assert right in text
     (sources / f"{source}.cuh").write_text(text.replace(right, wrong, 1))
+    return sources
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_in_the_kernel_that_has_it(record, tmp_path, fault):
+    sanitizer, meaning, exercise, source, body, (right, wrong), words = FAULTS[fault]
+    need(sanitizer)
+    sources = with_fault(tmp_path, source, right, wrong)
     file, bodies = record(meaning, [ONE_OF_EACH[exercise]])
     found = replay(file, bodies, sanitizer, meaning, sources)
     assert body in structs(finding.kernel for finding in found)
     reports = [finding.report for finding in found if finding.kernel.split("<")[0] == body]
     assert any(re.search(words, report) for report in reports), reports
+
+
+def test_a_lane_that_relies_on_the_order_differs_only_when_reversed(record, tmp_path):
+    need("address")
+    right = "out[first + i] = sum;"
+    later = "if (i + 1 < MLP_SUMMED && first + i + 1 < parameters) out[first + i + 1] = 0;"
+    sources = with_fault(tmp_path, "mlp", right, f"{right} {later}")
+    file, bodies = record("cpu", [ONE_OF_EACH["mlp of one matrix"]])
+    assert replay(file, bodies, "address", "cpu", sources) == []
+    found = replay(file, bodies, "address", "reversed", sources)
+    assert {finding.kernel for finding in found} == {"MlpSumSlices"}
+    assert all("DIFFERS" in finding.report for finding in found)
 
 
 def test_a_recording_says_which_launches_it_holds(record):
