@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 
 from polyfield.cuda.backend import VARIABLE, backend_of
 from polyfield.cuda.cache_folder import cache_folder
-from polyfield.cuda.errors import InputError, PolyfieldError
+from polyfield.cuda.errors import BackendError, InputError, PolyfieldError
 from polyfield.cuda.native_library import instruction_set, kernel_names, native_library
 
 Row = dict[str, str]
@@ -31,7 +32,8 @@ def doctor(options: Doctor) -> dict:
     devices: {device, backend, why, to_do} for the CPU and each device of torch; machine: versions
     and what was found. With `compile`, kernels: {kernel, arch, bytes, registers, shared, spill}:
     bytes of the image, of shared memory a block, of spilled stores and loads a thread. Prints
-    nothing. Raises InputError for a word that names no architecture, and as compile_kernel.
+    nothing. Raises InputError for a word that names no architecture, BackendError where an image
+    does not take the arguments that Python packs, and as compile_kernel.
     """
     devices = [_cpu(), *_cuda(), *_others()]
     result: dict = {"devices": devices, "machine": _machine()}
@@ -42,7 +44,7 @@ def doctor(options: Doctor) -> dict:
 
 def compile_all(architectures: list[str]) -> list[dict[str, str | int]]:
     """Compiles every kernel for every architecture, and what each takes. Raises as `doctor`."""
-    from polyfield.cuda.cubin import read_entry_point
+    from polyfield.cuda.cubin import packed_arguments, read_entry_point
     from polyfield.cuda.gpu_compile import compile_kernel
     from polyfield.cuda.kernel import all_kernels
 
@@ -54,7 +56,17 @@ def compile_all(architectures: list[str]) -> list[dict[str, str | int]]:
         for architecture in architectures:
             compiled = compile_kernel(kernel, architecture)
             entry = read_entry_point(compiled.image, kernel.entry)
+            if entry.parameters != packed_arguments(kernel):
+                raise BackendError(
+                    f"{kernel.body}: the image for {architecture} takes {entry.parameters}; "
+                    f"expected {packed_arguments(kernel)}, as Python packs them"
+                )
             spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", compiled.remarks)
+            if not spilled:
+                raise BackendError(
+                    f"{kernel.body}: the compiler says nothing of spills for {architecture}; "
+                    f"expected a line of ptxas. It said: {compiled.remarks[:200]!r}"
+                )
             rows.append(
                 {
                     "kernel": kernel.body,
@@ -80,14 +92,20 @@ def summary(result: dict) -> str:
     width = max(map(len, machine))
     lines += [f"{name.replace('_', ' '):<{width}}  {value}" for name, value in machine.items()]
     if rows := result.get("kernels"):
-        names = list(rows[0])
-        table = [names, *[[str(row[name]) for name in names] for row in rows]]
-        widths = [max(len(line[i]) for line in table) for i in range(len(names))]
-        lines.append("")
-        for line in table:
-            cells = [line[0].ljust(widths[0]), line[1].ljust(widths[1])]
-            cells += [word.rjust(size) for word, size in zip(line[2:], widths[2:], strict=True)]
-            lines.append("  ".join(cells))
+        lines += ["", kernel_table(rows)]
+    return "\n".join(lines)
+
+
+def kernel_table(rows: list[dict[str, str | int]]) -> str:
+    """What `compile_all` found as lines for a person; at least one row."""
+    names = list(rows[0])
+    table = [names, *[[str(row[name]) for name in names] for row in rows]]
+    widths = [max(len(line[i]) for line in table) for i in range(len(names))]
+    lines = []
+    for line in table:
+        cells = [line[0].ljust(widths[0]), line[1].ljust(widths[1])]
+        cells += [word.rjust(size) for word, size in zip(line[2:], widths[2:], strict=True)]
+        lines.append("  ".join(cells))
     return "\n".join(lines)
 
 
@@ -110,6 +128,8 @@ def _cpu() -> Row:
         return _row("cpu", "none", str(error), "reinstall polyfield")
     threads = library.polyfield_threads()
     why = f"native kernels for {instruction_set()} on {_count(threads, 'thread')}"
+    if wish := os.environ.get("POLYFIELD_ISA"):
+        return _row("cpu", "cpu", f"{why}: POLYFIELD_ISA={wish} asks", "unset POLYFIELD_ISA")
     if not library.polyfield_has_threads():
         missing = "torch has loaded no OpenMP runtime with GOMP_parallel, so one thread is all"
         return _row("cpu", "cpu", f"{why}: {missing}", "install a torch wheel from PyPI")
@@ -133,7 +153,12 @@ def _cuda() -> list[Row]:
             to_do = "pip install 'polyfield[cuda]'"
             rows.append(_row(device, "none", f"{name}: cuda-core is not installed", to_do))
             continue
-        why = f"{name}, sm_{major}{minor}: kernels are compiled at their first use"
+        architecture = f"sm_{major}{minor}"
+        refusal, to_do = _refusal(architecture)
+        if refusal:
+            rows.append(_row(device, "none", f"{name}: {refusal}", to_do))
+            continue
+        why = f"{name}, {architecture}: kernels are compiled at their first use"
         rows.append(_row(device, "cuda", why))
     return rows
 
@@ -166,6 +191,22 @@ def _machine() -> dict[str, str]:
         "cuda_core": "installed" if _has_compiler() else "not installed",
         "kernel_cache": str(cache_folder()),
     }
+
+
+def _refusal(architecture: str) -> tuple[str, str]:
+    """Why no kernel can be compiled for a GPU, and what to do; nothing where one can."""
+    from polyfield.cuda.gpu_compile import supported_architectures
+
+    try:
+        known = supported_architectures()
+    except PolyfieldError as error:
+        return str(error), "pip install 'polyfield[cuda]'"
+    if architecture in known:
+        return "", ""
+    why = f"the installed NVRTC does not compile for {architecture}, only for {', '.join(known)}"
+    if int(architecture[3:]) > int(known[-1][3:]):
+        return why, "upgrade cuda-core"
+    return why, f"set {VARIABLE}=reference"
 
 
 def _has_compiler() -> bool:

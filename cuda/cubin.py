@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.kernel import Kernel
 
 # Records of .nv.info: a form, a kind, then a value whose size follows from the form.
 _SIZED_FORM = 4
@@ -63,6 +64,12 @@ def read_entry_point(image: bytes, name: str) -> EntryPoint:
         numbers[_FRAME_SIZE],
         shared.size if shared else 0,
     )
+
+
+def packed_arguments(kernel: Kernel) -> tuple[Parameter, ...]:
+    """What an entry point has to take: the members that Python packs, in order."""
+    members = [getattr(kernel.structure, field.name) for field in kernel.fields]
+    return tuple(Parameter(member.offset, member.size) for member in members)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,10 @@ def _compiler() -> ModuleType:
         import cuda.core
     except ImportError as error:
         raise MissingExtraError("cuda-core", "cuda", "compiling kernels for a GPU") from error
+    try:
+        cuda.bindings.nvrtc.nvrtcVersion()
+    except RuntimeError as error:  # the bindings look for the library at their first call
+        raise MissingExtraError("cuda-core[cu13]", "cuda", "NVRTC") from error
     return cuda.core
 
 

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -17,61 +18,79 @@ from polyfield.cuda.cache_folder import cache_folder
 from polyfield.cuda.errors import BackendError
 from polyfield.cuda.native_library import SOURCES, open_library
 
-FLAGS = ("-std=c++20", "-O2", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas")
+FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-unknown-pragmas",
+    "-pthread",
+)
+BLOCK = 4  # threads that play a block
 
 
-def sources() -> list[Path]:
-    """All kernel files, in name order."""
-    return sorted(SOURCES.glob("*.cuh"))
+def build(
+    name: str,
+    *flags: str,
+    sources: Path = SOURCES,
+    bodies: tuple[str, ...] = (),
+) -> Path:
+    """A shared library of kernels compiled with `flags`, once for each state of the sources.
 
-
-def write_lists(folder: Path) -> None:
-    """The two lists that the builds of C++ include: kernel files, and their KERNEL lines."""
-    lines = [line for s in sources() for line in s.read_text().splitlines()]
-    kernels = [line for line in lines if line.startswith("KERNEL(")]
-    includes = "".join(f'#include "{source.name}"\n' for source in sources())
-    (folder / "all_sources.inc").write_text(includes)
-    (folder / "all_kernels.inc").write_text("\n".join(kernels) + "\n")
-
-
-def build(name: str, *flags: str) -> Path:
-    """A shared library of all kernels compiled with `flags`, once for each state of the sources.
-
-    Raises BackendError with the compiler's first lines where it fails or is absent.
+    sources: the folder of kernel files. bodies: the kernels to compile, all of them if none is
+    named. Raises BackendError with the compiler's first lines where it fails or is absent.
     """
-    build_file = SOURCES / "host_build.cpp"
-    content = b"".join(path.read_bytes() for path in [*sources(), build_file])
-    key = hashlib.sha256(content + " ".join(FLAGS + flags).encode()).hexdigest()[:24]
-    target = cache_folder() / f"{name}-{key}.so"
+    files = sorted(sources.glob("*.cuh"))
+    lines = [line for path in files for line in path.read_text().splitlines()]
+    kernels = [line for line in lines if line.startswith("KERNEL(")]
+    if bodies:
+        kernels = [line for line in kernels if line[7:-1] in bodies]
+    lists = {
+        "all_sources.inc": "".join(f'#include "{path.name}"\n' for path in files),
+        "all_kernels.inc": "\n".join(kernels) + "\n",
+    }
+    shared = ("-shared", "-fPIC", *flags)
+    return compiled(f"{name}.so", SOURCES / "host_build.cpp", shared, files, lists)
+
+
+def compiled(
+    name: str,
+    source: Path,
+    flags: tuple[str, ...],
+    headers: list[Path] | None = None,
+    lists: dict[str, str] | None = None,
+) -> Path:
+    """What the C++ compiler makes of `source`, kept in the user's cache under a name with a key.
+
+    headers: the files that it may include beside its own. lists: text of others, by name. Raises
+    BackendError with the compiler's first lines where it fails or is absent.
+    """
+    headers, lists = headers or [], lists or {}
+    compiler = os.environ.get("CXX", "c++")
+    content = b"".join(path.read_bytes() for path in [source, *headers])
+    words = "\0".join([compiler, *FLAGS, *flags, *lists.values()])
+    key = hashlib.sha256(content + words.encode()).hexdigest()[:24]
+    stem, dot, suffix = name.partition(".")
+    target = cache_folder() / f"{stem}-{key}{dot}{suffix}"
     if target.exists():
         return target
-    scratch = cache_folder() / f"{name}-{key}-{os.getpid()}"
-    scratch.mkdir(parents=True, exist_ok=True)
-    write_lists(scratch)
-    made = scratch / "library.so"
-    compiler = os.environ.get("CXX", "c++")
-    command = [
-        compiler,
-        *FLAGS,
-        *flags,
-        "-shared",
-        "-fPIC",
-        "-pthread",
-        f"-I{scratch}",
-        f"-I{SOURCES}",
-    ]
-    try:
-        done = subprocess.run(
-            [*command, str(build_file), "-o", str(made)], capture_output=True, text=True
-        )
-    except OSError as error:
-        raise BackendError(f"{compiler}: {error}; expected a C++20 compiler for {name}") from error
-    if done.returncode:
-        raise BackendError(f"{name}: the compiler failed:\n{done.stderr[:2000]}")
-    os.replace(made, target)
-    for left in scratch.iterdir():
-        left.unlink()
-    scratch.rmdir()
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        for file, text in lists.items():
+            Path(folder, file).write_text(text)
+        made = Path(folder, "made")
+        folders = sorted({folder, *(str(path.parent) for path in headers)})
+        command = [compiler, *FLAGS, *flags, *(f"-I{each}" for each in folders), str(source)]
+        try:
+            done = subprocess.run(
+                [*command, "-o", str(made), "-ldl"], capture_output=True, text=True
+            )
+        except OSError as error:
+            raise BackendError(
+                f"{compiler}: {error}; expected a C++20 compiler for {stem}"
+            ) from error
+        if done.returncode:
+            raise BackendError(f"{stem}: the compiler failed:\n{done.stderr[:2000]}")
+        os.replace(made, target)  # another process may have made the same: each replaces it whole
     return target
 
 
@@ -84,7 +103,7 @@ def reversed_library() -> ctypes.CDLL:
 @cache
 def block_library() -> ctypes.CDLL:
     """Tiles played as GPU blocks of real threads, with shared memory, barriers and atomics."""
-    library = open_library(build("block", "-DBLOCK_OF_THREADS"))
+    library = open_library(build("block", f"-DBLOCK_OF_THREADS={BLOCK}"))
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.polyfield_launch_arguments.restype = number
     library.polyfield_launch_arguments.argtypes = [*[pointer] * 4, *[number] * 3]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -128,6 +131,13 @@ def constant(source: str, name: str) -> int:
     return int(found[1])
 
 
+Observe = Callable[
+    [Kernel, tuple[int, int], tuple[Argument, ...], bool], AbstractContextManager[None]
+]
+# Around every launch of this thread, where it is set: recording.py writes launches down.
+observer: ContextVar[Observe | None] = ContextVar("observer", default=None)
+
+
 def launch(
     kernel: Kernel,
     grid: tuple[int, int],
@@ -158,17 +168,33 @@ def launch(
             values.append(_address(kernel, field, argument, device))  # type: ignore[arg-type]
     if device is None:
         raise InputError(kernel.body, "no tensor", "at least one tensor among the arguments")
+    body = kernel.structure(*values)
+    observe = observer.get()
+    if observe is None:
+        _run(kernel, grid, body, device, rows == "owned")
+    else:
+        with observe(kernel, grid, arguments, rows == "owned"):
+            _run(kernel, grid, body, device, rows == "owned")
+
+
+def _run(
+    kernel: Kernel,
+    grid: tuple[int, int],
+    body: ctypes.Structure,
+    device: torch.device,
+    owned: bool,
+) -> None:
     backend = backend_of(device)
     if backend == "cpu":
-        run_native(native_library(), kernel, grid, kernel.structure(*values), rows == "owned")
+        run_native(native_library(), kernel, grid, body, owned)
     elif backend == "reversed":
         from polyfield.cuda.host_builds import reversed_library
 
-        run_native(reversed_library(), kernel, grid, kernel.structure(*values), rows == "owned")
+        run_native(reversed_library(), kernel, grid, body, owned)
     elif backend in ("cuda", "emulated"):
         from polyfield.cuda.gpu_launch import launch_block_grid
 
-        launch_block_grid(kernel, grid, kernel.structure(*values), device, backend)
+        launch_block_grid(kernel, grid, body, device, backend)
     else:
         raise BackendError(f"{kernel.body}: no kernel for {device}; call the operation's reference")
 

@@ -18,3 +18,26 @@ def device(request, monkeypatch):
     wish = request.param if request.param in ("reversed", "emulated") else ""
     monkeypatch.setenv("POLYFIELD_BACKEND", wish)
     return torch.device("cuda" if request.param == "cuda" else "cpu")
+
+
+@pytest.fixture(scope="session")
+def disc_scene(tmp_path_factory):
+    """A folder of six 16x16 views that face a disc: its colour a ramp, its rim half transparent."""
+    from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
+
+    size, up = 16, torch.tensor([0.0, 0.0, 1.0])
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
+    views = []
+    for i in range(6):
+        turn = torch.tensor(1.05 * i)
+        way = torch.stack([turn.cos(), turn.sin(), 0.6 * (3 * turn).cos()])
+        forward = -way / way.norm()
+        right = torch.linalg.cross(forward, up)
+        right = right / right.norm()
+        axes = [right, torch.linalg.cross(forward, right), forward, -4 * forward]
+        alpha = (4 * (0.8 - x.hypot(y))).clamp(0, 1)
+        image = torch.stack([0.5 + 0.4 * x, 0.5 - 0.4 * y, turn / 7 + 0 * x, alpha], 2)
+        views.append((f"r_{i}", torch.stack(axes, 1), (255 * image).round().to(torch.uint8)))
+    folder = tmp_path_factory.mktemp("scenes") / "disc"
+    write_nerf_synthetic(folder, {"train": views, "val": views[:1], "test": views[:1]}, 0.7)
+    return folder

@@ -1,21 +1,55 @@
-// All kernels in one shared library for tests, compiled on the spot: with -DBLOCK_OF_THREADS a tile
-// is a GPU block played by real threads, with -DREVERSE_LANES the CPU's lanes run backwards. The
-// lists of sources and kernels are written beside it by host_builds.py.
+// Kernels in one shared library for tests, compiled on the spot: with -DBLOCK_OF_THREADS=n a tile is a
+// GPU block played by n real threads, with -DREVERSE_LANES the CPU's lanes run backwards. The lists of
+// sources and kernels are written beside it by host_builds.py.
+#if defined(__linux__)
+  #include <linux/futex.h>
+  #include <sys/syscall.h>
+  #include <unistd.h>
+#endif
+
 #include <atomic>
-#include <barrier>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <thread>
 #include <vector>
 
+namespace {
 #if defined(BLOCK_OF_THREADS)
-constexpr int BLOCK = 4;  // threads that share a tile
-inline std::barrier<> block_barrier{BLOCK};
-inline thread_local int thread_in_block = 0;
+// Of this library alone, as the tiles' memory is: two copies of it play two blocks at the same time.
+constexpr int BLOCK = BLOCK_OF_THREADS;  // threads that share a tile
+
+// Orders what the block does before it with what it does after it, and nothing else. std::barrier's
+// waiters share counters with those of other blocks, and a mutex orders whoever wakes up late after
+// the others' next steps: both hide races. So a waiter sleeps by the bare system call, or not at all.
+struct BlockBarrier {
+  std::atomic<int> arrived = 0;
+  std::atomic<unsigned> turn = 0;
+
+  void arrive_and_wait() {
+    const unsigned mine = turn.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) == BLOCK - 1) {
+      arrived.store(0, std::memory_order_relaxed);
+      turn.store(mine + 1, std::memory_order_release);
+  #if defined(__linux__)
+      syscall(SYS_futex, &turn, FUTEX_WAKE_PRIVATE, BLOCK, nullptr, nullptr, 0);
+  #endif
+      return;
+    }
+    while (turn.load(std::memory_order_acquire) == mine) {
+  #if defined(__linux__)
+      syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, mine, nullptr, nullptr, 0);
+  #else
+      std::this_thread::yield();
+  #endif
+    }
+  }
+};
+BlockBarrier block_barrier;
+thread_local int thread_in_block = 0;
 #endif
 
-namespace {
 #include "all_sources.inc"
 
 struct Kernel {
@@ -49,12 +83,25 @@ extern "C" const Kernel* polyfield_find(const char* name) {
   return nullptr;
 }
 
-// Tiles one after the other, in the order of the native launcher. With BLOCK_OF_THREADS every thread
-// of the block walks all tiles, as one block after the other.
-extern "C" void polyfield_launch(const Kernel* kernel, const void* body, int width, int height, int) {
+// How many threads play a block; 0 in a build of the CPU meaning.
+extern "C" int polyfield_block_threads() {
+#if defined(BLOCK_OF_THREADS)
+  return BLOCK;
+#else
+  return 0;
+#endif
+}
+
+// Every parts-th tile from the part-th on, one after the other in the order of the native launcher; of
+// the CPU meaning whole rows where they are owned. With BLOCK_OF_THREADS every thread of the block
+// walks all of them, as one block after the other.
+extern "C" void polyfield_launch_part(const Kernel* kernel, const void* body, int width, int height,
+                                      int rows_are_owned, int part, int parts) {
+  const bool by_row = rows_are_owned && !polyfield_block_threads();
   const auto walk = [&] {
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x) {
+        if ((by_row ? y : (long long)y * width + x) % parts != part) continue;
         kernel->run(body, x, y);
 #if defined(BLOCK_OF_THREADS)
         block_barrier.arrive_and_wait();  // the next block reuses the tile's memory
@@ -62,6 +109,8 @@ extern "C" void polyfield_launch(const Kernel* kernel, const void* body, int wid
       }
   };
 #if defined(BLOCK_OF_THREADS)
+  static std::mutex one_block;  // there is one tile's memory and one barrier in this library
+  const std::lock_guard held(one_block);
   std::vector<std::thread> block;
   for (int t = 0; t < BLOCK; ++t)
     block.emplace_back([&, t] {
@@ -72,6 +121,10 @@ extern "C" void polyfield_launch(const Kernel* kernel, const void* body, int wid
 #else
   walk();
 #endif
+}
+
+extern "C" void polyfield_launch(const Kernel* kernel, const void* body, int width, int height, int) {
+  polyfield_launch_part(kernel, body, width, height, 0, 0, 1);
 }
 
 // The same from what a CUDA driver gets: one pointer an argument. The body is put together again from

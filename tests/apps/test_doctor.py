@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from polyfield.apps.doctor import Doctor, compile_all, doctor, summary
+from polyfield.apps.main import main
+from polyfield.cuda import gpu_compile
+from polyfield.cuda.cubin import EntryPoint
 from polyfield.cuda.errors import BackendError, InputError
+from polyfield.cuda.gpu_compile import Compiled
 from polyfield.cuda.kernel import all_kernels
 from polyfield.cuda.native_library import instruction_set
 
@@ -27,6 +31,7 @@ def test_every_device_has_a_backend_and_a_reason_in_under_a_second():
 
 def test_the_cpu_row_names_instruction_set_and_threads(monkeypatch):
     monkeypatch.delenv("POLYFIELD_BACKEND", raising=False)
+    monkeypatch.delenv("POLYFIELD_ISA", raising=False)
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
@@ -46,6 +51,14 @@ def test_a_forced_backend_is_reported_with_the_variable_to_unset(monkeypatch):
     assert row["backend"] == "reference"
     assert row["to_do"] == "unset POLYFIELD_BACKEND"
     assert "to do: unset POLYFIELD_BACKEND" in summary(doctor(Doctor()))
+
+
+def test_an_instruction_set_that_was_asked_for_is_reported_with_the_variable(monkeypatch):
+    monkeypatch.delenv("POLYFIELD_BACKEND", raising=False)
+    monkeypatch.setenv("POLYFIELD_ISA", "avx2")
+    row = row_of(doctor(Doctor()), "cpu")
+    assert "POLYFIELD_ISA=avx2" in row["why"]
+    assert row["to_do"] == "unset POLYFIELD_ISA"
 
 
 def test_a_module_that_does_not_load_is_said_and_not_replaced(monkeypatch):
@@ -81,6 +94,22 @@ def test_a_gpu_gets_kernels_only_where_the_compiler_is_installed(monkeypatch, pr
         assert (row["backend"], row["to_do"]) == ("none", "pip install 'polyfield[cuda]'")
 
 
+@pytest.mark.parametrize(
+    ("capability", "to_do"),
+    [((6, 1), "set POLYFIELD_BACKEND=reference"), ((15, 0), "upgrade cuda-core")],
+)
+def test_a_gpu_that_nvrtc_does_not_compile_for_gets_none(monkeypatch, capability, to_do):
+    monkeypatch.delenv("POLYFIELD_BACKEND", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    row = row_of(doctor(Doctor()), "cuda:0")
+    assert (row["backend"], row["to_do"]) == ("none", to_do)
+    assert f"sm_{capability[0]}{capability[1]}" in row["why"]
+
+
 def test_a_torch_without_cuda_and_one_without_a_gpu_differ(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     without = row_of(doctor(Doctor()), "cuda")
@@ -91,18 +120,78 @@ def test_a_torch_without_cuda_and_one_without_a_gpu_differ(monkeypatch):
     assert without["to_do"] != unseen["to_do"]
 
 
-def test_compiling_lists_every_kernel_at_every_architecture(monkeypatch):
-    one = [each for each in all_kernels() if each.body == "SphericalHarmonics"]
-    monkeypatch.setattr("polyfield.cuda.kernel.all_kernels", lambda: one)
-    result = doctor(Doctor(compile="sm_75,sm_120"))
-    assert [(row["kernel"], row["arch"]) for row in result["kernels"]] == [
-        ("SphericalHarmonics", "sm_75"),
-        ("SphericalHarmonics", "sm_120"),
-    ]
-    for row in result["kernels"]:
+def only(*bodies):
+    return [each for each in all_kernels() if each.body in bodies]
+
+
+def test_compiling_lists_every_kernel_at_every_architecture(monkeypatch, tmp_path, capsys):
+    two = only("SphericalHarmonics", "MlpForward<64, 64>")
+    monkeypatch.setattr("polyfield.cuda.kernel.all_kernels", lambda: two)
+    file = tmp_path / "doctor.json"
+    assert main(["doctor", "--compile", "sm_75,sm_120", "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["kernels"]
+    pairs = [(row["kernel"], row["arch"]) for row in rows]
+    assert pairs == [(each.body, arch) for each in two for arch in ("sm_75", "sm_120")]
+    for row in rows:
         assert set(row) == {"kernel", "arch", "bytes", "registers", "shared", "spill"}
-        assert row["bytes"] > 1000 and row["registers"] > 8
-    assert "SphericalHarmonics" in summary(result)
+        assert row["bytes"] > 1000 and row["registers"] > 8 and row["spill"] == 0
+    tiles = {(row["kernel"], row["arch"]): row["shared"] for row in rows}
+    floats = 2 * 64 * 64  # active and z of MlpForward
+    assert tiles["MlpForward<64, 64>", "sm_75"] == 4 * floats
+    assert tiles["SphericalHarmonics", "sm_75"] == 0
+    shown = capsys.readouterr().out
+    assert all(f"{row['kernel']}" in shown and row["arch"] in shown for row in rows)
+
+
+def test_all_kernels_are_compiled_where_none_is_chosen(monkeypatch):
+    asked = []
+
+    def refuse(kernel, architecture):
+        asked.append((kernel.body, architecture))
+        return Compiled(b"", "")
+
+    entry = EntryPoint((), 1, 0, 0)
+    monkeypatch.setattr("polyfield.cuda.gpu_compile.compile_kernel", refuse)
+    monkeypatch.setattr("polyfield.cuda.cubin.read_entry_point", lambda image, name: entry)
+    monkeypatch.setattr("polyfield.cuda.cubin.packed_arguments", lambda kernel: ())
+    with pytest.raises(BackendError, match="says nothing of spills for sm_90"):
+        compile_all(["sm_90"])
+    remarks = "2 bytes stack frame, 4 bytes spill stores, 6 bytes spill loads"
+    monkeypatch.setattr(
+        "polyfield.cuda.gpu_compile.compile_kernel",
+        lambda *of: refuse(*of) and Compiled(b"image", remarks),
+    )
+    asked.clear()
+    rows = compile_all(["sm_90", "sm_75"])
+    assert asked == [(k.body, arch) for k in all_kernels() for arch in ("sm_90", "sm_75")]
+    assert all(row["spill"] == 10 for row in rows)
+
+
+def test_a_kernel_that_spills_is_reported(monkeypatch):
+    (one,) = only("SphericalHarmonics")
+    monkeypatch.setattr("polyfield.cuda.kernel.all_kernels", lambda: [one])
+    source = gpu_compile.cuda_source(one)
+    tight = source.replace("__launch_bounds__(128)", "__launch_bounds__(1024, 2)").replace(
+        "float re = 1, im = 0;",
+        "float many[64]; UNROLL for (int k = 0; k < 64; ++k) many[k] = z * k + x;\n"
+        "for (int t = 0; t < n; ++t) UNROLL for (int k = 0; k < 64; ++k)\n"
+        "many[k] = many[k] * many[(k + 7) % 64] + y;\n"
+        "UNROLL for (int k = 0; k < 64; ++k) o[k] = many[k];\nfloat re = 1, im = 0;",
+    )
+    monkeypatch.setattr(gpu_compile, "cuda_source", lambda kernel: tight)
+    (row,) = compile_all(["sm_80"])
+    assert row["registers"] <= 32 and row["spill"] > 0
+
+
+def test_an_image_with_other_arguments_is_refused(monkeypatch):
+    (one,) = only("SphericalHarmonics")
+    monkeypatch.setattr("polyfield.cuda.kernel.all_kernels", lambda: [one])
+    source = gpu_compile.cuda_source(one)
+    other = source.replace("int n, int bands) {", "int n, i64 bands) {")
+    assert other != source
+    monkeypatch.setattr(gpu_compile, "cuda_source", lambda kernel: other)
+    with pytest.raises(BackendError, match="SphericalHarmonics: the image for sm_80 takes"):
+        compile_all(["sm_80"])
 
 
 @pytest.mark.parametrize("word", ["", "75", "sm_75;sm_80", "sm75"])

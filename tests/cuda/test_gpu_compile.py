@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from polyfield.cuda import gpu_compile
-from polyfield.cuda.cubin import read_entry_point
+from polyfield.cuda.cubin import Parameter, packed_arguments, read_entry_point
 from polyfield.cuda.errors import BackendError, InputError, MissingExtraError
 from polyfield.cuda.gpu_compile import (
     cached_image,
@@ -41,12 +41,11 @@ def test_the_sources_hold_the_kernels_of_the_module_and_each_has_its_own_entry_p
 
 @pytest.mark.parametrize("body", one_of_each_body(), ids=lambda body: body.body)
 def test_compiles_for_every_architecture_with_the_arguments_that_python_packs(body):
-    members = [getattr(body.structure, field.name) for field in body.fields]
-    packed = [(member.offset, member.size) for member in members]
+    packed = packed_arguments(body)
+    assert len(packed) == len(body.fields) > 0
     for architecture in ARCHITECTURES:
         entry = read_entry_point(compile_kernel(body, architecture).image, body.entry)
-        got = [(parameter.offset, parameter.size) for parameter in entry.parameters]
-        assert got == packed, architecture
+        assert entry.parameters == packed, architecture
         assert 0 < entry.registers <= 255
         assert entry.shared <= LARGEST_SHARED
 
@@ -83,10 +82,36 @@ def test_what_the_image_says_follows_from_the_source(tmp_path, monkeypatch):
     probe = kernel.__wrapped__("probe", "Probe")
     for architecture, reserved in (("sm_75", 0), ("sm_120", 1024)):
         entry = read_entry_point(compile_kernel(probe, architecture).image, "probe")
-        layout = [(parameter.offset, parameter.size) for parameter in entry.parameters]
-        assert layout == [(0, 8), (8, 4), (16, 8), (24, 8)]
+        layout = tuple(Parameter(*pair) for pair in [(0, 8), (8, 4), (16, 8), (24, 8)])
+        assert entry.parameters == packed_arguments(probe) == layout
         assert entry.shared == 77 * 4 + reserved
         assert entry.stack == 0
+
+
+@pytest.mark.parametrize(
+    ("packed", "taken"),
+    [
+        ("int n;\n  float* out;\n  i64 wide;", "float* out;\n  int n;\n  i64 wide;"),
+        ("float* out;\n  int n;\n  int wide;", "float* out;\n  int n;\n  i64 wide;"),
+        ("float* out;\n  i64 wide;", "float* out;\n  int n;\n  i64 wide;"),
+    ],
+    ids=["another order", "another size", "another number"],
+)
+def test_an_image_of_other_sources_is_told_by_its_arguments(tmp_path, monkeypatch, packed, taken):
+    def probe(members):
+        (tmp_path / "probe.cuh").write_text(
+            f"typedef long long i64;\n#define FN __device__\n#define KERNEL(...)\n"
+            f"struct Probe {{\n  {members}\n"
+            f"  FN void operator()(int x, int) const {{ out[x] = wide; }}\n}};\nKERNEL(Probe)\n"
+        )
+        return kernel.__wrapped__("probe", "Probe")
+
+    monkeypatch.setattr("polyfield.cuda.kernel.SOURCES", tmp_path)
+    monkeypatch.setattr(gpu_compile, "SOURCES", tmp_path)
+    expected = packed_arguments(probe(packed))
+    compiled = probe(taken)
+    got = read_entry_point(compile_kernel(compiled, "sm_80").image, "probe").parameters
+    assert got == packed_arguments(compiled) != expected
 
 
 def test_a_second_use_comes_from_the_cache_and_another_source_does_not(tmp_path, monkeypatch):
@@ -132,6 +157,15 @@ def test_a_fault_in_a_kernel_is_reported_with_file_and_line(monkeypatch):
 def test_without_cuda_core_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'polyfield\[cuda\]'"):
+        compile_kernel(first_kernel(), "sm_75")
+
+
+def test_without_nvrtc_the_extra_is_named(monkeypatch):
+    def absent():
+        raise RuntimeError("libnvrtc.so: not found")
+
+    monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcVersion", absent)
+    with pytest.raises(MissingExtraError, match=r"NVRTC needs .* 'polyfield\[cuda\]'"):
         compile_kernel(first_kernel(), "sm_75")
 
 

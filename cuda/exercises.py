@@ -1,0 +1,138 @@
+"""Every kernel made to run once, on small data, by the operations that launch it.
+
+For tools that ask how kernels behave and not what they compute (sanitizers, profilers): sizes are
+such that tiles are more than one and the last is not full, and every branch of a body is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from polyfield.cuda.composite import composite, visible_samples
+from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
+from polyfield.cuda.march import march
+from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
+from polyfield.cuda.occupancy import cell_points
+from polyfield.cuda.spherical_harmonics import spherical_harmonics
+from polyfield.cuda.table_adam import hash_grid_adam_
+
+
+def hash_grid_exercise(dimensions: int, features: int, smoothstep: bool) -> list[Tensor]:
+    """Values, both gradients, the second order, and two steps of lazy Adam on the table."""
+    layout = HashGridLayout(dimensions, 3, features, 9, 4, 40, smoothstep)
+    random = torch.Generator().manual_seed(1)
+    x = torch.rand(150, dimensions, generator=random).requires_grad_()
+    table = torch.randn(layout.entries, features, generator=random).requires_grad_()
+    out = hash_grid(x, table, layout)
+    grad_x, grad_table = torch.autograd.grad(out.square().sum(), (x, table), create_graph=True)
+    second = torch.autograd.grad(grad_x.square().sum() + grad_table.square().sum(), (x, table))
+    state = [table.detach().clone(), torch.zeros_like(table), torch.zeros_like(table)]
+    visits = torch.zeros_like(table, dtype=torch.int32)
+    grad_out = torch.randn(out.shape, generator=random)
+    for step, steps in enumerate((None, visits), 1):
+        scratch = torch.zeros_like(table)
+        hash_grid_adam_(*state, steps, x.detach(), grad_out, layout, scratch, 0.01, step)
+    return [out, grad_x, grad_table, *second, *state, visits]
+
+
+def mlp_exercise(widths: tuple[int, ...], activation: str, output: str) -> list[Tensor]:
+    """Values and both gradients; points enough for two tiles in one slice of the gradient."""
+    random = torch.Generator().manual_seed(2)
+    weights = initial_weights(widths, random).requires_grad_()
+    x = torch.randn(1050, widths[0], generator=random).requires_grad_()
+    out = mlp(x, weights, widths, activation, output)
+    grads = torch.autograd.grad(out.square().sum(), (x, weights))
+    few = mlp(x[:70].detach(), weights, widths, activation, output)
+    (without_x,) = torch.autograd.grad(few.sum(), (weights,))
+    return [out, *grads, without_x]
+
+
+def composite_exercise(channels: int) -> list[Tensor]:
+    """Values and all gradients of rays with 0 to 7 samples, and which samples are visible."""
+    random = torch.Generator().manual_seed(3)
+    counts = torch.randint(8, (70,), generator=random)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    n = int(offsets[-1])
+    density = (9 * torch.rand(n, generator=random)).requires_grad_()
+    length = torch.rand(n, generator=random).requires_grad_()
+    values = torch.rand(n, channels, generator=random).requires_grad_()
+    out = composite(density, length, values, offsets)
+    inputs = density, length, values
+    grads = []
+    for loss in (sum(part.square().sum() for part in out), out.opacity.sum()):
+        grads += torch.autograd.grad(loss, inputs, retain_graph=True)
+    return [*out, *grads, visible_samples(density, length, offsets)]
+
+
+def march_exercise(levels: int, jitter: bool) -> list[Tensor]:
+    """Rays from outside and inside, some that miss, through cells of which a half is occupied."""
+    random = torch.Generator().manual_seed(4)
+    origins = 3 * torch.rand(70, 3, generator=random) - 1
+    directions = torch.nn.functional.normalize(
+        torch.rand(70, 3, generator=random) - origins + 0.2, dim=1
+    )
+    directions[0] = torch.tensor([0.0, 0.0, 1.0])
+    bits = torch.randint(256, (levels * 8**3 // 8,), generator=random, dtype=torch.uint8)
+    sizes = levels, 8, 0.02, 0.01, 0.05, 40
+    return list(march(origins, directions, bits, *sizes, 7, 1, jitter))
+
+
+def cell_points_exercise() -> list[Tensor]:
+    """A point in each of some cells of nested grids."""
+    cells = torch.arange(0, 2 * 8**3, 3, dtype=torch.int32)
+    return [cell_points(2, 8, cells, 7, 1)]
+
+
+def spherical_harmonics_exercise(degree: int) -> list[Tensor]:
+    """Values and gradient."""
+    random = torch.Generator().manual_seed(5)
+    directions = torch.randn(70, 3, generator=random)
+    directions = torch.nn.functional.normalize(directions, dim=1).requires_grad_()
+    out = spherical_harmonics(directions, degree)
+    (grad,) = torch.autograd.grad(out.square().sum(), (directions,))
+    return [out, grad]
+
+
+NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
+
+# One instantiation at least of every struct that has a KERNEL line.
+ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
+    "hash_grid": partial(hash_grid_exercise, 3, 2, False),
+    "mlp": partial(mlp_exercise, NARROW, "relu", "sigmoid"),
+    "mlp of one matrix": partial(mlp_exercise, FLAT, "none", "truncated_exp"),
+    "composite": partial(composite_exercise, 6),
+    "march": partial(march_exercise, 2, True),
+    "cell_points": cell_points_exercise,
+    "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
+}
+
+# Every instantiation, and what chooses branches within one.
+ALL: dict[str, Callable[[], list[Tensor]]] = {
+    **{
+        f"hash_grid {d} {f}{' smoothstep' * smooth}": partial(hash_grid_exercise, d, f, smooth)
+        for d in (2, 3, 4)
+        for f in (1, 2, 4, 8)
+        for smooth in (False, True)
+    },
+    **{
+        f"mlp {widths} {activation} {output}": partial(mlp_exercise, widths, activation, output)
+        for widths in (NARROW, WIDE, FLAT)
+        for activation in ACTIVATIONS
+        for output in OUTPUT_ACTIVATIONS
+    },
+    **{f"composite {channels}": partial(composite_exercise, channels) for channels in (1, 3, 6)},
+    **{
+        f"march {levels}{' jitter' * jitter}": partial(march_exercise, levels, jitter)
+        for levels in (1, 2, 4)
+        for jitter in (False, True)
+    },
+    "cell_points": cell_points_exercise,
+    **{
+        f"spherical_harmonics {degree}": partial(spherical_harmonics_exercise, degree)
+        for degree in range(8)
+    },
+}
