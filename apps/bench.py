@@ -9,18 +9,21 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
+from polyfield.apps.bench_compile import compile_rows, compile_summary
 from polyfield.apps.bench_kernels import race_kernels
 from polyfield.apps.bench_race import Row
+from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
 from polyfield.apps.bench_view import view_seconds
 from polyfield.cuda.errors import InputError
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Race polyfield's kernels against others' on this machine, or time the views of a run."""
+    """Race polyfield's kernels against others' on this machine, time views, or check all kernels."""
 
-    what: Positional[Literal["kernels", "view"]] = "kernels"
-    """kernels: the races and the machine's limits. view: how long a run takes to show a view."""
+    what: Positional[Literal["kernels", "view", "compile", "sanitizers"]] = "kernels"
+    """kernels: the races and the machine's limits. view: how long a run takes to show a view.
+    compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them."""
     run: Positional[Path | None] = None
     """Folder that `polyfield train` wrote, for `view`."""
     only: str = ""
@@ -35,17 +38,22 @@ def bench(options: Bench) -> list[dict[str, object]]:
     ours and theirs are medians, ratio the median of theirs / ours turn by turn: above 1, we are
     faster. The limits of the machine ("machine/...") and the times of views have no opponent:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
-    None in all three numbers, and says why in one more entry, "skipped". Raises InputError for
-    options that do not fit, and as race_kernels and view_seconds.
+    None in all three numbers, and says why in one more entry, "skipped". The rows of compile and
+    sanitizers are those of compile_rows and sanitizer_rows. Raises InputError for options that do
+    not fit, and as the functions of its rows.
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
     if (options.what == "view") != (options.run is not None):
         got = str(options.run) if options.run else "no run"
         raise InputError(f"bench {options.what}: RUN", got, "a run's folder with view, only there")
+    if options.only and options.what != "kernels":
+        raise InputError("--only", repr(options.only), "rows of bench kernels")
+    if options.what == "compile":
+        return compile_rows()  # type: ignore[return-value]  # a list of other rows
+    if options.what == "sanitizers":
+        return sanitizer_rows()
     if options.what == "view":
-        if options.only:
-            raise InputError("--only", repr(options.only), "rows of bench kernels")
         rows = view_seconds(options.run, options.rounds)  # type: ignore[arg-type]  # checked above
     else:
         names = tuple(name.strip() for name in options.only.split(",") if name.strip())
@@ -62,6 +70,10 @@ def _entries(row: Row) -> dict[str, object]:
 
 def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
+    if rows and "arch" in rows[0]:
+        return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
+    if rows and "findings" in rows[0]:
+        return sanitizer_summary(rows)
     width = max((len(str(row["name"])) for row in rows), default=0)
     lines = [f"{str(row['name']):<{width}}  {_result(row)}" for row in rows]
     return "\n".join([*lines, f"({torch.get_num_threads()} threads)"])

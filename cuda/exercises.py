@@ -14,9 +14,10 @@ from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
-from polyfield.cuda.march import march
+from polyfield.cuda.march import Samples, march
 from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
 from polyfield.cuda.occupancy import cell_points
+from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.table_adam import hash_grid_adam_
 
@@ -68,17 +69,44 @@ def composite_exercise(channels: int) -> list[Tensor]:
     return [*out, *grads, visible_samples(density, length, offsets)]
 
 
-def march_exercise(levels: int, jitter: bool) -> list[Tensor]:
-    """Rays from outside and inside, some that miss, through cells of which a half is occupied."""
+def march_exercise(levels: int, jitter: bool, cone: float = 0.01) -> list[Tensor]:
+    """Rays from outside and inside, some that miss, through cells of which a part is occupied.
+
+    Steps that grow, in a grid too small for blocks; or, for a cone of 0, even ones over blocks.
+    """
     random = torch.Generator().manual_seed(4)
     origins = 3 * torch.rand(70, 3, generator=random) - 1
     directions = torch.nn.functional.normalize(
         torch.rand(70, 3, generator=random) - origins + 0.2, dim=1
     )
     directions[0] = torch.tensor([0.0, 0.0, 1.0])
-    bits = torch.randint(256, (levels * 8**3 // 8,), generator=random, dtype=torch.uint8)
-    sizes = levels, 8, 0.02, 0.01, 0.05, 40
+    resolution = 8 if cone else 16
+    bits = torch.randint(256, (levels * resolution**3 // 8,), generator=random, dtype=torch.uint8)
+    if not cone:
+        bits[torch.rand(len(bits), generator=random) < 0.97] = 0
+    # More samples than counting writes down, so that some rays are walked twice.
+    sizes = levels, resolution, 0.004, cone, 0.05, 200
     return list(march(origins, directions, bits, *sizes, 7, 1, jitter))
+
+
+def radiance_exercise(features: int, smoothstep: bool) -> list[Tensor]:
+    """Views, and the gradients of a loss, of rays with no sample, few, and more than a wave."""
+    shape = RadianceShape(HashGridLayout(3, 3, features, 8, 4, 30, smoothstep), 32, 16, 4)
+    random = torch.Generator().manual_seed(6)
+    counts = torch.tensor([0, 3, 90, 1, 0, 9, 17, 2, 40, 5, 0, 0, 66, 7, 8, 1, 30, 0, 4, 12])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    n, rays = int(offsets[-1]), len(counts)
+    ray = torch.repeat_interleave(torch.arange(rays), counts).int()
+    distance, length, position = torch.rand(5, n, generator=random).split([1, 1, 3])
+    samples = Samples(offsets, distance[0], 0.3 * length[0], position.T.contiguous(), ray)
+    harmonics, background, target = torch.rand(rays, 10, generator=random).split([4, 3, 3], 1)
+    table = 4 * torch.rand(shape.layout.entries, features, generator=random) - 2
+    weights = [initial_weights(w, random) for w in (shape.density_widths, shape.color_widths)]
+    view = radiance_view(samples, harmonics, background, table, *weights, shape)
+    _, gradients = radiance_gradients(
+        samples, harmonics, background, target, table, *weights, shape, 1e-4, 0.1, 2
+    )
+    return [*view, gradients.loss, gradients.encoded[gradients.kept], *gradients[3:]]
 
 
 def cell_points_exercise() -> list[Tensor]:
@@ -106,6 +134,8 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "mlp of one matrix": partial(mlp_exercise, FLAT, "none", "truncated_exp"),
     "composite": partial(composite_exercise, 6),
     "march": partial(march_exercise, 2, True),
+    "march over blocks": partial(march_exercise, 2, True, 0.0),
+    "radiance": partial(radiance_exercise, 4, False),
     "cell_points": cell_points_exercise,
     "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
 }
@@ -126,9 +156,15 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
     },
     **{f"composite {channels}": partial(composite_exercise, channels) for channels in (1, 3, 6)},
     **{
-        f"march {levels}{' jitter' * jitter}": partial(march_exercise, levels, jitter)
+        f"march {levels}{' jitter' * jitter}{cone}": partial(march_exercise, levels, jitter, cone)
         for levels in (1, 2, 4)
         for jitter in (False, True)
+        for cone in (0.0, 0.01)
+    },
+    **{
+        f"radiance {features}{' smoothstep' * smooth}": partial(radiance_exercise, features, smooth)
+        for features in (1, 2, 4, 8)
+        for smooth in (False, True)
     },
     "cell_points": cell_points_exercise,
     **{
