@@ -19,7 +19,7 @@ from polyfield.cuda.errors import InputError
 
 @dataclass(frozen=True)
 class Bench:
-    """Race polyfield's kernels against others' on this machine, time views, or check all kernels."""
+    """Race the kernels against others' on this machine, time views, or check all kernels."""
 
     what: Positional[Literal["kernels", "view", "compile", "sanitizers"]] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
