@@ -16,7 +16,7 @@ BYTES_A_PIXEL = 160  # of a view that is shown beside its photograph
 VIEW_BYTES = (32_000_000, 1 << 28)  # of rendering: the least and the most that make sense
 DECODED_BYTES = 100_000_000  # photographs on their way into the cache
 
-_SAMPLES = 1 << 15
+_SAMPLES = 1 << 14  # twice as many steps beat batches of twice the size
 _FEWEST_SAMPLES, _FEWEST_PARAMETERS = 1 << 12, 1 << 17
 
 
