@@ -70,12 +70,14 @@ def both_against_drjit_as_installed() -> Race:
 
 def both_against_reference(points: int = POINTS, layout: HashGridLayout = PAPER) -> Race:
     """The same against the specification: one gather a corner, gradients by autograd."""
-    return _both_against("reference", hash_grid_reference, points, layout)
+    return _both_against(
+        "reference", f"torch {torch.__version__}", hash_grid_reference, points, layout
+    )
 
 
 def both_against_torch(points: int = POINTS, layout: HashGridLayout = PAPER) -> Race:
     """The same against the best form in plain torch that we know."""
-    return _both_against("torch", torch_hash_grid, points, layout)
+    return _both_against("torch", str(torch.__version__), torch_hash_grid, points, layout)
 
 
 def features_and_gradient(
@@ -88,11 +90,13 @@ def features_and_gradient(
     return features.detach(), gradient
 
 
-def _both_against(against: str, encode: Encoder, points: int, layout: HashGridLayout) -> Race:
+def _both_against(
+    against: str, version: str, encode: Encoder, points: int, layout: HashGridLayout
+) -> Race:
     x, table, grad = hash_inputs(points, layout)
     return Race(
         against=against,
-        version=f"torch {torch.__version__}",
+        version=version,
         ours=lambda: features_and_gradient(hash_grid, x, table, grad, layout),
         theirs=lambda: features_and_gradient(encode, x, table, grad, layout),
         tolerance=1e-4,

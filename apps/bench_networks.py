@@ -38,7 +38,7 @@ def mlp_against_torch(points: int = 131_072) -> Race:
         values, grad_x, *rest = result
         return values, grad_x, torch.cat([matrix.reshape(-1) for matrix in rest])
 
-    return Race("torch", torch.__version__, ours, theirs, 1e-4, read)
+    return Race("torch", str(torch.__version__), ours, theirs, 1e-4, read)
 
 
 def linear_layers(weights: Tensor) -> nn.Sequential:
