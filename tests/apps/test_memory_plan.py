@@ -44,7 +44,7 @@ def test_a_plan_is_within_the_limit_or_refused(limit, sizes, channels, parameter
 
 def test_photographs_give_way_first_then_batches_then_the_field():
     photographs = [(1600, 1200)] * 300  # 2.3 GB
-    plans = [plan_memory(int(gb * 1e9), photographs, 4, 1 << 23) for gb in (6, 2.5, 1.35, 1.0)]
+    plans = [plan_memory(int(gb * 1e9), photographs, 4, 1 << 23) for gb in (6, 2.5, 1.45, 1.0)]
     assert plans[0].image_bytes == 300 * 1600 * 1200 * 4
     assert plans[1].image_bytes < plans[0].image_bytes
     assert plans[1].samples_per_step == plans[0].samples_per_step
@@ -71,9 +71,9 @@ def test_a_known_run_is_never_made_smaller():
 
 
 def test_a_process_that_is_large_already_leaves_less(monkeypatch):
-    before = plan_memory(2_000_000_000, SMALL, 4, 1 << 21).total_bytes
+    before = plan_memory(4_000_000_000, SMALL, 4, 1 << 21).total_bytes
     monkeypatch.setattr(memory_plan, "resident_bytes", lambda: 910_000_000)
-    assert plan_memory(2_000_000_000, SMALL, 4, 1 << 21).total_bytes >= before + 500_000_000
+    assert plan_memory(4_000_000_000, SMALL, 4, 1 << 21).total_bytes >= before + 500_000_000
 
 
 def test_half_of_the_machine_is_the_default(monkeypatch):
