@@ -234,15 +234,16 @@ def test_normals_of_a_test_view_face_the_camera_in_the_frame_of_the_input(run, s
 
 def test_a_render_of_any_size_needs_no_more_memory(run, tmp_path):
     peaks = []
-    for size in ("60x60", "700x700"):
+    for size in ("60x60", "500x500"):
         done, peak = run_apart(
-            *("render", run[0], "--views", "test", "--size", size, "--memory", 0.02),
+            *("render", run[0], "--views", "test", "--size", size, "--memory", 0.01),
             *("--samples-per-pixel", 1, "--out", tmp_path / size),
         )
         assert done.returncode == 0, done.stderr
         peaks.append(peak)
-    assert Image.open(tmp_path / "700x700" / "r_1.normal.png").size == (700, 700)
-    assert peaks[1] - peaks[0] < 25e6  # what is asked for, and a little for the files
+    assert Image.open(tmp_path / "500x500" / "r_1.normal.png").size == (500, 500)
+    print(peaks)
+    assert peaks[1] - peaks[0] < 12e6  # what is asked for, and a little for the files
 
 
 def test_what_cannot_be_rendered_is_refused_before_anything_is_written(run, tmp_path, capsys):
@@ -337,7 +338,7 @@ def test_a_scene_without_held_out_views_has_a_report_all_the_same(scene, tmp_pat
     edited(few, lambda document: document.update(frames=document["frames"][:1]))
     for split in ("val", "test"):
         (few / f"transforms_{split}.json").unlink()
-    assert main(["train", str(few), "--steps", "20", "--out", str(out)]) == 0
+    assert main(["train", str(few), "--steps", "100", "--out", str(out)]) == 0
     page = (out / "report.html").read_text()
     assert 'data-frames="72"' in page and "SSIM" not in page
     assert main(["render", str(out), "--views", "test"]) == 2
