@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +64,9 @@ def render(options: Render) -> RenderResult:
     """Render what the options ask for; prints nothing.
 
     A turntable is a film. Test views are PNG files named after the frame's image: `r_0.png` (sRGB
-    on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png` (16 bits: millimetres,
-    thousandths of the scene's unit, along the ray; 0 for nothing) and `r_0.normal.png`: 0.5 + 0.5 n
-    of the normal in the axes of the user's frame, as render_bands describes it.
+    on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png` (16 bits: thousandths of
+    the scene's unit along the ray; 0 for nothing, 65535 for that and more) and `r_0.normal.png`
+    (0.5 + 0.5 n of the normal in the axes of the user's frame, see render.view.View).
     Raises InputError for a run, size or place of no use.
     """
     device = choose_device(options.device)
@@ -125,13 +125,19 @@ def _render_test(
             cameras, frame, samples_per_pixel=options.samples_per_pixel, normals=True
         )
         shape = int(cameras.width[frame]), int(cameras.height[frame])
-        files += _write_view(out, scene.frame_names[frame], shape, bands, trained.to_field)
+        files += write_view(out, scene.frame_names[frame], shape, bands, trained.to_field)
     return RenderResult(tuple(files))
 
 
-def _write_view(
-    out: Path, name: str, size: tuple[int, int], bands: Iterator[View], to_field: Similarity
+def write_view(
+    out: Path, name: str, size: tuple[int, int], bands: Iterable[View], to_field: Similarity
 ) -> list[str]:
+    """Write the PNG files that `render` describes, of (width, height); where they lie.
+
+    bands: of one view with normals, from top to bottom, in the field's frame, to which to_field
+    leads from the user's. The four files appear whole or not at all. Raises InputError where they
+    cannot be written.
+    """
     kinds = {"": (3, 8), ".opacity": (1, 8), ".depth": (1, 16), ".normal": (3, 8)}
     paths = {kind: out / f"{name}{kind}.png" for kind in kinds}
     to_user = to_field.rotation.T.float()

@@ -135,7 +135,7 @@ def _curves(data: ReportData) -> str:
     if psnr:
         chart = line_chart("PSNR by step", "step", [Curve("PSNR", tuple(psnr))])
         last = f"{_decibels(psnr[-1][1])} at the end"
-        cards.append(_chart_card("PSNR on held-out views, dB", last, chart))
+        cards.append(_chart_card("PSNR on one held-out view, dB", last, chart))
     if not cards:
         return ""
     return f'<h2>Training</h2><section class="pair">{"".join(cards)}</section>'

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 520.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 12.0, 12.0, 38.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 24.0, 12.0, 38.0
 MOST_POINTS = 400  # more than a chart has pixels for
 
 

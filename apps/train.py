@@ -15,7 +15,7 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.loop import Outcome, Progress, run
-from polyfield.apps.memory_plan import default_limit, known_plan, plan_memory
+from polyfield.apps.memory_plan import MemoryPlan, default_limit, known_plan, plan_memory
 from polyfield.apps.progress import live_progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.report import duration
@@ -33,7 +33,7 @@ from polyfield.apps.trained import (
     settings_of,
 )
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.fields.table import FIELDS, arguments_of, build_field
 
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
 ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
@@ -87,12 +87,12 @@ def train(
     for note in scene.notes:
         tell(note)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
-    settings = known_settings or _new_settings(scene, options, limit)
+    if known_settings:
+        settings, memory = known_settings, _known_memory(known_settings, scene, limit)
+    else:
+        settings, memory = _new_settings(scene, options, limit)
     trained = build(settings, device)
     parameters = sum(p.numel() for p in trained.field.parameters())
-    memory = known_plan(
-        limit, scene.sizes, parameters, settings.samples_per_step, settings.image_bytes
-    )
     trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
     schedule = _known_schedule(known) if known else Schedule(options.steps)
@@ -103,12 +103,12 @@ def train(
             tell(f"{out} holds no checkpoint: training starts at step 0")
         images = scene_images(scene, settings.image_bytes, settings.seed)
         task = RadianceTask(trained, scene, images, device)
-        time_left = None if minutes is None else 60 * minutes - (time.monotonic() - started)
         tell(f"{scene.name}: {_views(scene)}; training on {device} into {out}")
         tell(plan_sentence(settings, parameters, memory.total_bytes, limit, schedule, minutes))
-        if minutes is not None and time_left is not None and time_left < 0.5 * 60 * minutes:
-            used = 60 * minutes - time_left
-            tell(f"warning: loading took {used:.0f} s of {minutes:g} minutes; give it more time")
+        loading = time.monotonic() - started
+        if minutes is not None and loading > 0.5 * 60 * minutes:
+            spent, given = duration(loading), duration(60 * minutes)
+            tell(f"warning: loading took {spent} of {given}; give it more time")
         outcome = run(
             task,
             folder,
@@ -181,7 +181,7 @@ def plan_sentence(
         steps = schedule.steps or 0
         budget = f"{steps:,} steps, {_millions(steps * settings.samples_per_step)} samples"
     else:
-        budget = f"{minutes:g} minutes, whose steps are fixed after a short measurement"
+        budget = f"{duration(60 * minutes)}, whose steps are fixed after a short measurement"
     return (
         f"plan: {settings.field} ({sizes}), {parameters:,} parameters, "
         f"{settings.samples_per_step:,} samples a step, at most {memory_bytes / 1e9:.2f} GB "
@@ -218,11 +218,11 @@ def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
     return finest, parameters
 
 
-def _new_settings(scene: Scene, options: Train, limit: int) -> Settings:
+def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, MemoryPlan]:
     resolution, parameters = wished_sizes(scene, options)
     plan = plan_memory(limit, scene.sizes, 4 if scene.has_alpha else 3, parameters)
     arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters)
-    return settings_of(
+    settings = settings_of(
         scene,
         options.field,
         arguments_of(arguments),
@@ -231,6 +231,14 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> Settings:
         plan.image_bytes,
         options.pixel,
     )
+    return settings, plan
+
+
+def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:
+    field = build_field(settings.field, settings.arguments)
+    parameters = sum(p.numel() for p in field.parameters())
+    samples, images = settings.samples_per_step, settings.image_bytes
+    return known_plan(limit, scene.sizes, parameters, samples, images)
 
 
 def _final_report(

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Generator
 
 from polyfield.cuda.errors import InputError
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
+
+
+@runtime_checkable
+class FieldArguments(Protocol):
+    """Arguments of a field: a frozen dataclass of plain numbers, each with a default."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def fitted(cls, resolution: int, parameters: int) -> FieldArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,7 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
 
 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
-# The arguments are a frozen dataclass of plain numbers with defaults; its `fitted` chooses them.
-FIELDS: dict[str, tuple[type[HashGridArguments], Callable[..., Radiance]]] = {
+FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., Radiance]]] = {
     "hash-grid": (HashGridArguments, hash_grid_field),
 }
 
@@ -71,6 +83,6 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
     return constructor(chosen, generator)
 
 
-def arguments_of(arguments: HashGridArguments) -> dict[str, int]:
+def arguments_of(arguments: FieldArguments) -> dict[str, int]:
     """Plain values for a checkpoint's metadata."""
     return asdict(arguments)

@@ -152,7 +152,7 @@ def run(scene, tmp_path_factory):
     """A run with its report, made within memory that a free choice of sizes would exceed."""
     out = tmp_path_factory.mktemp("runs") / "ball"
     done, peak = run_apart(
-        "train", scene, "--steps", 120, "--memory", 0.62, "--out", out, "--json", out.with_name("j")
+        "train", scene, "--steps", 200, "--memory", 0.62, "--out", out, "--json", out.with_name("j")
     )
     assert done.returncode == 0, done.stderr
     return out, done, peak, json.loads(out.with_name("j").read_text())
@@ -178,7 +178,7 @@ def test_what_a_run_will_do_is_said_before_it_does_it(run):
     out, done, peak, result = run
     lines = done.stdout.splitlines()
     plan = next(line for line in lines if line.startswith("plan: hash-grid"))
-    for part in ("log2_table_size", "parameters", "samples a step", "GB of 0.62 GB", "120 steps"):
+    for part in ("log2_table_size", "parameters", "samples a step", "GB of 0.62 GB", "200 steps"):
         assert part in plan
     assert "\r" not in done.stdout and "\x1b" not in done.stdout  # no live line in a file
     assert f"open {out / 'report.html'}" in done.stdout
@@ -186,7 +186,7 @@ def test_what_a_run_will_do_is_said_before_it_does_it(run):
 
 def test_the_result_goes_to_a_machine_too(run, tmp_path, capsys):
     out, done, peak, result = run
-    assert result["steps"] == 120 and result["test_psnr"] > 15
+    assert result["steps"] == 200 and result["test_psnr"] > 15
     assert result["report"] == str(out / "report.html")
     for name, *options in (
         ("eval",),
@@ -216,7 +216,7 @@ def test_a_film_opens_and_shows_the_ball_on_white(run, tmp_path):
         out = tmp_path / name
         options = ["--frames", "3", "--size", "48x40", "--out", str(out)]
         assert main(["render", str(run[0]), *options]) == 0
-        frames = np.stack(list(imageio.imiter(out)))
+        frames = np.stack(list(imageio.imiter(out)))[..., :3]  # WebP is read with alpha
         assert frames.shape == (3, 40, 48, 3)
         assert (frames[:, :3, :3] > 240).all()  # the corner
         assert (frames[:, 18:22, 22:26].min(3) < 220).all()  # the middle
@@ -228,21 +228,22 @@ def test_normals_of_a_test_view_face_the_camera_in_the_frame_of_the_input(run, s
     pose = json.loads((scene / "transforms_test.json").read_text())["frames"][0]["transform_matrix"]
     towards_camera = np.array(pose)[:3, 2]
     middle = (normal[16:24, 16:24].mean((0, 1)) / 255 - 0.5) * 2
-    assert middle @ towards_camera > 0.6
+    assert middle @ towards_camera > 0.8 * np.linalg.norm(middle) > 0.1
     assert (np.abs(normal[0, 0] - 127.5) < 1).all()  # nothing there
 
 
 def test_a_render_of_any_size_needs_no_more_memory(run, tmp_path):
     peaks = []
-    for size in ("60x60", "1000x1000"):
+    for size in ("60x60", "500x500"):
         done, peak = run_apart(
-            *("render", run[0], "--views", "test", "--size", size, "--memory", 0.02),
+            *("render", run[0], "--views", "test", "--size", size, "--memory", 0.01),
             *("--samples-per-pixel", 1, "--out", tmp_path / size),
         )
         assert done.returncode == 0, done.stderr
         peaks.append(peak)
-    assert Image.open(tmp_path / "1000x1000" / "r_1.normal.png").size == (1000, 1000)
-    assert peaks[1] - peaks[0] < 30e6  # one picture as floats is 40 MB
+    assert Image.open(tmp_path / "500x500" / "r_1.normal.png").size == (500, 500)
+    print(peaks)
+    assert peaks[1] - peaks[0] < 12e6  # what is asked for, and a little for the files
 
 
 def test_what_cannot_be_rendered_is_refused_before_anything_is_written(run, tmp_path, capsys):
@@ -308,15 +309,19 @@ def test_cameras_are_exported_as_the_user_gave_them(run, scene, tmp_path):
         np.testing.assert_allclose(ours["transform_matrix"], theirs["transform_matrix"], atol=1e-5)
 
 
-def test_points_lie_on_the_ball(run, tmp_path):
+def test_points_are_those_of_the_mesh_with_its_colours(run, tmp_path):
     out = tmp_path / "points.ply"
     options = ["--as", "points", "--resolution", "64"]
     assert main(["export", str(run[0]), "--out", str(out), *options]) == 0
     import trimesh
 
     cloud = trimesh.load(out)
-    assert isinstance(cloud, trimesh.PointCloud) and len(cloud.vertices) > 500
-    assert abs(np.median(np.linalg.norm(cloud.vertices, axis=1)) - 0.8) < 0.15
+    mesh = tmp_path / "mesh.ply"
+    assert main(["export", str(run[0]), "--out", str(mesh), "--resolution", "64"]) == 0
+    expected = trimesh.load(mesh, process=False)
+    assert isinstance(cloud, trimesh.PointCloud) and len(expected.faces) > 500
+    assert np.array_equal(cloud.vertices, expected.vertices)
+    assert np.array_equal(cloud.colors, expected.visual.vertex_colors)
 
 
 def test_nothing_is_written_where_a_mesh_cannot_go(run, tmp_path, capsys):
@@ -325,3 +330,17 @@ def test_nothing_is_written_where_a_mesh_cannot_go(run, tmp_path, capsys):
         assert str(out) in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
     assert Path(run[0]).is_dir()
+
+
+def test_a_scene_without_held_out_views_has_a_report_all_the_same(scene, tmp_path, capsys):
+    few, out = tmp_path / "few", tmp_path / "run"
+    shutil.copytree(scene, few)
+    edited(few, lambda document: document.update(frames=document["frames"][:1]))
+    for split in ("val", "test"):
+        (few / f"transforms_{split}.json").unlink()
+    assert main(["train", str(few), "--steps", "100", "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert 'data-frames="72"' in page and "SSIM" not in page
+    assert main(["render", str(out), "--views", "test"]) == 2
+    assert main(["eval", str(out)]) == 2
+    assert "--split test: holds no view" in capsys.readouterr().err

@@ -46,6 +46,17 @@ def test_a_tick_is_written_where_its_value_is():
     assert texts["10"] - 4 == pytest.approx(drawn(svg)[0][-1][1], abs=0.11)
 
 
+@pytest.mark.parametrize("last", [1200.0, 123_400.0, 1e6])
+def test_the_last_tick_is_not_cut_off_at_the_border(last):
+    svg = line_chart("n", "step", [Curve("a", ((0.0, 0.0), (last, 1.0)))])
+    ends = [
+        float(e.get("x")) + 3.5 * len(e.text)  # half a word of digits 7 pixels wide
+        for e in ElementTree.fromstring(svg).iter("text")
+        if e.get("text-anchor") == "middle"
+    ]
+    assert max(ends) <= charts.WIDTH
+
+
 def test_values_that_are_no_numbers_are_left_out():
     points = ((0.0, 1.0), (1.0, math.nan), (2.0, math.inf), (3.0, 2.0))
     svg = line_chart("n", "step", [Curve("a", points)])

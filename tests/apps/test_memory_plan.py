@@ -1,0 +1,82 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyfield.apps import memory_plan
+from polyfield.apps.memory_plan import default_limit, known_plan, plan_memory
+from polyfield.cuda.errors import InputError
+
+SMALL = [(200, 200)] * 135  # lego
+
+
+@pytest.fixture(autouse=True)
+def same_process(monkeypatch):
+    """A plan must not hang on what the tests before it left in memory."""
+    monkeypatch.setattr(memory_plan, "resident_bytes", lambda: 250_000_000)
+
+
+def test_where_there_is_room_everything_is_as_wished():
+    plan = plan_memory(4_000_000_000, SMALL, 4, 1 << 21)
+    assert (plan.parameters, plan.samples_per_step) == (1 << 21, 1 << 15)
+    assert plan.image_bytes == 135 * 200 * 200 * 4
+
+
+@given(
+    st.integers(500_000_000, 8_000_000_000),
+    st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=50),
+    st.sampled_from([3, 4]),
+    st.integers(1 << 17, 1 << 25),
+)
+def test_a_plan_is_within_the_limit_or_refused(limit, sizes, channels, parameters):
+    try:
+        plan = plan_memory(limit, sizes, channels, parameters)
+    except InputError:
+        return
+    assert plan.total_bytes <= limit
+    assert plan.parameters <= parameters
+    largest = max(width * height for width, height in sizes) * channels
+    assert plan.image_bytes >= min(4, len(sizes)) * largest or plan.image_bytes == sum(
+        width * height * channels for width, height in sizes
+    )
+    again = known_plan(limit, sizes, plan.parameters, plan.samples_per_step, plan.image_bytes)
+    assert again.total_bytes <= limit
+
+
+def test_photographs_give_way_first_then_batches_then_the_field():
+    photographs = [(1600, 1200)] * 300  # 2.3 GB
+    plans = [plan_memory(int(gb * 1e9), photographs, 4, 1 << 23) for gb in (6, 2.5, 1.45, 1.0)]
+    assert plans[0].image_bytes == 300 * 1600 * 1200 * 4
+    assert plans[1].image_bytes < plans[0].image_bytes
+    assert plans[1].samples_per_step == plans[0].samples_per_step
+    assert plans[2].samples_per_step < plans[1].samples_per_step
+    assert plans[2].parameters == plans[1].parameters
+    assert plans[3].parameters < plans[2].parameters
+
+
+def test_what_is_needed_is_said_and_suffices():
+    with pytest.raises(InputError, match="torch itself included") as caught:
+        plan_memory(100_000_000, SMALL, 4, 1 << 21)
+    need = float(caught.value.expected.split()[2])
+    assert plan_memory(round(need * 1e9), SMALL, 4, 1 << 21).total_bytes <= need * 1e9
+    with pytest.raises(InputError):
+        plan_memory(round((need - 0.02) * 1e9), SMALL, 4, 1 << 21)
+
+
+def test_a_known_run_is_never_made_smaller():
+    plan = plan_memory(2_000_000_000, SMALL, 4, 1 << 21)
+    sizes = (SMALL, plan.parameters, plan.samples_per_step, plan.image_bytes)
+    assert known_plan(4_000_000_000, *sizes).image_bytes == plan.image_bytes
+    with pytest.raises(InputError, match="0.6 GB; expected at least"):
+        known_plan(600_000_000, *sizes)
+
+
+def test_a_process_that_is_large_already_leaves_less(monkeypatch):
+    before = plan_memory(4_000_000_000, SMALL, 4, 1 << 21).total_bytes
+    monkeypatch.setattr(memory_plan, "resident_bytes", lambda: 910_000_000)
+    assert plan_memory(4_000_000_000, SMALL, 4, 1 << 21).total_bytes >= before + 500_000_000
+
+
+def test_half_of_the_machine_is_the_default(monkeypatch):
+    for machine, expected in ((2, 1), (6, 3), (64, 4)):
+        monkeypatch.setattr(memory_plan, "machine_bytes", lambda gb=machine: gb * 10**9)
+        assert default_limit() == expected * 10**9
