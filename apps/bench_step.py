@@ -17,7 +17,6 @@ from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
-from polyfield.apps.train import SAMPLES_PER_STEP
 from polyfield.apps.trained import build, settings_of
 from polyfield.cuda.backend import VARIABLE
 from polyfield.cuda.table_adam import lazy_adam_reference_
@@ -25,6 +24,7 @@ from polyfield.fields.optimiser import BETAS, EPSILON, FieldOptimiser
 from polyfield.fields.table import HashGridArguments, arguments_of
 from polyfield.render.occupancy import UPDATE_EVERY
 
+SAMPLES = 1 << 15
 SETTLED = 18 * UPDATE_EVERY  # steps: the occupancy grid follows the field, the batch is full
 
 
@@ -61,7 +61,7 @@ class AutogradOptimiser(FieldOptimiser):
 
 def step_against_reference(
     size: int = 64,
-    samples: int = SAMPLES_PER_STEP,
+    samples: int = SAMPLES,
     steps: int = SETTLED,
     arguments: HashGridArguments = HashGridArguments(),  # noqa: B008  # frozen
 ) -> Race:
@@ -122,7 +122,7 @@ def demo_task(size: int, samples: int, arguments: HashGridArguments) -> Radiance
         scene = load_scene(Path(folder))
         images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 28)
         images.load(torch.arange(len(scene.sizes)))
-    settings = settings_of(scene, "hash-grid", arguments_of(arguments), 0, samples)
+    settings = settings_of(scene, "hash-grid", arguments_of(arguments), 0, samples, 1 << 28)
     return RadianceTask(build(settings, device), scene, images, device)
 
 

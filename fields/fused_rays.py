@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from polyfield.cuda.backend import backend_of
 from polyfield.cuda.march import Samples
 from polyfield.cuda.radiance import (
     NO_EDGE,
@@ -19,8 +20,10 @@ from polyfield.fields.radiance import Radiance
 
 
 def fused_shape(field: object) -> RadianceShape | None:
-    """The sizes of a radiance field on a hash grid; None for any other field."""
+    """The sizes of a radiance field on a hash grid; None for any other, or where no kernel runs."""
     if not isinstance(field, Radiance) or not isinstance(field.encoding, HashGrid):
+        return None
+    if backend_of(field.encoding.table.device) == "reference":
         return None
     harmonics = (field.harmonics_degree + 1) ** 2
     hidden = field.density_widths[1], field.color_widths[1]
