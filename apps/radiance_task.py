@@ -18,7 +18,8 @@ from polyfield.render.occupancy import (
 )
 from polyfield.render.volume import learn_rays
 
-FIRST_RAYS = 128  # every cell is occupied at first, and a ray has hundreds of samples
+FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides anything
+RAYS = 16  # their number is a multiple of it
 MOST_RAYS = 1 << 14
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
@@ -39,7 +40,7 @@ class RadianceTask:
         self.width, self.height = scene.cameras.width, scene.cameras.height
         self.optimiser = FieldOptimiser(trained.field)
         self.optimiser.to(device)
-        self.rays = FIRST_RAYS
+        self.rays = max(RAYS, trained.settings.samples_per_step // FIRST_SAMPLES // RAYS * RAYS)
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
         self.held_out = int(held_out[0]) if len(held_out) else int(self.frames[0])
@@ -75,7 +76,7 @@ class RadianceTask:
         wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
         marched = rays * 8 * settings.samples_per_step / max(1, seen.samples_marched)
         wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
-        self.rays = max(64, int(wanted) // 64 * 64)
+        self.rays = max(RAYS, int(wanted) // RAYS * RAYS)
         return {
             "loss": float(loss),
             "samples": float(seen.samples_shaded),

@@ -17,7 +17,7 @@ def same_process(monkeypatch):
 
 def test_where_there_is_room_everything_is_as_wished():
     plan = plan_memory(4_000_000_000, SMALL, 4, 1 << 21)
-    assert (plan.parameters, plan.samples_per_step) == (1 << 21, 1 << 15)
+    assert (plan.parameters, plan.samples_per_step) == (1 << 21, 1 << 14)
     assert plan.image_bytes == 135 * 200 * 200 * 4
 
 
