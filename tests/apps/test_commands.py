@@ -162,7 +162,7 @@ def test_a_whole_run_stays_within_its_memory(run):
     out, done, peak, result = run
     assert peak < 0.62e9
     sizes = json.loads((out / "config.json").read_text())["settings"]
-    assert sizes["samples_per_step"] < 1 << 15
+    assert sizes["samples_per_step"] < 1 << 14
 
 
 def test_memory_that_cannot_suffice_is_refused_with_what_is_needed(scene, tmp_path, capsys):

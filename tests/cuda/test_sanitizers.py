@@ -117,8 +117,8 @@ FAULTS = {
     ),
     "a plain sum where threads of a block meet": (
         *("thread", "block", "hash_grid", "hash_grid", "HashScatter"),
-        ("add_to(f + j, weight[i][corner] * g[width * i + j])",)
-        + ("f[j] += weight[i][corner] * g[width * i + j]",),
+        ("add_row_to(features + (size_t)F * at, corners.weight[c][i], grad);",)
+        + ("for (int j = 0; j < F; ++j) features[F * at + j] += corners.weight[c][i] * grad.at[j];",),
         "data race",
     ),
     "a plain sum where blocks meet": (
@@ -144,7 +144,7 @@ FAULTS = {
     ),
     "tile memory that is too small": (
         *("address", "cpu", "hash_grid", "hash_grid", "HashScatter"),
-        ("TILE float weight[HASH_POINTS][1 << D]", "TILE float weight[HASH_POINTS - 1][1 << D]"),
+        ("float weight[1 << D][HASH_POINTS];", "float weight[(1 << D) - 1][HASH_POINTS];"),
         "out of bounds|stack-buffer-overflow",
     ),
     "shared memory that is too small": (
@@ -153,7 +153,7 @@ FAULTS = {
         "global-buffer-overflow|insufficient space",
     ),
     "a number that is no int": (
-        *("address", "cpu", "hash_grid", "hash_grid", "HashEncode"),
+        *("address", "cpu", "hash_grid", "hash_grid", "HashPull"),
         ("(int)p;", "(int)(p * 1e10f);"),
         "outside the range of representable values",
     ),
