@@ -114,7 +114,7 @@ def _driver() -> Any:
     try:
         from cuda.bindings import driver
     except ImportError as error:
-        raise MissingExtraError("cuda-core", "cuda", "running kernels on a GPU") from error
+        raise MissingExtraError("cuda-core[cu13]", "cuda", "running kernels on a GPU") from error
     return driver
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def test_nvidias_bindings_are_found_from_the_root(tmp_path, way):
         [sys.executable, *way, code], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.stdout == "NVIDIA\n", done.stderr
+
+
+def test_the_installed_bindings_are_found_from_the_root():
+    try:
+        files = metadata.files("cuda-bindings")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the extra `cuda` is not installed")
+    (expected,) = [file for file in files if str(file) == "cuda/bindings/__init__.py"]
+    code = "import cuda.bindings; print(cuda.bindings.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{expected.locate()}\n", done.stderr
 
 
 def test_no_module_of_ours_has_a_name_of_nvidias():

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <atomic>
-
 #include "kernels.h"
 
 extern const Kernels kernels_baseline;
@@ -43,16 +41,19 @@ struct Job {
   const Kernel* kernel;
   const void* body;
   int width, height, rows_are_owned, chunk;
-  std::atomic<long long> next{0};
+  long long next = 0;
+
+  // The next of `count` pieces. The compiler's own atomic: no C++ library is needed, on any system.
+  long long take(int count) { return __atomic_fetch_add(&next, count, __ATOMIC_RELAXED); }
 
   void work() {
     if (rows_are_owned) {
-      for (long long y; (y = next++) < height;)
+      for (long long y; (y = take(1)) < height;)
         for (int x = 0; x < width; ++x) kernel->run(body, x, (int)y);
       return;
     }
     const long long total = (long long)width * height;
-    for (long long begin; (begin = next.fetch_add(chunk)) < total;) {
+    for (long long begin; (begin = take(chunk)) < total;) {
       const long long end = begin + chunk < total ? begin + chunk : total;
       for (long long i = begin; i < end; ++i) kernel->run(body, (int)(i % width), (int)(i / width));
     }
