@@ -85,7 +85,8 @@ def measure(
         raise InputError(f"--split {split}", "holds no view", f"one with views: {there}")
     device = trained.grid.bits.device
     cameras = scene.cameras.transformed(scene.to_field).to(device)
-    found, seconds = {}, 0.0
+    found: dict[str, dict[str, float]] = {}
+    seconds = 0.0
     while len(found) < len(frames):
         frame = frames[len(found)]
         begin = time.perf_counter()

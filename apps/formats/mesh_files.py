@@ -50,8 +50,7 @@ def write_points(path: Path, mesh: Mesh) -> None:
 
     Raises InputError where the file cannot be written.
     """
-    whole = _to_trimesh(mesh)
-    cloud = trimesh.PointCloud(whole.vertices, colors=whole.visual.vertex_colors)
+    cloud = trimesh.PointCloud(mesh.vertices.cpu().numpy(), colors=_colors_8bit(mesh))
     with replacing(path) as file:
         file.write(trimesh.exchange.ply.export_ply(cloud))
 
@@ -92,15 +91,20 @@ def _to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     def array(values: Tensor | None) -> np.ndarray | None:
         return None if values is None else values.detach().cpu().numpy()
 
-    colors = None if mesh.colors is None else (mesh.colors.clamp(0, 1) * 255).round().byte()
     return trimesh.Trimesh(
         array(mesh.vertices),
         array(mesh.faces),
         vertex_normals=array(mesh.normals),
-        vertex_colors=array(colors),
+        vertex_colors=_colors_8bit(mesh),
         process=False,
         validate=False,
     )
+
+
+def _colors_8bit(mesh: Mesh) -> np.ndarray | None:
+    if mesh.colors is None:
+        return None
+    return (mesh.colors.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
 
 
 def _from_trimesh(part: trimesh.Trimesh, to_world: Tensor, suffix: str) -> Mesh:

@@ -1,6 +1,7 @@
 """Training end to end on a scene of one lit ball, small enough for seconds."""
 
 import json
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -14,7 +15,8 @@ from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
 from polyfield.apps.run_folder import RunFolder
-from polyfield.apps.train import train
+from polyfield.apps.schedule import Schedule
+from polyfield.apps.train import measured_sentence, train
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import load, read_settings
 from polyfield.cuda.errors import InputError
@@ -120,6 +122,22 @@ def test_one_and_two_threads_train_alike(scene, tmp_path):
 def test_the_largest_seed_trains(scene, tmp_path):
     options = Train(scene, out=tmp_path / "run", steps=2, seed=2**63 - 1, report=False)
     train(options)
+
+
+def test_a_budget_that_cannot_suffice_is_warned_of_with_what_would():
+    plenty = measured_sentence(Schedule(4000), 0.04, 1 << 15)
+    assert "4,000 steps of 40.0 ms, 131 million samples, 2 min 40 s" in plenty
+    assert "warning" not in plenty
+    little = measured_sentence(Schedule(60), 0.5, 1 << 15)
+    assert "warning: fewer than 20 million samples" in little and "5 min 5 s" in little
+
+
+def test_loading_that_used_up_the_minutes_is_said(scene, tmp_path):
+    said = []
+    options = Train(scene, out=tmp_path / "run", minutes=0.5, report=False)
+    train(options, on_message=said.append, started=time.monotonic() - 29)
+    assert any(line.startswith("warning: loading took 29") for line in said)
+    assert any(line.startswith("plan: ") and "30.0 s" in line for line in said)
 
 
 @pytest.mark.parametrize("change", [{"sampling": 3}, {"orbit": {}}, {"scene": 5}, {"wing": 1}])
