@@ -119,10 +119,12 @@ def _compiler() -> ModuleType:
     try:
         import cuda.bindings.nvrtc
         import cuda.core
-
-        cuda.bindings.nvrtc.nvrtcVersion()  # loads NVRTC, which comes with cuda-core's own extra
-    except (ImportError, RuntimeError) as error:
+    except ImportError as error:
         raise MissingExtraError("cuda-core[cu13]", "cuda", "compiling kernels for a GPU") from error
+    try:
+        cuda.bindings.nvrtc.nvrtcVersion()
+    except RuntimeError as error:  # the bindings look for the library at their first call
+        raise MissingExtraError("cuda-core[cu13]", "cuda", "NVRTC") from error
     return cuda.core
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,7 +56,9 @@ def shade_rays(
     is minus it, of length 1, in the axes of the unit cube.
     Source: NeRF (arXiv:2003.08934), eq. 3; normals: Ref-NeRF (arXiv:2112.03907).
     """
-    marched = max(1, memory_bytes // 2 // (sampling.limit * BYTES_A_SAMPLE))
+    # Steps never shrink, so the diagonal of the outermost grid bounds the samples of a ray.
+    longest = min(sampling.limit, math.ceil(3**0.5 / sampling.step) + 2)
+    marched = max(1, memory_bytes // 2 // (longest * BYTES_A_SAMPLE))
     most = memory_bytes // 2 // (BYTES_OF_A_GRADIENT if normals else BYTES_SHADED)
     shape = None if normals else fused_rays.fused_shape(field)
     parts = []

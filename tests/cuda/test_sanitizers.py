@@ -118,7 +118,7 @@ FAULTS = {
     "a plain sum where threads of a block meet": (
         *("thread", "block", "hash_grid", "hash_grid", "HashScatter"),
         ("add_row_to(features + (size_t)F * at, corners.weight[c][i], grad);",)
-        + ("for (int j = 0; j < F; ++j) features[F * at + j] += corners.weight[c][i] * grad.at[j];",),
+        + ("for (int j = 0; j < F; ++j) features[F * at + j] += grad.at[j];",),
         "data race",
     ),
     "a plain sum where blocks meet": (
