@@ -1,7 +1,8 @@
 """Every kernel made to run once, on small data, by the operations that launch it.
 
-For tools that ask how kernels behave and not what they compute (sanitizers, profilers): sizes are
-such that tiles are more than one and the last is not full, and every branch of a body is taken.
+For tools that ask how kernels behave and not what they compute, sanitizers for instance: there are
+several tiles and the last is not full. Rows have no multiple of 5 numbers, the count of threads in
+a replayed block: else the lanes that write a number and those that read it could share a thread.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def hash_grid_exercise(dimensions: int, features: int, smoothstep: bool) -> list
     out = hash_grid(x, table, layout)
     grad_x, grad_table = torch.autograd.grad(out.square().sum(), (x, table), create_graph=True)
     second = torch.autograd.grad(grad_x.square().sum() + grad_table.square().sum(), (x, table))
-    state = [table.detach().clone(), torch.zeros_like(table), torch.zeros_like(table)]
+    state = table.detach().clone(), torch.zeros_like(table), torch.zeros_like(table)
     visits = torch.zeros_like(table, dtype=torch.int32)
     grad_out = torch.randn(out.shape, generator=random)
     for step, steps in enumerate((None, visits), 1):
@@ -63,8 +64,9 @@ def composite_exercise(channels: int) -> list[Tensor]:
     values = torch.rand(n, channels, generator=random).requires_grad_()
     out = composite(density, length, values, offsets)
     inputs = density, length, values
-    grads = []
-    for loss in (sum(part.square().sum() for part in out), out.opacity.sum()):
+    every = torch.stack([part.square().sum() for part in out]).sum()
+    grads: list[Tensor] = []
+    for loss in (every, out.opacity.sum()):
         grads += torch.autograd.grad(loss, inputs, retain_graph=True)
     return [*out, *grads, visible_samples(density, length, offsets)]
 
