@@ -1,6 +1,6 @@
 // The module's C interface: find a kernel, run its tiles on torch's threads. It links neither Python
-// nor torch, so one file serves every version of both. It needs no more of the C library than every
-// Linux has had since 2013: dlsym, exceptions or a guarded static would each ask for a newer one.
+// nor torch, so one file serves every version of both. It asks of the C library what glibc has had
+// since 2.14: dlsym, exceptions or a guarded static would each want a newer one.
 #include <stdlib.h>
 #include <string.h>
 
