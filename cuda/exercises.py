@@ -103,10 +103,11 @@ def radiance_exercise(features: int, smoothstep: bool) -> list[Tensor]:
     samples = Samples(offsets, distance[0], 0.3 * length[0], position.T.contiguous(), ray)
     harmonics, background, target = torch.rand(rays, 10, generator=random).split([4, 3, 3], 1)
     table = 4 * torch.rand(shape.layout.entries, features, generator=random) - 2
-    weights = [initial_weights(w, random) for w in (shape.density_widths, shape.color_widths)]
-    view = radiance_view(samples, harmonics, background, table, *weights, shape)
+    first = initial_weights(shape.density_widths, random)
+    second = initial_weights(shape.color_widths, random)
+    view = radiance_view(samples, harmonics, background, table, first, second, shape)
     _, gradients = radiance_gradients(
-        samples, harmonics, background, target, table, *weights, shape, 1e-4, 0.1, 2
+        samples, harmonics, background, target, table, first, second, shape, 1e-4, 0.1, 2
     )
     return [*view, gradients.loss, gradients.encoded[gradients.kept], *gradients[3:]]
 

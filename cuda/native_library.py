@@ -48,7 +48,8 @@ def native_library() -> ctypes.CDLL:
     process = ctypes.CDLL(None)
     # LLVM's runtime, torch's on macOS, has GNU's entry point too.
     names = ("GOMP_parallel", "omp_get_max_threads")
-    found = [ctypes.cast(getattr(process, name, None), ctypes.c_void_p) for name in names]
+    there = [getattr(process, name, None) for name in names]
+    found = [None if each is None else ctypes.cast(each, ctypes.c_void_p) for each in there]
     library.polyfield_borrow_threads.restype = None
     library.polyfield_borrow_threads.argtypes = [ctypes.c_void_p] * 2
     library.polyfield_borrow_threads(*found)
