@@ -185,6 +185,7 @@ def _level_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor
 
 @cache
 def layout_of(*values: int) -> HashGridLayout:
+    """The layout of numbers in the order of its fields, which is how operators pass it."""
     dimensions, levels, features, log2_size, base, finest, smooth = values
     return HashGridLayout(dimensions, levels, features, log2_size, base, finest, bool(smooth))
 

@@ -31,7 +31,7 @@ from polyfield.cuda.operator import define
 
 FEATURES = 16  # of the density network; the first is the logarithm of the density
 SLICES = 16  # gradients of weights are summed in so many parts of the rays, whatever threads do
-VIEW_SLICES = 64
+VIEW_SLICES = 16
 NO_EDGE = 1e9  # a Huber edge that no difference reaches: the squared error
 
 

@@ -18,6 +18,7 @@ from polyfield.fields.field import RadianceField
 from polyfield.render.occupancy import OccupancyGrid
 from polyfield.render.volume import STOP, Sampling, keep_samples, march_rays
 
+BYTES_A_RAY = 640  # the march's notes, and what the ray shows
 # Bytes that are alive at once, measured on the hash grid: samples along rays, and their shading
 # with all that lies between position and colour.
 BYTES_A_SAMPLE, BYTES_SHADED, BYTES_OF_A_GRADIENT = 32, 640, 1600
@@ -58,7 +59,7 @@ def shade_rays(
     """
     # Steps never shrink, so the diagonal of the outermost grid bounds the samples of a ray.
     longest = min(sampling.limit, math.ceil(3**0.5 / sampling.step) + 2)
-    marched = max(1, memory_bytes // 2 // (longest * BYTES_A_SAMPLE))
+    marched = max(1, memory_bytes // 2 // (longest * BYTES_A_SAMPLE + BYTES_A_RAY))
     most = memory_bytes // 2 // (BYTES_OF_A_GRADIENT if normals else BYTES_SHADED)
     shape = None if normals else fused_rays.fused_shape(field)
     parts = []

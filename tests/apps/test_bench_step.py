@@ -13,7 +13,7 @@ SMALL = HashGridArguments(levels=4, log2_table_size=12, finest_resolution=64)
 
 @pytest.fixture(scope="module")
 def race():
-    return step_against_reference(24, 2048, 48, SMALL)
+    return step_against_reference(24, 8192, 48, SMALL)
 
 
 def test_both_sides_end_with_the_same_field_from_the_same_samples(race):

@@ -143,7 +143,7 @@ FAULTS = {
         "heap-buffer-overflow",
     ),
     "tile memory that is too small": (
-        *("address", "cpu", "hash_grid", "hash_grid", "HashScatter"),
+        *("address", "cpu", "hash_grid", "hash_grid", "HashEncode"),
         ("float weight[1 << D][HASH_POINTS];", "float weight[(1 << D) - 1][HASH_POINTS];"),
         "out of bounds|stack-buffer-overflow",
     ),
