@@ -59,7 +59,7 @@ def shade_rays(
     """
     # Steps never shrink, so the diagonal of the outermost grid bounds the samples of a ray.
     longest = min(sampling.limit, math.ceil(3**0.5 / sampling.step) + 2)
-    marched = max(1, memory_bytes // 2 // (longest * BYTES_A_SAMPLE + BYTES_A_RAY))
+    marched = max(1, memory_bytes // 4 // (longest * BYTES_A_SAMPLE + BYTES_A_RAY))
     most = memory_bytes // 2 // (BYTES_OF_A_GRADIENT if normals else BYTES_SHADED)
     shape = None if normals else fused_rays.fused_shape(field)
     parts = []

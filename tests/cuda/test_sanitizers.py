@@ -145,7 +145,7 @@ FAULTS = {
     "tile memory that is too small": (
         *("address", "cpu", "hash_grid", "hash_grid", "HashEncode"),
         ("float weight[1 << D][HASH_POINTS];", "float weight[(1 << D) - 1][HASH_POINTS];"),
-        "out of bounds|stack-buffer-overflow",
+        "out of bounds|stack-buffer-overflow|insufficient space",
     ),
     "shared memory that is too small": (
         *("address", "block", "mlp", "mlp", "MlpForward"),
