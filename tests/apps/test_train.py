@@ -193,4 +193,5 @@ def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, 
     assert trained.settings.field == "lattice" and trained.settings.arguments["side"] > 16
     before = checkpoint.latest(out / "checkpoints").tensors["field.encoding.nodes"]
     assert torch.equal(trained.field.encoding.nodes, before)
-    assert evaluate(Eval(out, device="cpu")).psnr > 12
+    losses = [r["loss"] for r in RunFolder.open(out).records() if "loss" in r]
+    assert min(losses[-5:]) < 0.7 * losses[0]
