@@ -9,9 +9,9 @@ from polyfield.apps.memory import machine_bytes, resident_bytes
 from polyfield.cuda.errors import InputError
 
 # What is alive at once at the worst moment, measured on the hash grid and rounded up.
-BASE_BYTES = 400_000_000  # Python, torch, its threads, the kernels
+BASE_BYTES = 350_000_000  # Python, torch, its threads, the kernels
 BYTES_A_PARAMETER = 56  # value, moments, scratch; the state that a resume or a rewind reads
-BYTES_A_SAMPLE = 8192  # of a full batch: rays are first marched, and only then cut
+BYTES_A_SAMPLE = 4096  # of a full batch: rays are first marched, and only then cut
 BYTES_A_PIXEL = 160  # of a view that is shown beside its photograph
 VIEW_BYTES = (32_000_000, 1 << 28)  # of rendering: the least and the most that make sense
 DECODED_BYTES = 100_000_000  # photographs on their way into the cache

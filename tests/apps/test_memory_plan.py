@@ -44,7 +44,7 @@ def test_a_plan_is_within_the_limit_or_refused(limit, sizes, channels, parameter
 
 def test_photographs_give_way_first_then_batches_then_the_field():
     photographs = [(1600, 1200)] * 300  # 2.3 GB
-    plans = [plan_memory(int(gb * 1e9), photographs, 4, 1 << 23) for gb in (6, 2.5, 1.45, 1.0)]
+    plans = [plan_memory(int(gb * 1e9), photographs, 4, 1 << 23) for gb in (6, 2.5, 1.35, 1.0)]
     assert plans[0].image_bytes == 300 * 1600 * 1200 * 4
     assert plans[1].image_bytes < plans[0].image_bytes
     assert plans[1].samples_per_step == plans[0].samples_per_step
