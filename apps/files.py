@@ -74,7 +74,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        # Without a number it is not the system's: encoders raise OSError for their own faults.
+        if isinstance(error, OSError) and error.errno is not None:
             raise refusal(path, error) from error
         raise
 

@@ -69,8 +69,9 @@ def write_report(path: Path, data: ReportData) -> None:
     sizes = {frame.shape for frame in data.orbit}
     if len(sizes) > 1:
         raise InputError("report: orbit", f"frames of shapes {sorted(sizes)}", "one shape")
+    page = report_page(data).encode()
     with replacing(Path(path)) as file:
-        file.write(report_page(data).encode())
+        file.write(page)
 
 
 def report_page(data: ReportData) -> str:

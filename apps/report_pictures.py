@@ -42,7 +42,7 @@ def data_uri(image: UInt8[np.ndarray, "h w 3"], lossless: bool = False, quality:
     if lossless:
         picture.save(buffer, "PNG", optimize=True)
     else:
-        picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     kind = "png" if lossless else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
@@ -78,7 +78,8 @@ def frame_sheet(frames: list[UInt8[np.ndarray, "h w 3"]]) -> Sheet:
         top, left = number // columns * cell_height, number % columns * cell_width
         sheet[top : top + cell_height, left : left + cell_width] = np.pad(frame, margin, "edge")
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "JPEG", quality=80, subsampling=0, optimize=True)
+    # Not "optimize": Pillow's buffer for it is too small for noise, which a bad field is.
+    Image.fromarray(sheet).save(buffer, "JPEG", quality=80, subsampling=0)
     uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Sheet(uri, len(small), columns, width, height, cell_width, cell_height)
 

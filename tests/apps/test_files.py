@@ -80,6 +80,12 @@ def test_an_error_of_the_writer_passes_through_and_cleans_up(tmp_path, error):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
 
 
+def test_a_fault_of_an_encoder_is_not_blamed_on_the_disk(tmp_path):
+    with pytest.raises(OSError, match="broken data stream") as caught, replacing(tmp_path / "a"):
+        raise OSError("broken data stream")
+    assert not isinstance(caught.value, InputError) and os.listdir(tmp_path) == []
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "missing" / "a", tmp_path / "file" / "a"):

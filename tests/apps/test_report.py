@@ -206,6 +206,13 @@ def test_large_pictures_are_scaled_in_proportion():
     assert small.shape == (240, 480, 3)
 
 
+def test_noise_is_a_picture_too():
+    noise = np.random.default_rng(0).integers(0, 256, (72, 135, 240, 3), np.uint8)
+    sheet = frame_sheet(list(noise))
+    assert decode(sheet.uri)[1].shape == (8 * sheet.cell_height, 9 * sheet.cell_width, 3)
+    assert decode(data_uri(np.concatenate(noise[:4])))[1].shape == (540, 240, 3)
+
+
 @pytest.mark.parametrize("count, height, width", [(72, 20, 24), (5, 17, 33), (1, 16, 16)])
 def test_each_frame_lies_in_its_cell_untouched_by_its_neighbours(count, height, width):
     levels = np.linspace(0, 255, count).round().astype(np.uint8)

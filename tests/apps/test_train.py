@@ -188,9 +188,10 @@ def lattice_field(arguments, generator=None):
 def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, monkeypatch):
     monkeypatch.setitem(FIELDS, "lattice", (LatticeArguments, lattice_field))
     out = tmp_path / "run"
-    train(Train(scene, field="lattice", out=out, steps=80, report=False))
+    train(Train(scene, field="lattice", out=out, steps=100, report=False))
     trained = load(out, torch.device("cpu"))
     assert trained.settings.field == "lattice" and trained.settings.arguments["side"] > 16
     before = checkpoint.latest(out / "checkpoints").tensors["field.encoding.nodes"]
     assert torch.equal(trained.field.encoding.nodes, before)
-    assert evaluate(Eval(out, device="cpu")).psnr > 12
+    losses = [r["loss"] for r in RunFolder.open(out).records() if "loss" in r]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

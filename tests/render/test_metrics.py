@@ -25,6 +25,14 @@ def test_psnr_takes_one_wrong_channel_of_one_pixel_over_all_values():
     assert psnr_8bit(prediction, truth) == pytest.approx(10 * math.log10(30))
 
 
+def test_every_row_of_a_tall_image_counts_once():
+    truth = torch.zeros(300, 2, 3)
+    for row in (0, 127, 128, 299):
+        prediction = truth.clone()
+        prediction[row] = 1
+        assert psnr_8bit(prediction, truth) == pytest.approx(10 * math.log10(300))
+
+
 def test_differences_that_eight_bits_do_not_show_are_no_error():
     truth = torch.full((3, 3, 3), 100 / 255)
     assert psnr_8bit(truth + 0.4 / 255, truth) == math.inf
@@ -68,10 +76,12 @@ def test_ssim_is_the_mean_of_the_definition_over_inner_windows_and_channels():
     assert ssim(x, y) == pytest.approx(sum(windows) / len(windows), abs=1e-12)
 
 
-def test_ssim_agrees_with_scikit_image():
+@pytest.mark.parametrize("height", [40, 138, 139, 300])  # more rows than are looked at together
+def test_ssim_agrees_with_scikit_image(height):
     metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
-    x = image(3, 40, 33)
-    y = 0.7 * x + 0.3 * image(4, 40, 33)
+    x = image(3, height, 33)
+    y = 0.7 * x + 0.3 * image(4, height, 33)
+    y[height // 2 :] += 0.1
     theirs = metrics.structural_similarity(
         x.double().numpy(),
         y.double().numpy(),

@@ -110,7 +110,7 @@ def test_normals_cost_nothing_where_they_are_not_asked_for(camera):
 
 
 def test_a_normal_is_one_long_however_small_the_gradient():
-    field = Ball(softness=0.02)
+    field = Ball(thickness=1e-16, softness=0.02)
     x = 0.5 + torch.tensor([[0.3, 0, 0], [0, -0.49, 0], [0.28, 0.28, 0.28]])
     expected = torch.nn.functional.normalize(x - 0.5, dim=1)
     torch.testing.assert_close(density_normals(field, x), expected)
