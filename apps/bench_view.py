@@ -10,12 +10,14 @@ import torch
 
 from polyfield.apps.bench_race import Row
 from polyfield.apps.train import choose_device
-from polyfield.apps.trained import SAMPLES_PER_PIXEL, load, orbit_camera
+from polyfield.apps.trained import load, orbit_camera
 from polyfield.render.paths import turntable
+
+RAYS = (1, 4)  # a pixel
 
 
 def view_seconds(run: Path, rounds: int) -> list[Row]:
-    """Seconds of one view at the photographs' size, with one ray a pixel and with the default.
+    """Seconds of one view at the photographs' size, with one ray a pixel and with four.
 
     Medians over `rounds` views of a turn around the subject, after one that only warms. Reading the
     run is not counted. InputError where it holds no checkpoint.
@@ -26,7 +28,7 @@ def view_seconds(run: Path, rounds: int) -> list[Row]:
     device = trained.grid.bits.device
     cameras = orbit_camera(trained.settings, poses, size).to(device)
     rows = []
-    for rays in sorted({1, SAMPLES_PER_PIXEL}):
+    for rays in RAYS:
         times = []
         for index in (0, *range(rounds)):
             begin = perf_counter()

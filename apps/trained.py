@@ -23,7 +23,7 @@ from polyfield.render.volume import Sampling
 
 GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
-SAMPLES_PER_PIXEL = 4  # of images that are shown or measured: pixels are areas, rays are points
+SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
 PIXELS = ("centre", "point", "mean")
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 

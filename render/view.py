@@ -37,15 +37,20 @@ class View(NamedTuple):
 def subpixel_offsets(count: int) -> Float[Tensor, "count 2"]:
     """Where in a pixel its rays go through, 0 to 1.
 
-    The centre for 1, a stratified grid for a square number, else the R2 low-discrepancy sequence.
+    The centre for 1, a stratified grid for a square number, else pairs that mirror each other in
+    the centre, from the R2 low-discrepancy sequence. Their mean is always the centre: were it not,
+    the image would be shifted by a part of a pixel.
     """
     side = round(count**0.5)
     if side * side == count:
         ticks = (torch.arange(side) + 0.5) / side
         return torch.cartesian_prod(ticks, ticks).reshape(-1, 2)
-    index = torch.arange(count, dtype=torch.float64)[:, None]
+    index = torch.arange(count // 2, dtype=torch.float64)[:, None]
+    first = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
     steps = torch.tensor([[0.7548776662466927, 0.5698402909980532]], dtype=torch.float64)
-    return (0.5 + index * steps).remainder(1).float()
+    points = (first + index * steps).remainder(1)
+    center = torch.full((count % 2, 2), 0.5, dtype=torch.float64)
+    return torch.cat([center, points, 1 - points]).float()
 
 
 def render_bands(

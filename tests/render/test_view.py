@@ -7,7 +7,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import full_grid
 from polyfield.render.shading import BYTES_SHADED, density_normals
-from polyfield.render.view import BYTES_A_PIXEL, render_bands, render_view
+from polyfield.render.view import BYTES_A_PIXEL, render_bands, render_view, subpixel_offsets
 from polyfield.render.volume import Sampling
 
 RADIUS, SIDE = 0.25, 24
@@ -154,3 +154,12 @@ def test_several_rays_a_pixel_are_their_mean(camera):
 def test_less_than_one_ray_a_pixel_is_refused(camera):
     with pytest.raises(InputError, match="samples per pixel: 0"):
         seen(Ball(), camera, samples_per_pixel=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9, 17])
+def test_the_rays_of_a_pixel_lie_in_it_apart_and_around_its_centre(count):
+    offsets = subpixel_offsets(count)
+    assert offsets.shape == (count, 2) and ((offsets > 0) & (offsets < 1)).all()
+    torch.testing.assert_close(offsets.mean(0), torch.tensor([0.5, 0.5]), atol=1e-6, rtol=0)
+    apart = torch.cdist(offsets.double(), offsets.double()) + 2 * torch.eye(count)
+    assert apart.min() > 0.5 / count
