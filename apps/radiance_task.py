@@ -68,6 +68,7 @@ class RadianceTask:
             seed=settings.seed,
             stream=step,
             rays_per_pixel=self.rays_per_pixel,
+            loss_kind=settings.loss,  # type: ignore[arg-type]  # one of LOSSES, checked when read
         )
         finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
         if finite:

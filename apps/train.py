@@ -230,6 +230,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         plan.samples_per_step,
         plan.image_bytes,
         options.pixel,
+        options.loss,
     )
     return settings, plan
 

@@ -39,6 +39,9 @@ class Train:
     pixel: Literal["centre", "point", "mean"] = "centre"
     """Where training rays go through their pixels: through the centre, through one random point,
     or through two points whose mean colour is compared with the photograph's."""
+    loss: Literal["squared", "huber"] = "squared"
+    """Error of colours that training minimises; huber goes on as a straight line beyond 0.1, so
+    that what moved between the photographs pulls less."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True

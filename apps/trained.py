@@ -25,6 +25,7 @@ GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
 PIXELS = ("centre", "point", "mean")
+LOSSES = ("squared", "huber")
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 
@@ -49,6 +50,8 @@ class Settings:
     """Of the cache of photographs: it decides which of them a step can draw from."""
     pixel: str = "centre"
     """Where training rays go through their pixels, one of PIXELS."""
+    loss: str = "squared"
+    """What training minimises, one of LOSSES."""
 
 
 @dataclass
@@ -114,6 +117,7 @@ def settings_of(
     samples_per_step: int,
     image_bytes: int,
     pixel: str = "centre",
+    loss: str = "squared",
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
@@ -145,6 +149,7 @@ def settings_of(
         samples_per_step=samples_per_step,
         image_bytes=image_bytes,
         pixel=pixel,
+        loss=loss,
     )
 
 
@@ -171,7 +176,7 @@ def read_settings(values: object, where: str) -> Settings:
             settings.grid_resolution,
         ]
         sound = all(type(number) in (int, float) for number in numbers)
-        sound = sound and settings.pixel in PIXELS
+        sound = sound and settings.pixel in PIXELS and settings.loss in LOSSES
         poses = torch.tensor(settings.orbit["camera_to_world"])
         sound = sound and poses.shape[1:] == (3, 4) and len(settings.background) == 3
         sound = sound and len(settings.orbit["focal"]) == len(settings.orbit["size"]) == 2

@@ -70,7 +70,15 @@ def mlp_reference(
     z = x @ matrices[-1].T
     if output_activation == "sigmoid":
         return torch.sigmoid(z)
-    return _TruncatedExp.apply(z) if output_activation == "truncated_exp" else z
+    return truncated_exponential(z) if output_activation == "truncated_exp" else z
+
+
+def truncated_exponential(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """exp(z), with the gradient exp(clamp(z, -15, 15)): that of a large z would ruin the weights.
+
+    Source: Instant-NGP (arXiv:2201.05989).
+    """
+    return _TruncatedExp.apply(z)
 
 
 def initial_weights(widths: tuple[int, ...], generator: Generator | None = None) -> Tensor:

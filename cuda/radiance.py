@@ -26,7 +26,13 @@ from polyfield.cuda.hash_grid import (
 )
 from polyfield.cuda.kernel import constant, kernel, launch
 from polyfield.cuda.march import Samples
-from polyfield.cuda.mlp import mlp_reference, parameter_count, sum_slices, transposed
+from polyfield.cuda.mlp import (
+    mlp_reference,
+    parameter_count,
+    sum_slices,
+    transposed,
+    truncated_exponential,
+)
 from polyfield.cuda.operator import define
 
 FEATURES = 16  # of the density network; the first is the logarithm of the density
@@ -103,7 +109,7 @@ def radiance_view(
     `hash_grid` and `mlp`; density = exp(first feature), colour = sigmoid(colour network). Not
     differentiable. Raises InputError where sizes disagree. Source: Instant-NGP (arXiv:2201.05989).
     """
-    weights = _check(samples, harmonics, background, table, density_weights, color_weights, shape)
+    weights = _joined(samples, harmonics, background, table, density_weights, color_weights, shape)
     if _on_reference(table):
         args = samples, harmonics, background, table, density_weights, color_weights, shape, stop
         return radiance_reference(*args)
@@ -147,7 +153,7 @@ def radiance_gradients(
     pixel, and their mean colour is compared with the target, which they repeat. On a CPU results
     repeat bit for bit for any number of threads.
     """
-    weights = _check(samples, harmonics, background, table, density_weights, color_weights, shape)
+    weights = _joined(samples, harmonics, background, table, density_weights, color_weights, shape)
     if target.shape != background.shape:
         raise InputError("radiance: target", f"shape {tuple(target.shape)}", "[rays, 3]")
     if rays_per_pixel not in (1, 2, 4, 8, 16) or len(target) % rays_per_pixel:
@@ -183,7 +189,7 @@ def radiance_reference(
     if encoded is None:
         encoded = hash_grid_reference(samples.position, table, shape.layout)
     features = mlp_reference(encoded, density_weights, shape.density_widths, "relu")
-    density = _exponential(features[:, 0])
+    density = truncated_exponential(features[:, 0])
     kept = visible_samples(density, samples.length, samples.ray_offsets, stop)
     chosen = torch.nonzero(kept)[:, 0]
     ray = samples.ray[chosen].long()
@@ -228,25 +234,11 @@ def radiance_gradients_reference(
     return detached, RadianceGradients(loss.detach(), grads[0], kept, *grads[1:])
 
 
-class _Exponential(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logarithm: Tensor) -> Tensor:
-        ctx.save_for_backward(logarithm)
-        return torch.exp(logarithm)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad * torch.exp(ctx.saved_tensors[0].clamp(-15, 15))
-
-
-_exponential = _Exponential.apply
-
-
 def _on_reference(table: Tensor) -> bool:
     return backend_of(table.device) == "reference" or table.dtype != torch.float32
 
 
-def _check(
+def _joined(
     samples: Samples,
     harmonics: Tensor,
     background: Tensor,
@@ -255,6 +247,7 @@ def _check(
     color_weights: Tensor,
     shape: RadianceShape,
 ) -> Tensor:
+    """Both networks' weights in one, once all sizes have been found to agree."""
     rays = len(samples.ray_offsets) - 1
     layout = shape.layout
     wanted = {

@@ -71,8 +71,8 @@ def hash_grid_adam_(
     grid = tiles + fused, layout.levels * parts
     launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *numbers, rows="owned")
     if not fused:
-        tiles = -(-table.numel() // constant("hash_grid", "ADAM_NUMBERS"))
-        body = kernel("hash_grid", "LazyAdam")
+        tiles = -(-table.numel() // constant("adam", "ADAM_NUMBERS"))
+        body = kernel("adam", "LazyAdam")
         launch(body, (tiles, 1), *state, scratch, table.numel(), *numbers)
 
 

@@ -64,8 +64,8 @@ def learn_rays(
 ) -> tuple[RadianceView, Float[Tensor, ""]]:
     """What the field shows, and the mean colour loss; its gradients are left as backward does.
 
-    Those of the networks are added to `.grad`, that of the table goes to the grid's `deferred`, or
-    where that is None to `.grad` as well.
+    Arguments as `radiance_gradients` takes them. Gradients of the networks are added to `.grad`,
+    that of the table goes to the grid's `deferred`, or where that is None to `.grad` as well.
     """
     grid: HashGrid = field.encoding  # type: ignore[assignment]  # by its shape
     view, gradients = radiance_gradients(

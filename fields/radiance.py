@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from polyfield.cuda.mlp import initial_weights, mlp
+from polyfield.cuda.mlp import initial_weights, mlp, truncated_exponential
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.fields.field import Encoding
 
@@ -42,7 +42,7 @@ class Radiance(nn.Module):
         """Density and the features that `color` takes. x in the unit cube."""
         encoded = self.encoding(x)
         features = mlp(encoded, self.density_weights, self.density_widths, "relu", "none")
-        return _TruncatedExponential.apply(features[:, 0]), features
+        return truncated_exponential(features[:, 0]), features
 
     def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
         """Spherical harmonics of unit directions."""
@@ -54,15 +54,3 @@ class Radiance(nn.Module):
         """Colour in [0, 1] from the features of `density` and encoded directions, a row each."""
         both = torch.cat([features, harmonics], 1)
         return mlp(both, self.color_weights, self.color_widths, "relu", "sigmoid")
-
-
-class _TruncatedExponential(torch.autograd.Function):
-    # The gradient of exp at a large argument would throw the weights away; its value is needed.
-    @staticmethod
-    def forward(ctx, logarithm: Tensor) -> Tensor:
-        ctx.save_for_backward(logarithm)
-        return torch.exp(logarithm)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad * torch.exp(ctx.saved_tensors[0].clamp(-15, 15))

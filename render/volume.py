@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.march import Samples, march
+from polyfield.cuda.radiance import NO_EDGE
 from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
+from polyfield.render.losses import HUBER_EDGE, huber, squared_error
 from polyfield.render.occupancy import OccupancyGrid
 
+LossKind = Literal["squared", "huber"]
 STOP = 1e-4  # transmittance below which nothing more reaches the eye
 
 
@@ -105,14 +108,10 @@ def render_rays(
     samples = march_rays(grid, origins, directions, sampling, seed, stream, jitter)
     marched = len(samples.distance)
     with torch.no_grad():
-        density, features = field.density(samples.position)
+        density, _ = field.density(samples.position)
         kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
-    if torch.is_grad_enabled():
-        samples = keep_samples(samples, kept)
-        density, features = field.density(samples.position)
-    else:
-        chosen = kept.bool()
-        samples, density, features = keep_samples(samples, kept), density[chosen], features[chosen]
+    samples = keep_samples(samples, kept)
+    density, features = field.density(samples.position)
     harmonics = field.encode_directions(directions)[samples.ray.long()]
     color = field.color(features, harmonics)
     values = torch.cat([color, samples.distance[:, None]], 1)
@@ -134,12 +133,14 @@ def learn_rays(
     seed: int = 0,
     stream: int = 0,
     rays_per_pixel: int = 1,
+    loss_kind: LossKind = "squared",
 ) -> tuple[Rendered, Float[Tensor, ""]]:
-    """What the field shows along jittered rays, and the mean squared error against `target`.
+    """What the field shows along jittered rays, and its mean colour loss against `target`.
 
-    rays_per_pixel: so many rays, one after the other, share a pixel: their mean is compared, and
-    targets repeat. Gradients of the loss are left with the field's parameters, as its backward pass
-    would. A field that has a kernel of its own for it takes that.
+    loss_kind: `squared_error` or `huber` of render/losses.py. rays_per_pixel: so many rays, one
+    after the other, share a pixel: their mean is compared, and targets repeat. Gradients of the
+    loss are left with the field's parameters, as its backward pass would. A field that has a kernel
+    of its own for it takes that.
     """
     shape = fused_rays.fused_shape(field)
     if shape is None:
@@ -148,13 +149,13 @@ def learn_rays(
             seed=seed, stream=stream, jitter=True,
         )  # fmt: skip
         means = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (seen.color, target)]
-        loss = (means[0] - means[1]).square().mean()
+        loss = (huber if loss_kind == "huber" else squared_error)(*means).mean()
         if seen.samples_shaded:
             loss.backward()
         return seen, loss.detach()
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
     view, loss = fused_rays.learn_rays(
         field, shape, samples, directions, background, target, STOP,  # type: ignore[arg-type]
-        rays_per_pixel=rays_per_pixel,
+        HUBER_EDGE if loss_kind == "huber" else NO_EDGE, rays_per_pixel,
     )  # fmt: skip
     return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss

@@ -3,6 +3,7 @@
 // the weighted features of the 2^D nodes around it. With a tangent q [n, D], the weights are replaced
 // by their derivative along q: the same three bodies then give the second order.
 #pragma once
+#include "adam.cuh"
 #include "tile.cuh"
 
 constexpr int HASH_POINTS = 128;  // in one tile
@@ -193,48 +194,6 @@ struct HashEncode {
   }
 };
 
-// One number's step of Adam; a number whose gradient is zero is left alone, moments included. The
-// gradient is zeroed on the way. steps, where given, counts each number's own visits.
-struct AdamStep {
-  float* value;
-  float* first_moment;
-  float* second_moment;
-  int* steps;
-  float* grad;
-  float rate;
-  float beta1;
-  float beta2;
-  float eps;
-  float log_beta1;
-  float log_beta2;
-  float correction1;
-  float correction2;
-
-  FN void one(size_t i, float of_first, float of_second) const {
-    const float g = grad[i];
-    const float m = beta1 * first_moment[i] + (1 - beta1) * g;
-    const float v = beta2 * second_moment[i] + (1 - beta2) * g * g;
-    first_moment[i] = m, second_moment[i] = v, grad[i] = 0;
-    value[i] -= rate * of_first * m / (square_root(v * of_second) + eps);
-  }
-
-  FN void walk(size_t begin, int count) const {
-    if (steps) {
-      LANES(i, count) {
-        if (grad[begin + i] != 0) {
-          const float t = (float)++steps[begin + i];
-          const float power1 = exponential(t * log_beta1), power2 = exponential(t * log_beta2);
-          one(begin + i, 1 / (1 - power1), 1 / (1 - power2));
-        }
-      }
-    } else {
-      LANES(i, count) {
-        if (grad[begin + i] != 0) one(begin + i, correction1, correction2);
-      }
-    }
-  }
-};
-
 // grad_out [n, n_levels * F], tangent [n, D] or null -> adds to grad_table [entries, F]. kept [n] or
 // null: points where it is 0 are left out, their gradients never read.
 // Row y is part y % parts of level n_levels - 1 - y / parts: whoever owns the row adds only to this
@@ -367,33 +326,6 @@ struct HashPull {
   }
 };
 
-constexpr int ADAM_NUMBERS = 1024;  // in one tile
-
-// The step of Adam over n numbers, tile by tile.
-struct LazyAdam {
-  float* value;
-  float* first_moment;
-  float* second_moment;
-  int* steps;
-  float* grad;
-  i64 n;
-  float rate;
-  float beta1;
-  float beta2;
-  float eps;
-  float log_beta1;
-  float log_beta2;
-  float correction1;
-  float correction2;
-
-  FN void operator()(int tile, int) const {
-    const i64 first = (i64)tile * ADAM_NUMBERS, left = n - first;
-    const AdamStep step = {value, first_moment, second_moment, steps, grad, rate, beta1, beta2, eps,
-                           log_beta1, log_beta2, correction1, correction2};
-    step.walk(first, left < ADAM_NUMBERS ? (int)left : ADAM_NUMBERS);
-  }
-};
-
 KERNEL(HashEncode<2, 1>)
 KERNEL(HashEncode<2, 2>)
 KERNEL(HashEncode<2, 4>)
@@ -430,4 +362,3 @@ KERNEL(HashPull<4, 1>)
 KERNEL(HashPull<4, 2>)
 KERNEL(HashPull<4, 4>)
 KERNEL(HashPull<4, 8>)
-KERNEL(LazyAdam)
