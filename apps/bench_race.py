@@ -60,9 +60,10 @@ class Row:
 def hold(name: str, race: Race, rounds: int) -> Row:
     """The race in `rounds` turns, each side going first in every other one.
 
-    Each side runs twice before, untimed, which fills caches and compiles what is compiled; the
-    second results are compared. Raises PolyfieldError where they differ: no ratio is worth anything
-    then.
+    Each side runs twice before, untimed, which compiles what is compiled; the second results are
+    compared. In a turn each side runs twice in a row and the second run counts: as in a loop of
+    steps, where caches are warm and threads awake. Raises PolyfieldError where the results differ:
+    no ratio is worth anything then.
     """
     race.before()
     race.ours(), race.theirs()
@@ -74,6 +75,7 @@ def hold(name: str, race: Race, rounds: int) -> Row:
         race.before()
         for side in (turn % 2, 1 - turn % 2):
             sleep(PAUSE_SECONDS)
+            sides[side]()
             begin = perf_counter()
             sides[side]()
             times[side].append(1000 * (perf_counter() - begin))

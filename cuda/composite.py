@@ -134,24 +134,32 @@ def _run_backward(
     grad_composed: Tensor | None,
     grad_opacity: Tensor | None,
     grad_weights: Tensor | None,
+    of_length: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs = [
         x.contiguous() for x in (density, length, values, ray_offsets, weights, transmittance)
     ]
+    rays, channels = len(ray_offsets) - 1, values.shape[1]
+    if grad_composed is None:
+        grad_composed = values.new_zeros(rays, channels)
+    if grad_opacity is None:
+        grad_opacity = values.new_zeros(rays)
     grads = [
         g if g is None else g.contiguous() for g in (grad_composed, grad_opacity, grad_weights)
     ]
-    out = _empty_gradients(*inputs[:3])
-    rays, channels = len(ray_offsets) - 1, values.shape[1]
+    out = _empty_gradients(*inputs[:3], of_length=of_length)
+    grad_density, grad_length, grad_values = out
+    slots = grad_density, grad_length if of_length else None, grad_values
     body = kernel("composite", "CompositeBackward")
-    launch(body, _grid(rays), *inputs, *grads, *out, rays, channels)
+    launch(body, _grid(rays), *inputs, *grads, *slots, rays, channels)
     return out
 
 
 def _empty_gradients(
-    density: Tensor, length: Tensor, values: Tensor, *rest: Tensor | None
+    density: Tensor, length: Tensor, values: Tensor, *rest: Tensor | None, of_length: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(density), torch.empty_like(length), torch.empty_like(values)
+    grad_length = torch.empty_like(length) if of_length else length.new_empty(0)
+    return torch.empty_like(density), grad_length, torch.empty_like(values)
 
 
 _forward = define(
@@ -163,9 +171,10 @@ _forward = define(
 _backward = define(
     "composite_backward(Tensor density, Tensor length, Tensor values, Tensor ray_offsets,"
     " Tensor weights, Tensor transmittance, Tensor? grad_composed, Tensor? grad_opacity,"
-    " Tensor? grad_weights) -> (Tensor, Tensor, Tensor)",
+    " Tensor? grad_weights, bool of_length)"
+    " -> (Tensor, Tensor, Tensor)",
     _run_backward,
-    _empty_gradients,
+    lambda *inputs: _empty_gradients(*inputs[:-1], of_length=inputs[-1]),
 )
 
 
@@ -180,5 +189,7 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_composed, grad_opacity, grad_weights):
-        grads = _backward(*ctx.saved_tensors, grad_composed, grad_opacity, grad_weights)
-        return *grads, None
+        of_length = ctx.needs_input_grad[1]
+        grads = grad_composed, grad_opacity, grad_weights
+        of_inputs = _backward(*ctx.saved_tensors, *grads, of_length)
+        return of_inputs[0], of_inputs[1] if of_length else None, of_inputs[2], None

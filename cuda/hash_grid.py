@@ -14,6 +14,7 @@ from torch import Tensor
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import Kernel, constant, kernel, launch
+from polyfield.cuda.large_pages import in_large_pages
 from polyfield.cuda.operator import define
 
 CACHED_TABLE_BYTES = 16 << 20
@@ -196,36 +197,56 @@ def _span(allowed: range) -> str:
 
 def _run_encode(x: Tensor, table: Tensor, tangent: Tensor | None, values: list[int]) -> Tensor:
     layout = layout_of(*values)
-    out = x.new_empty(len(x), layout.width)
-    levels = level_tensors(layout, x.device)
-    arguments = x.contiguous(), table.contiguous(), _contiguous(tangent), out, *levels
     # One level at a time where all of them together would not stay in a CPU's cache.
     tile_by_tile = backend_of(x.device) == "cpu" and table.numel() * 4 <= CACHED_TABLE_BYTES
     per_row = layout.levels if tile_by_tile else 1
+    strides = _by_point(layout) if tile_by_tile else _by_level(layout, len(x))
+    out = x.new_empty(len(x), layout.width)
+    levels = level_tensors(layout, x.device)
+    arguments = x.contiguous(), table.contiguous(), _contiguous(tangent), out, *levels
+    sizes = len(x), layout.levels, int(layout.smoothstep), per_row
     grid = tiles_of(x), -(-layout.levels // per_row)
-    body = kernel_of("HashEncode", layout)
-    launch(body, grid, *arguments, len(x), layout.levels, int(layout.smoothstep), per_row)
-    return out
+    launch(kernel_of("HashEncode", layout), grid, *arguments, *sizes, *strides)
+    return out if tile_by_tile else _swapped(out, layout, back=False)
 
 
 def _run_scatter(x: Tensor, grad: Tensor, tangent: Tensor | None, values: list[int]) -> Tensor:
     layout = layout_of(*values)
-    out = x.new_zeros(layout.entries, layout.features)
+    out = in_large_pages(x.new_empty(layout.entries, layout.features)).zero_()
     parts = owners_of_a_level(layout, x.device)
     levels = level_tensors(layout, x.device)
     arguments = (
         x.contiguous(),
-        grad.contiguous(),
+        _swapped(grad.contiguous(), layout, back=True),
         _contiguous(tangent),
         None,
         out,
         *[None] * 4,
         *levels,
     )
-    sizes = len(x), layout.levels, int(layout.smoothstep), parts
+    sizes = len(x), layout.levels, int(layout.smoothstep), parts, *_by_level(layout, len(x))
     grid = tiles_of(x), layout.levels * parts
     launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *[0.0] * 8, rows="owned")
     return out
+
+
+def _swapped(features: Tensor, layout: HashGridLayout, back: bool) -> Tensor:
+    """Numbers of [levels, n, features] in the order of [n, levels, features], or back."""
+    out = torch.empty_like(features)
+    body = kernel("hash_grid", f"HashRows<{layout.features}>")
+    n = len(features)
+    launch(body, (tiles_of(features), 1), features, out, n, layout.levels, int(back))
+    return out
+
+
+def _by_point(layout: HashGridLayout) -> tuple[int, int]:
+    """From a point and from a level to the next, in features [n, levels, features]."""
+    return layout.width, layout.features
+
+
+def _by_level(layout: HashGridLayout, points: int) -> tuple[int, int]:
+    """From a point and from a level to the next, in features [levels, n, features]."""
+    return layout.features, points * layout.features
 
 
 def _run_pull(

@@ -67,7 +67,8 @@ def hash_grid_adam_(
     tiles, parts = tiles_of(x), owners_of_a_level(layout, x.device)
     fused = backend_of(x.device) in ("cpu", "reversed")
     arguments = x, grad_out, None, kept, scratch, *state, *level_tensors(layout, x.device)
-    sizes = len(x), layout.levels, int(layout.smoothstep), parts
+    strides = layout.width, layout.features  # of grad_out: to the next point, to the next level
+    sizes = len(x), layout.levels, int(layout.smoothstep), parts, *strides
     grid = tiles + fused, layout.levels * parts
     launch(kernel_of("HashScatter", layout), grid, *arguments, *sizes, *numbers, rows="owned")
     if not fused:

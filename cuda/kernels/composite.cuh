@@ -15,6 +15,20 @@ FN float one_minus_exponential(float x) {
   return absolute(x) < 0.5f ? x * p : large;
 }
 
+// The channels of one ray: numbers in registers where their count C is known, else memory.
+template <int C>
+struct Channels {
+  float at[C];
+  FN Channels(const float* p) {
+    for (int c = 0; c < C; ++c) at[c] = p[c];
+  }
+};
+template <>
+struct Channels<0> {
+  const float* at;
+  FN Channels(const float* p) : at(p) {}
+};
+
 // transmittance: before each sample, kept for the gradient.
 struct Composite {
   const float* density;
@@ -53,27 +67,29 @@ struct Composite {
     SYNC();
     LANES(r, count) {
       const int from = ray_offsets[first + r], to = ray_offsets[first + r + 1];
-      for (int c = 0; c < channels; c += 4) sum_channels(first + r, from, to, c);
+      const float* v = values + (size_t)from * channels;
+      float* o = composed + (size_t)(first + r) * channels;
+      if (channels == 3) {
+        float s0 = 0, s1 = 0, s2 = 0;
+        SUM(i, to - from, s0, s1, s2) {
+          const float u = weights[from + i];
+          s0 += u * v[3 * i], s1 += u * v[3 * i + 1], s2 += u * v[3 * i + 2];
+        }
+        o[0] = s0, o[1] = s1, o[2] = s2;
+      } else {
+        for (int c = 0; c < channels; ++c) {
+          float sum = 0;
+          SUM(i, to - from, sum) sum += weights[from + i] * v[(size_t)i * channels + c];
+          o[c] = sum;
+        }
+      }
     }
-  }
-
-  // Four channels of a ray at a time: their sums do not wait for each other.
-  FN void sum_channels(int ray, int from, int to, int c) const {
-    const int c1 = c + 1 < channels ? c + 1 : c, c2 = c + 2 < channels ? c + 2 : c;
-    const int c3 = c + 3 < channels ? c + 3 : c;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    for (int i = from; i < to; ++i) {
-      const float* v = values + (size_t)i * channels;
-      const float w = weights[i];
-      s0 += w * v[c], s1 += w * v[c1], s2 += w * v[c2], s3 += w * v[c3];
-    }
-    float* o = composed + (size_t)ray * channels;
-    o[c3] = s3, o[c2] = s2, o[c1] = s1, o[c] = s0;
   }
 };
 
 // With G = dL/dweight (direct, by opacity and by values): dL/d(density length) of sample i is
-// T_{i+1} G_i less the sum of w_j G_j behind it. grad_length holds T_{i+1} between the phases.
+// T_{i+1} G_i less the sum of w_j G_j behind it. grad_density holds w G, then that sum, between the
+// phases. grad_weights and grad_length may be null.
 struct CompositeBackward {
   const float* density;
   const float* length;
@@ -93,36 +109,55 @@ struct CompositeBackward {
   FN void operator()(int tile, int) const {
     const int first = tile * COMPOSITE_RAYS;
     const int count = rays - first < COMPOSITE_RAYS ? rays - first : COMPOSITE_RAYS;
-    const int begin = ray_offsets[first], samples = ray_offsets[first + count] - begin;
-    const float* d = density + begin;
-    const float* l = length + begin;
-    float* gd = grad_density + begin;
-    float* gl = grad_length + begin;
-    LANES(i, samples) gl[i] = transmittance[begin + i] * exponential(-d[i] * l[i]);
-    SYNC();
-    LANES(r, count) {
-      const int from = ray_offsets[first + r], to = ray_offsets[first + r + 1];
-      const float by_opacity = grad_opacity ? grad_opacity[first + r] : 0.f;
-      const float* gc = grad_composed ? grad_composed + (size_t)(first + r) * channels : 0;
-      float behind = 0;
-      for (int i = to - 1; i >= from; --i) {
-        const float w = weights[i];
-        float g = by_opacity + (grad_weights ? grad_weights[i] : 0.f);
-        for (int c = 0; c < channels; ++c) {
-          const float by_value = gc ? gc[c] : 0.f;
-          g += by_value * values[(size_t)i * channels + c];
-          grad_values[(size_t)i * channels + c] = w * by_value;
-        }
-        grad_density[i] = g * grad_length[i] - behind;
-        behind += w * g;
+    if (channels == 3) walk<3>(first, count);
+    else walk<0>(first, count);
+  }
+
+  template <int C>
+  FN void walk(int first, int count) const {
+    for (int r = first; r < first + count; ++r) {
+      const int from = ray_offsets[r], samples = ray_offsets[r + 1] - from;
+      const Channels<C> by_values(grad_composed + (size_t)r * channels);
+      const float by_opacity = grad_opacity[r];
+      LANES(i, samples) {
+        const int at = from + i;
+        grad_density[at] = weights[at] * grad_weight<C>(at, by_opacity, by_values);
       }
     }
     SYNC();
-    LANES(i, samples) {
-      const float g = gd[i];
-      gd[i] = g * l[i];
-      gl[i] = g * d[i];
+    LANES(r, count) {
+      float behind = 0;
+      for (int i = ray_offsets[first + r + 1] - 1; i >= ray_offsets[first + r]; --i) {
+        const float own = grad_density[i];
+        grad_density[i] = behind, behind += own;
+      }
     }
+    SYNC();
+    for (int r = first; r < first + count; ++r) {
+      const int from = ray_offsets[r], samples = ray_offsets[r + 1] - from;
+      const Channels<C> by_values(grad_composed + (size_t)r * channels);
+      const float by_opacity = grad_opacity[r];
+      LANES(i, samples) {
+        const int at = from + i;
+        const float behind = grad_density[at], d = density[at], l = length[at], w = weights[at];
+        const float after = transmittance[at] * exponential(-d * l);
+        const float slope = after * grad_weight<C>(at, by_opacity, by_values) - behind;
+        grad_density[at] = slope * l;
+        if (grad_length) grad_length[at] = slope * d;
+        const int n = C ? C : channels;
+        for (int c = 0; c < n; ++c) grad_values[(size_t)at * n + c] = w * by_values.at[c];
+      }
+    }
+  }
+
+  template <int C>
+  FN float grad_weight(int at, float by_opacity, const Channels<C>& by_values) const {
+    // Vector code masks a load that may not happen, and pays dearly where the pointer is null.
+    const float* direct = grad_weights ? grad_weights : weights;
+    float g = by_opacity + (grad_weights ? 1.f : 0.f) * direct[at];
+    const int n = C ? C : channels;
+    for (int c = 0; c < n; ++c) g += by_values.at[c] * values[(size_t)at * n + c];
+    return g;
   }
 };
 

@@ -3,6 +3,7 @@
 //   LANES(i, n)  runs its block once for every i in [0, n), in no promised order.
 //   LANES_IN_ORDER(i, n) is for lanes that add to the same memory: the CPU takes them one by one,
 //                where LANES promises the compiler that no two of them meet.
+//   SUM(i, n, s, ...)  adds to s, ... in a loop over i in [0, n) whose order the compiler may choose.
 //   UNROLL       before a loop of constant length in LANES: the CPU's compiler then vectorises lanes.
 //   SYNC()       stands between a phase that writes tile memory and one that reads it.
 //   TILE         marks tile memory.
@@ -31,6 +32,7 @@
   #define SYNC() __syncthreads()
   #define LANES(i, n) for (int i = threadIdx.x; i < (n); i += blockDim.x)
   #define LANES_IN_ORDER(i, n) LANES(i, n)
+  #define SUM(i, n, ...) for (int i = 0; i < (n); ++i)
   #define UNROLL _Pragma("unroll")
 FN void fetch_early(const float*) {}
 FN void add_to(float* p, float v) { atomicAdd(p, v); }
@@ -56,6 +58,9 @@ typedef uint32_t u32;
 typedef int64_t i64;
 typedef uint64_t u64;
   #define FN inline __attribute__((always_inline))
+  #define PRAGMA(text) _Pragma(#text)
+  #define SUM(i, n, ...) \
+    PRAGMA(omp simd reduction(+ : __VA_ARGS__)) for (int i = 0; i < (n); ++i)
   #define UNROLL _Pragma("GCC unroll 16")
   #if defined(BLOCK_OF_THREADS)
     #define TILE static

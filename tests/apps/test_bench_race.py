@@ -29,9 +29,10 @@ def side(clock, name, seconds, result=None):
 
 
 def test_ratio_is_their_time_over_ours_in_the_same_turn(clock):
-    # Two untimed turns, then five on a machine that becomes slower and slower.
-    ours = iter([9.0, 9.0, 0.001, 0.002, 0.003, 0.004, 0.005])
-    theirs = iter([9.0, 9.0, 0.003, 0.006, 0.009, 0.012, 0.015])
+    # Two untimed turns, then five on a machine that becomes slower and slower, where the first run
+    # after a pause is slow.
+    ours = iter([9.0, 9.0, *(s for k in range(1, 6) for s in (8.0, 0.001 * k))])
+    theirs = iter([9.0, 9.0, *(s for k in range(1, 6) for s in (7.0, 0.003 * k))])
     race = Race("them", "1", side(clock, "ours", ours), side(clock, "theirs", theirs), 0.0)
     row = hold("work/them", race, 5)
     assert (row.ours, row.theirs, row.ratio) == pytest.approx((3, 9, 3))
@@ -41,7 +42,8 @@ def test_ratio_is_their_time_over_ours_in_the_same_turn(clock):
 def test_each_side_goes_first_in_every_other_turn(clock):
     race = Race("them", "1", side(clock, "ours", 1), side(clock, "theirs", 1), 0.0)
     hold("work/them", race, 4)
-    assert clock.ran[4:] == ["ours", "theirs", "theirs", "ours"] * 2
+    order = ["ours", "theirs", "theirs", "ours"] * 2
+    assert clock.ran[4:] == [side for side in order for _ in range(2)]
 
 
 def test_what_comes_before_a_turn_is_not_timed(clock):

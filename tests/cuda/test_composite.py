@@ -52,9 +52,9 @@ def test_published_values_of_four_samples(device):
 
 
 @few
-@given(packings)
-def test_each_ray_is_the_definition_and_sees_no_other(device, counts):
-    density, length, values = scene(counts)
+@given(packings, st.sampled_from([1, 2, 3, 4, 7]))
+def test_each_ray_is_the_definition_and_sees_no_other(device, counts, channels):
+    density, length, values = scene(counts, channels)
     offsets = offsets_of(counts)
     out = composite(density.to(device), length.to(device), values.to(device), offsets.to(device))
     for r, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
@@ -97,6 +97,20 @@ def test_gradients_equal_the_reference_by_way_of_each_result(device, channels, t
     expected = slopes(composite_reference, "cpu", torch.float64)
     for got, want in zip(slopes(composite, device, torch.float32), expected, strict=True):
         torch.testing.assert_close(got.cpu().double(), want, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_lengths_that_ask_for_no_gradient_change_no_other(device, channels):
+    counts = [3, 0, 40, 1]
+    found = []
+    for asked in (True, False):
+        density, length, values = (x.to(device).requires_grad_() for x in scene(counts, channels))
+        length.requires_grad_(asked)
+        out = composite(density, length, values, offsets_of(counts).to(device))
+        (out.values.sum() + out.weights.square().sum()).backward()
+        found.append((density.grad, values.grad))
+        assert (length.grad is not None) == asked
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_gradients_behind_an_opaque_first_sample_and_in_the_void(device):
@@ -200,3 +214,8 @@ def test_input_of_other_sizes_is_refused():
 def test_registration_is_sound():
     inputs = (*scene([3, 0, 5]), offsets_of([3, 0, 5]))
     torch.library.opcheck(torch.ops.polyfield.composite.default, inputs)
+    weights = scene([3, 0, 5])[0]
+    backward = torch.ops.polyfield.composite_backward.default
+    of_rays = torch.ones(3, 3), None, None
+    for of_length in (True, False):
+        torch.library.opcheck(backward, (*inputs, weights, weights, *of_rays, of_length))

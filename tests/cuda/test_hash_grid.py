@@ -184,6 +184,17 @@ def test_a_transposed_view_is_read_in_its_own_order(device):
     assert torch.equal(hash_grid(x.T.contiguous().T, table, layout), hash_grid(x, table, layout))
 
 
+@pytest.mark.parametrize("features", [1, 2, 4, 8])
+def test_a_table_larger_than_the_cache_is_read_level_by_level_to_the_same_bits(
+    device, features, monkeypatch
+):
+    layout = small(features=features)
+    table, x = normal(layout.entries, features).to(device), points(301, 3).to(device)
+    tile_by_tile = hash_grid(x, table, layout)
+    monkeypatch.setattr("polyfield.cuda.hash_grid.CACHED_TABLE_BYTES", 0)
+    assert torch.equal(hash_grid(x, table, layout), tile_by_tile)
+
+
 @pytest.mark.parametrize("levels", [1, 3, 5])
 def test_table_gradient_repeats_bitwise_for_any_number_of_threads(levels, monkeypatch):
     monkeypatch.setenv("POLYFIELD_BACKEND", "")
