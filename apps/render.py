@@ -65,7 +65,7 @@ def render(options: Render) -> RenderResult:
 
     A turntable is a film. Test views are PNG files named after the frame's image: `r_0.png` (sRGB
     on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png` (16 bits: thousandths of
-    the scene's unit along the ray; 0 for nothing, 65535 for that and more) and `r_0.normal.png`
+    the scene's unit along the ray; 0 where most light passes, 65535 for that and more) and `r_0.normal.png`
     (0.5 + 0.5 n of the normal in the axes of the user's frame, see render.view.View).
     Raises InputError for a run, size or place of no use.
     """
@@ -150,6 +150,7 @@ def write_view(
             write[""](to_8bit(band.color))
             write[".opacity"](to_8bit(band.opacity))
             depth = (band.depth.cpu() / to_field.scale * 1000).clamp(0, 65535).round()
+            depth[band.opacity.cpu() < 0.5] = 0  # a haze of a thousandth has a mean distance too
             write[".depth"](depth.to(torch.int32).numpy().astype(np.uint16))
             if band.normal is not None:
                 write[".normal"](to_8bit(0.5 + 0.5 * band.normal.cpu() @ to_user.T))

@@ -38,6 +38,12 @@ def test_normals_and_depth_are_in_the_frame_of_the_user(tmp_path):
     assert normal[2] == pytest.approx([0, 0, -0.5], abs=0.01)
 
 
+def test_depth_is_of_what_stops_most_of_the_light(tmp_path):
+    bands = [band(1, 2, opacity=0.01), band(1, 2, opacity=0.49), band(1, 2, opacity=0.51)]
+    write_view(tmp_path, "a", (2, 3), bands, TO_FIELD)
+    assert read(tmp_path, "a.depth.png").tolist() == [[0, 0], [0, 0], [500, 500]]
+
+
 def test_a_depth_beyond_the_format_does_not_wrap(tmp_path):
     write_view(tmp_path, "a", (2, 1), [band(1, 2, depth=100.0)], TO_FIELD)
     assert (read(tmp_path, "a.depth.png") == 65535).all()
