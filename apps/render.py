@@ -65,8 +65,8 @@ def render(options: Render) -> RenderResult:
 
     A turntable is a film. Test views are PNG files named after the frame's image: `r_0.png` (sRGB
     on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png` (16 bits: thousandths of
-    the scene's unit along the ray; 0 where most light passes, 65535 for that and more) and `r_0.normal.png`
-    (0.5 + 0.5 n of the normal in the axes of the user's frame, see render.view.View).
+    the scene's unit along the ray; 0 where most light passes, 65535 for that and more) and
+    `r_0.normal.png` (0.5 + 0.5 n of the normal in the user's axes, see render.view.View).
     Raises InputError for a run, size or place of no use.
     """
     device = choose_device(options.device)
