@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,23 +11,7 @@ from torch import Tensor
 
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
-
-# Newton doubles the digits a step. From the distorted point itself, three steps are enough for a
-# phone and five for k1 = -0.2 with its corners close to the fold (1e-9 px in either case).
-# `Cameras.invertible` finds out for the lens at hand.
-NEWTON_STEPS = 5
-
-
-class Lens(NamedTuple):
-    """One camera model: the plane z = 1 after the lens, from points before it, and the way back.
-
-    Components come first, so that each is one contiguous run of numbers.
-    """
-
-    project: Callable[[Tensor, Tensor], Tensor]
-    """(points [3, r] in the camera's axes, distortion [4, r]) -> plane [2, r]."""
-    unproject: Callable[[Tensor, Tensor], Tensor]
-    """(plane [2, r], distortion [4, r]) -> directions [3, r], of any length."""
+from polyfield.render.lenses import MODELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +19,15 @@ class Cameras:
     """n cameras of one model, with OpenCV axes: x right, y down, z forward.
 
     camera_to_world is a rotation and a position; focal and center are in pixels. Pixel (i, j), of
-    column i and row j, covers [i, i + 1] x [j, j + 1]; its centre is (i + 0.5, j + 0.5). distortion
-    is OpenCV's (k1, k2, p1, p2) on normalised coordinates, zeros for a pinhole.
-    Raises InputError for a model that is not in MODELS.
+    column i and row j, covers [i, i + 1] x [j, j + 1]; its centre is (i + 0.5, j + 0.5).
+    distortion: the model's coefficients, see render.lenses.MODELS; further columns are not read.
+    Raises InputError for a model that is not in MODELS, and where it lacks coefficients.
     """
 
     camera_to_world: Float[Tensor, "n 3 4"]
     focal: Float[Tensor, "n 2"]
     center: Float[Tensor, "n 2"]
-    distortion: Float[Tensor, "n 4"]
+    distortion: Float[Tensor, "n c"]
     width: Int64[Tensor, " n"]
     height: Int64[Tensor, " n"]
     model: str = "PINHOLE"
@@ -52,6 +35,10 @@ class Cameras:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise InputError("camera model", self.model, f"one of {', '.join(MODELS)}")
+        names = MODELS[self.model].coefficients
+        if self.distortion.shape[1] < len(names):
+            got = f"{self.distortion.shape[1]} coefficients"
+            raise InputError(f"camera model {self.model}", got, f"{len(names)}: {' '.join(names)}")
 
     def __len__(self) -> int:
         return len(self.camera_to_world)
@@ -75,14 +62,14 @@ class Cameras:
     ) -> tuple[Float[Tensor, "r 2"], Float[Tensor, " r"]]:
         """Pixel coordinates (x, y) of points of the world, and their depth along the optical axis.
 
-        What no pixel sees, behind the camera or beyond the fold of the lens polynomial, has pixel
-        (inf, inf); the depth is true in either case.
+        What no pixel sees, behind a perspective camera or beyond the fold of the lens polynomial,
+        has pixel (inf, inf); the depth is true in either case.
         """
         axis_x, axis_y, axis_z, origins, focal, center, distortion = self._columns(camera)
         offset = points.T - origins
         local = torch.stack([(axis * offset).sum(0) for axis in (axis_x, axis_y, axis_z)])
         pixels = MODELS[self.model].project(local, distortion) * focal + center
-        return torch.where(local[2] > 0, pixels, torch.inf).T.contiguous(), local[2]
+        return pixels.T.contiguous(), local[2]
 
     def invertible(self) -> Bool[Tensor, " n"]:
         """Whether every position on a camera's sensor belongs to exactly one ray.
@@ -91,15 +78,16 @@ class Cameras:
         1e-6 px. Where a lens folds, positions past the fold have no ray, and Newton's steps end
         nowhere: of 180,000 random lenses 7,800 passed, and none of these turned a cell of the grid.
         """
+        coefficients = self.distortion.shape[1]
         sensor = torch.stack([self.width, self.height], 1)
         lenses = torch.cat([sensor, self.focal, self.center, self.distortion], 1).double()
         # Most scenes have one lens for all their photographs.
         lenses, which = lenses.unique(dim=0, return_inverse=True)
-        sensor, focal, center, distortion = lenses.T[:, :, None].split([2, 2, 2, 4])
+        sensor, focal, center, distortion = lenses.T[:, :, None].split([2, 2, 2, coefficients])
         steps = torch.linspace(0, 1, 17, dtype=torch.float64, device=lenses.device)
         grid = torch.cartesian_prod(steps, steps).T[:, None]
         plane = (grid * sensor - center) / focal
-        distortion = distortion.expand(4, len(lenses), 289).flatten(1)
+        distortion = distortion.expand(coefficients, len(lenses), 289).flatten(1)
         lens = MODELS[self.model]
         directions = lens.unproject(plane.flatten(1), distortion)
         error = (lens.project(directions, distortion).view_as(plane) - plane).abs() * focal
@@ -139,7 +127,11 @@ class Cameras:
         poses = self.camera_to_world.transpose(1, 2).flatten(1)
         table = torch.cat([poses, self.focal, self.center, self.distortion], 1)
         # One gather of rows, then one transposition: gathering columns is four times slower.
-        return table.index_select(0, camera).T.contiguous().split([3, 3, 3, 3, 2, 2, 4])
+        return (
+            table.index_select(0, camera)
+            .T.contiguous()
+            .split([3, 3, 3, 3, 2, 2, len(table[0]) - 16])
+        )
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Cameras:
         return Cameras(
@@ -151,54 +143,3 @@ class Cameras:
             change(self.height),
             self.model,
         )
-
-
-def _project_pinhole(points: Tensor, distortion: Tensor) -> Tensor:
-    return points[:2] / points[2]
-
-
-def _unproject_pinhole(plane: Tensor, distortion: Tensor) -> Tensor:
-    return torch.cat([plane, torch.ones_like(plane[:1])])
-
-
-def _project_opencv(points: Tensor, distortion: Tensor) -> Tensor:
-    x, y = points[:2] / points[2]
-    k1, k2, p1, p2 = distortion
-    r2 = x * x + y * y
-    common = 1 + r2 * (k1 + r2 * k2) + 2 * (p1 * y + p2 * x)
-    plane = torch.stack([x * common + p2 * r2, y * common + p1 * r2])
-    # Beyond its fold the polynomial leads back towards the centre: points far outside the view
-    # would land on the sensor. r (1 + k1 r^2 + k2 r^4) grows until 1 + 3 k1 r^2 + 5 k2 r^4 = 0.
-    discriminant = 9 * k1 * k1 - 20 * k2
-    inverse_fold = torch.where(
-        discriminant >= 0, (discriminant.clamp(min=0).sqrt() - 3 * k1) / 2, 0
-    )
-    return torch.where(r2 * inverse_fold < 1, plane, torch.inf)
-
-
-def _unproject_opencv(plane: Tensor, distortion: Tensor) -> Tensor:
-    target_x, target_y = plane
-    k1, k2, p1, p2 = distortion
-    two_p1, two_p2 = 2 * p1, 2 * p2
-    x, y = target_x, target_y
-    for _ in range(NEWTON_STEPS):
-        r2 = x * x + y * y
-        k2_r2 = k2 * r2
-        common = 1 + r2 * (k1 + k2_r2) + two_p1 * y + two_p2 * x
-        slope = 2 * (k1 + 2 * k2_r2)
-        error_x = x * common + p2 * r2 - target_x
-        error_y = y * common + p1 * r2 - target_y
-        slope_x, slope_y = slope * x, slope * y
-        j_xx = common + x * (slope_x + 2 * two_p2)
-        j_yy = common + y * (slope_y + 2 * two_p1)
-        j_xy = x * (slope_y + two_p1) + two_p2 * y  # the Jacobian is symmetric
-        determinant = j_xx * j_yy - j_xy * j_xy
-        x = x - (j_yy * error_x - j_xy * error_y) / determinant
-        y = y - (j_xx * error_y - j_xy * error_x) / determinant
-    return torch.stack([x, y, torch.ones_like(x)])
-
-
-MODELS: dict[str, Lens] = {
-    "PINHOLE": Lens(_project_pinhole, _unproject_pinhole),
-    "OPENCV": Lens(_project_opencv, _unproject_opencv),
-}
