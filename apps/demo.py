@@ -102,7 +102,7 @@ def demo(
     scene = load_scene(scene_folder)
     tell("measuring the held-out views")
     images = scene_images(scene, 1 << 28)
-    result = measure(trained, scene, images, "test", (1.0, 1.0, 1.0))
+    result = measure(trained, scene, images, "test")
     tell("rendering a turntable, cutting the mesh, writing the report")
     turntable = run_folder / "renders" / "turntable.mp4"
     write_video(turntable, turntable_frames(trained, 60, samples_per_pixel=1), 30.0)

@@ -14,7 +14,7 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.mesh_files import write_mesh, write_points
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import Trained, load, orbit_camera
+from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
@@ -126,7 +126,7 @@ def surface_of(
 def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tensor]:
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     width, height = trained.settings.orbit["size"]
-    cameras = orbit_camera(trained.settings, poses, (width, height)).to(device)
+    cameras = orbit_cameras(trained.settings, poses, (width, height)).to(device)
     random = torch.Generator().manual_seed(0)
     which = torch.randint(len(poses), (RAYS,), generator=random)
     pixels = torch.rand(RAYS, 2, generator=random) * torch.tensor([width, height])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Trained
+from polyfield.apps.trained import Color, Trained
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
@@ -48,10 +49,10 @@ class RadianceTask:
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
 
     def step(self, step: int, rate: float) -> dict[str, float]:
-        """One optimisation step, see `loop.Task`."""
+        """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
         if step % UPDATE_EVERY == 0:
-            update_grid(grid, self.trained.field, self.trained.sampling.step, step, settings.seed)
+            update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
         origins, directions, pixels, background = self._batch(step)
         target = pixels[:, :3]
         if pixels.shape[1] == 4:
@@ -64,11 +65,11 @@ class RadianceTask:
             directions,
             background,
             target,
-            self.trained.sampling,
+            settings.sampling,
             seed=settings.seed,
             stream=step,
             rays_per_pixel=self.rays_per_pixel,
-            loss_kind=settings.loss,  # type: ignore[arg-type]  # one of LOSSES, checked when read
+            loss_kind=settings.loss,
         )
         finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
         if finite:
@@ -148,9 +149,11 @@ class RadianceTask:
         self.rays = int(values["rays"])
 
 
-def shown_image(pixels: Tensor, background: list[float] | tuple[float, ...]) -> Tensor:
-    """A uint8 image [h, w, 3 or 4] as float in [0, 1], on a background where it has alpha."""
+def shown_image(
+    pixels: UInt8[Tensor, "height width channels"], background: Color
+) -> Float[Tensor, "height width 3"]:
+    """An sRGB image of 3 channels, or of 4 with straight alpha, in [0, 1] on a background."""
     image = pixels.float() / 255
     if image.shape[-1] == 3:
         return image
-    return image[..., :3] * image[..., 3:] + torch.tensor(list(background)) * (1 - image[..., 3:])
+    return image[..., :3] * image[..., 3:] + torch.tensor(background) * (1 - image[..., 3:])

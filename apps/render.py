@@ -19,7 +19,7 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_camera
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_cameras
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
@@ -93,7 +93,7 @@ def turntable_frames(
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     path = turntable(poses, frames)
     width, height = size or tuple(trained.settings.orbit["size"])
-    cameras = orbit_camera(trained.settings, path, (width, height)).to(trained.grid.bits.device)
+    cameras = orbit_cameras(trained.settings, path, (width, height)).to(trained.grid.bits.device)
     for index in range(frames):
         bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
         yield np.concatenate([to_8bit(band.color) for band in bands])

@@ -9,6 +9,8 @@ from tyro.conf import Positional, arg
 
 from polyfield.cuda.errors import InputError
 
+Pixel = Literal["centre", "point", "mean"]
+
 
 def _value(metavar: str, name: str | None = None) -> object:
     return arg(metavar=metavar, name=name, help_behavior_hint="")
@@ -36,7 +38,7 @@ class Train:
     """Where to train. auto takes a usable GPU, else the CPU, and says which."""
     seed: Annotated[int, arg(metavar="S")] = 0
     """Seed of every random number of the run."""
-    pixel: Literal["centre", "point", "mean"] = "centre"
+    pixel: Pixel = "centre"
     """Where training rays go through their pixels: through the centre, through one random point,
     or through two points whose mean colour is compared with the photograph's."""
     loss: Literal["squared", "huber"] = "squared"

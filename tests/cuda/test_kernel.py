@@ -63,6 +63,15 @@ def test_a_wrong_dtype_a_gap_and_a_wrong_count_name_the_argument():
         arguments[position] = bad
         with pytest.raises(InputError, match=message):
             launch(harmonics, (1, 1), *arguments)
+    for position, bad, message in [
+        (0, 3, "SphericalHarmonics.directions: int; expected a tensor or None"),
+        (5, None, "SphericalHarmonics.n: NoneType; expected a number, int"),
+        (6, torch.ones(2), "SphericalHarmonics.bands: Tensor; expected a number, int"),
+    ]:
+        arguments = sample_arguments()
+        arguments[position] = bad
+        with pytest.raises(InputError, match=message):
+            launch(harmonics, (1, 1), *arguments)
     with pytest.raises(InputError, match="6 arguments; expected 7"):
         launch(harmonics, (1, 1), *sample_arguments()[:-1])
 
