@@ -53,8 +53,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
         return sanitizer_rows()
-    if options.what == "view":
-        rows = view_seconds(options.run, options.rounds)  # type: ignore[arg-type]  # checked above
+    if options.run is not None:
+        rows = view_seconds(options.run, options.rounds)
     else:
         names = tuple(name.strip() for name in options.only.split(",") if name.strip())
         rows = race_kernels(names, options.rounds)

@@ -18,6 +18,7 @@ from polyfield.apps.images import scene_images
 from polyfield.apps.loop import Progress
 from polyfield.apps.progress import live_progress
 from polyfield.apps.render import turntable_frames
+from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import load_scene
 from polyfield.apps.train import train
@@ -78,11 +79,7 @@ def demo(
     scene_folder, run_folder = options.out / "scene", options.out / "run"
     tell(f"drawing {options.views} views of the demo scene")
     made = demo_scene(options.seed, options.size, options.views)
-    splits = {
-        split: [(name, pose, torch.from_numpy(image)) for name, pose, image in frames]
-        for split, frames in made.nerf_synthetic_splits().items()
-    }
-    write_nerf_synthetic(scene_folder, splits, made.angle_x)  # type: ignore[arg-type]  # lists
+    write_nerf_synthetic(scene_folder, made.nerf_synthetic_splits(), made.angle_x)
     drawn = time.monotonic()
     _forget(run_folder)
     outcome = train(
@@ -149,14 +146,11 @@ def summary(result: DemoResult) -> str:
 
 def _mesh_score(mesh: Mesh, made: DemoScene) -> float:
     truth = Mesh(made.vertices.float(), made.faces.long())
-    diagonal = float((truth.vertices.amax(0) - truth.vertices.amin(0)).norm())
-    return f_score(mesh, truth, 0.01 * diagonal).f_score
+    return f_score(mesh, truth, 0.01 * truth.diagonal()).f_score
 
 
 def _forget(run_folder: Path) -> None:
     """Makes room for the demo's run, if what lies there is one."""
-    from polyfield.apps.run_folder import RunFolder
-
     if (run_folder / "config.json").is_file():
         RunFolder.create(run_folder, {}, replace=True).close()
         (run_folder / "config.json").unlink()

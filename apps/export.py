@@ -95,20 +95,12 @@ def surface_of(
     """The mesh of a field in the user's frame, and the density it was cut at."""
     field, grid = trained.field, trained.grid
     device = grid.bits.device
-    levels, side = grid.levels, grid.resolution
-    powers = torch.arange(8, dtype=torch.uint8, device=device)
-    on = ((grid.bits[:, None] >> powers) & 1).bool().reshape(levels, side, side, side)
-
-    def occupied(x: Tensor) -> Tensor:
-        reach = (x - 0.5).abs().amax(1).clamp_min(1e-9)
-        level_of = (torch.log2(2 * reach) + levels - 1).ceil().clamp(0, levels - 1)
-        local = (x - 0.5) * 2 ** (levels - 1 - level_of)[:, None] + 0.5
-        cell = (local * side).long().clamp(0, side - 1)
-        return on[level_of.long(), cell[:, 2], cell[:, 1], cell[:, 0]]
 
     def density(x: Tensor) -> Tensor:
-        inside = ((x >= 0) & (x <= 1)).all(1)
-        return torch.where(occupied(x) & inside, field.density(x.contiguous())[0], 0.0)
+        # As rendered: rays skip the cells that are off.
+        found, on = x.new_zeros(len(x)), grid.holds(x)
+        found[on] = field.density(x[on])[0]
+        return found
 
     def color(x: Tensor, directions: Tensor) -> Tensor:
         harmonics = field.encode_directions(directions.contiguous())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -38,3 +40,16 @@ def backend_of(device: torch.device) -> Backend:
     if wish == "reference" or device.type not in ("cpu", "cuda"):
         return "reference"
     return "cuda" if device.type == "cuda" else ON_CPU[wish]
+
+
+@contextmanager
+def backend_asked_for(wish: str) -> Iterator[None]:
+    """POLYFIELD_BACKEND=wish within the block, for all threads of this process."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = wish
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
