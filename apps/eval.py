@@ -27,7 +27,7 @@ class Eval:
     run: Positional[Path]
     """Folder that `polyfield train` wrote."""
     split: Literal["test", "val", "train"] = "test"
-    """Which views."""
+    """Which views to measure."""
     background: Literal["auto", "white", "black"] = "auto"
     """Behind transparent pixels. auto: white, or a scene's own backdrop. Figures on different
     backgrounds do not compare."""

@@ -22,6 +22,7 @@ from polyfield.render.volume import learn_rays
 FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides anything
 RAYS = 16  # their number is a multiple of it
 MOST_RAYS = 1 << 14
+MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes memory before it is cut
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
@@ -76,7 +77,7 @@ class RadianceTask:
             self.optimiser.step(step, rate)
         rays = len(origins)
         wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
-        marched = rays * 8 * settings.samples_per_step / max(1, seen.samples_marched)
+        marched = rays * MOST_MARCHED * settings.samples_per_step / max(1, seen.samples_marched)
         wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
         self.rays = max(RAYS, int(wanted) // RAYS * RAYS)
         return {

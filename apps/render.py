@@ -42,13 +42,14 @@ class Render:
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
     frames: int = 90
-    """Of the turntable."""
+    """How many the turntable has."""
     fps: float = 30.0
     """Frames a second of the turntable."""
     scene: Path | None = None
     """Folder of the scene, if it is no longer where it was trained from."""
     memory: float = 0.25
-    """GB to render in, whatever the size: on top of the run itself and one frame of a film."""
+    """GB to render in, whatever the size of the images. The run itself and one frame of a film come
+    on top."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
 
