@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from tyro.conf import Positional
@@ -14,6 +14,7 @@ from polyfield.apps.bench_kernels import race_kernels
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
 from polyfield.apps.bench_view import view_seconds
+from polyfield.apps.option_help import optional
 from polyfield.cuda.errors import InputError
 
 
@@ -24,7 +25,7 @@ class Bench:
     what: Positional[Literal["kernels", "view", "compile", "sanitizers"]] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
     compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them."""
-    run: Positional[Path | None] = None
+    run: Annotated[Positional[Path | None], optional("[RUN]")] = None
     """Folder that `polyfield train` wrote, for `view`."""
     only: str = ""
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -16,6 +17,7 @@ from polyfield.apps.formats.mesh_files import write_mesh
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import scene_images
 from polyfield.apps.loop import Progress
+from polyfield.apps.option_help import optional
 from polyfield.apps.progress import live_progress
 from polyfield.apps.render import turntable_frames
 from polyfield.apps.run_folder import RunFolder
@@ -37,7 +39,7 @@ class Demo:
     """Folder for the scene and the run."""
     minutes: float = 2.0
     """Time to train."""
-    steps: int | None = None
+    steps: Annotated[int | None, optional("N")] = None
     """Number of steps, instead of minutes."""
     size: int = 200
     """Pixels a side of the images."""

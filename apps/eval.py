@@ -6,13 +6,14 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.trained import BACKGROUNDS, SAMPLES_PER_PIXEL, Color, Trained, load
@@ -33,10 +34,10 @@ class Eval:
     backgrounds do not compare."""
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, if it is no longer where it was trained from."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
+    device: Annotated[str, DEVICE] = "auto"
+    """Where to compute. auto takes a usable GPU, else the CPU."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from polyfield.apps.device import choose_device
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.mesh_files import write_mesh, write_points
+from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import load_scene
 from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
@@ -35,12 +36,12 @@ class Export:
     """What to write. A field of densities has a mesh, the points on its surface, and cameras."""
     resolution: int = 256
     """Lattice points a side of the field's cube."""
-    level: float | None = None
+    level: Annotated[float | None, optional("DENSITY")] = None
     """Density at the surface, per side of the cube. The default follows from median depths."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, whose cameras are wanted, if it is no longer where it was."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
+    device: Annotated[str, DEVICE] = "auto"
+    """Where to compute. auto takes a usable GPU, else the CPU."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,13 @@ def test_help_lists_the_verbs_and_each_verb_explains_itself(verbs, capsys):
     assert "--no-quick" not in out
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_help_shows_what_an_option_takes_and_never_none(name, capsys):
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--json FILE" in out and "None" not in out
+
+
 def test_the_table_says_what_train_says_of_itself():
     assert VERBS["train"].purpose == Train.__doc__
     assert list(VERBS) == ["train", "render", "export", "eval", "doctor", "bench", "demo"]
