@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from tyro.conf import Positional
@@ -14,6 +14,7 @@ from polyfield.apps.bench_kernels import race_kernels
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
 from polyfield.apps.bench_view import view_seconds
+from polyfield.apps.option_help import optional
 from polyfield.cuda.errors import InputError
 
 
@@ -24,7 +25,7 @@ class Bench:
     what: Positional[Literal["kernels", "view", "compile", "sanitizers"]] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
     compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them."""
-    run: Positional[Path | None] = None
+    run: Annotated[Positional[Path | None], optional("[RUN]")] = None
     """Folder that `polyfield train` wrote, for `view`."""
     only: str = ""
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others."""
@@ -53,8 +54,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
         return sanitizer_rows()
-    if options.what == "view":
-        rows = view_seconds(options.run, options.rounds)  # type: ignore[arg-type]  # checked above
+    if options.run is not None:
+        rows = view_seconds(options.run, options.rounds)
     else:
         names = tuple(name.strip() for name in options.only.split(",") if name.strip())
         rows = race_kernels(names, options.rounds)

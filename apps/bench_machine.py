@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 
 import torch
 
 from polyfield.apps.bench_race import Row
+from polyfield.apps.torch_threads import torch_threads
 
 TURNS = 7
 SMALL_TABLE, LARGE_TABLE = 1 << 18, 1 << 27  # bytes: inside a core's second cache, beyond the last
@@ -32,23 +32,12 @@ def limits(small: int = SMALL_TABLE, large: int = LARGE_TABLE) -> list[Row]:
     every = torch.get_num_threads()
     rows = [_row("machine/bandwidth", _bandwidth(large), "GB/s")]
     for name, threads in (("one-thread", 1), ("all-threads", every)):
-        with threads_set(threads):
+        with torch_threads(threads):
             rows.append(_row(f"machine/multiply-{name}", _multiply(), "GFLOP/s"))
-    with threads_set(1):
+    with torch_threads(1):
         for size in (small, large):
             rows.append(_row(f"machine/random-read-{_amount(size)}", _random_read(size), "ns"))
     return rows
-
-
-@contextmanager
-def threads_set(count: int) -> Iterator[None]:
-    """torch on `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row(name: str, value: float, unit: str) -> Row:

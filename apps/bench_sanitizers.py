@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from time import perf_counter
 
-import torch
-
-from polyfield.cuda.backend import VARIABLE
+from polyfield.apps.torch_threads import torch_threads
+from polyfield.cuda.backend import backend_asked_for
 from polyfield.cuda.errors import BackendError
 from polyfield.cuda.exercises import ALL
 from polyfield.cuda.kernel import all_kernels
@@ -58,18 +56,10 @@ def sanitizer_rows() -> list[dict[str, object]]:
 
 def record(meaning: Meaning) -> Recording:
     """The launches of all exercises, as a GPU's launch path or as the CPU's makes them."""
-    before, threads = os.environ.get(VARIABLE), torch.get_num_threads()
-    os.environ[VARIABLE] = BACKENDS[meaning]
-    torch.set_num_threads(2)  # levels of a hash grid are divided among them
-    try:
-        with recording() as recorded:
-            for exercise in ALL.values():
-                exercise()
-    finally:
-        torch.set_num_threads(threads)
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
+    # Two threads: levels of a hash grid are divided among them.
+    with backend_asked_for(BACKENDS[meaning]), torch_threads(2), recording() as recorded:
+        for exercise in ALL.values():
+            exercise()
     return recorded
 
 

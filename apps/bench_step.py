@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +15,7 @@ from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
 from polyfield.apps.trained import build, settings_of
-from polyfield.cuda.backend import VARIABLE
+from polyfield.cuda.backend import backend_asked_for
 from polyfield.cuda.table_adam import lazy_adam_reference_
 from polyfield.fields.optimiser import BETAS, EPSILON, FieldOptimiser
 from polyfield.fields.table import HashGridArguments, arguments_of
@@ -94,7 +91,7 @@ def step_against_reference(
         return *field, counts, torch.tensor([done["loss"]])
 
     def their_step() -> tuple[Tensor, ...]:
-        with reference_backend():
+        with backend_asked_for("reference"):
             return step(theirs)
 
     return Race(
@@ -112,29 +109,11 @@ def step_against_reference(
 def demo_task(size: int, samples: int, arguments: HashGridArguments) -> RadianceTask:
     """The task of training on the demo's scene, 15 views of size x size; no file is left."""
     made = demo_scene(size=size, views=15)
-    views: dict[str, Iterable[tuple[str, Tensor, Tensor]]] = {
-        split: [(name, pose, torch.from_numpy(image)) for name, pose, image in frames]
-        for split, frames in made.nerf_synthetic_splits().items()
-    }
     device = torch.device("cpu")
     with TemporaryDirectory() as folder:
-        write_nerf_synthetic(Path(folder), views, made.angle_x)
+        write_nerf_synthetic(Path(folder), made.nerf_synthetic_splits(), made.angle_x)
         scene = load_scene(Path(folder))
         images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 28)
         images.load(torch.arange(len(scene.sizes)))
     settings = settings_of(scene, "hash-grid", arguments_of(arguments), 0, samples, 1 << 28)
     return RadianceTask(build(settings, device), scene, images, device)
-
-
-@contextmanager
-def reference_backend() -> Iterator[None]:
-    """Every operation takes its reference."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = "reference"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before

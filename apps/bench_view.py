@@ -9,8 +9,8 @@ from time import perf_counter
 import torch
 
 from polyfield.apps.bench_race import Row
-from polyfield.apps.train import choose_device
-from polyfield.apps.trained import load, orbit_camera
+from polyfield.apps.device import choose_device
+from polyfield.apps.trained import load, orbit_cameras
 from polyfield.render.paths import turntable
 
 RAYS = (1, 4)  # a pixel
@@ -22,11 +22,11 @@ def view_seconds(run: Path, rounds: int) -> list[Row]:
     Medians over `rounds` views of a turn around the subject, after one that only warms. Reading the
     run is not counted. InputError where it holds no checkpoint.
     """
-    trained = load(run, choose_device("auto", lambda message: None))
+    trained = load(run, choose_device("auto"))
     poses = turntable(torch.tensor(trained.settings.orbit["camera_to_world"]), rounds)
     size = tuple(trained.settings.orbit["size"])
     device = trained.grid.bits.device
-    cameras = orbit_camera(trained.settings, poses, size).to(device)
+    cameras = orbit_cameras(trained.settings, poses, size).to(device)
     rows = []
     for rays in RAYS:
         times = []

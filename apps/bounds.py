@@ -13,6 +13,7 @@ from torch.nn.functional import adaptive_max_pool2d, max_pool2d
 
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras
+from polyfield.render.paths import nearest_to_axes
 
 Backdrop = tuple[int, int, int]
 
@@ -60,16 +61,11 @@ def gaze(cameras: Cameras) -> Gaze:
     axis = cameras.camera_to_world[:, :, 2].double()
     position = cameras.camera_to_world[:, :, 3].double()
     middle = position.mean(0)
-    across = torch.eye(3, dtype=torch.float64) - axis[:, :, None] * axis[:, None, :]
-    system = across.mean(0)
-    spread = (position - middle).norm(dim=1).max()
-    if torch.linalg.eigvalsh(system)[0] < 1e-4:
+    target = nearest_to_axes(cameras.camera_to_world)
+    if target is None:
+        spread = (position - middle).norm(dim=1).max()
         ahead = axis.mean(0)
         target = middle + ahead / ahead.norm().clamp(min=1e-9) * (4 * spread if spread > 0 else 1.0)
-    else:
-        # Relative to the middle: positions may be far from the origin.
-        pull = (across @ (position - middle)[:, :, None]).mean(0)
-        target = middle + torch.linalg.solve(system, pull)[:, 0]
     inward = ((target - position) * axis).sum(1) > 0
     if inward.double().mean() < 0.75:
         return Gaze(middle, (position - middle).norm(dim=1), False)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -16,8 +17,10 @@ from polyfield.apps.formats.mesh_files import write_mesh
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import scene_images
 from polyfield.apps.loop import Progress
+from polyfield.apps.option_help import optional
 from polyfield.apps.progress import live_progress
 from polyfield.apps.render import turntable_frames
+from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import load_scene
 from polyfield.apps.train import train
@@ -36,7 +39,7 @@ class Demo:
     """Folder for the scene and the run."""
     minutes: float = 2.0
     """Time to train."""
-    steps: int | None = None
+    steps: Annotated[int | None, optional("N")] = None
     """Number of steps, instead of minutes."""
     size: int = 200
     """Pixels a side of the images."""
@@ -78,11 +81,7 @@ def demo(
     scene_folder, run_folder = options.out / "scene", options.out / "run"
     tell(f"drawing {options.views} views of the demo scene")
     made = demo_scene(options.seed, options.size, options.views)
-    splits = {
-        split: [(name, pose, torch.from_numpy(image)) for name, pose, image in frames]
-        for split, frames in made.nerf_synthetic_splits().items()
-    }
-    write_nerf_synthetic(scene_folder, splits, made.angle_x)  # type: ignore[arg-type]  # lists
+    write_nerf_synthetic(scene_folder, made.nerf_synthetic_splits(), made.angle_x)
     drawn = time.monotonic()
     _forget(run_folder)
     outcome = train(
@@ -102,7 +101,7 @@ def demo(
     scene = load_scene(scene_folder)
     tell("measuring the held-out views")
     images = scene_images(scene, 1 << 28)
-    result = measure(trained, scene, images, "test", (1.0, 1.0, 1.0))
+    result = measure(trained, scene, images, "test")
     tell("rendering a turntable, cutting the mesh, writing the report")
     turntable = run_folder / "renders" / "turntable.mp4"
     write_video(turntable, turntable_frames(trained, 60, samples_per_pixel=1), 30.0)
@@ -149,14 +148,11 @@ def summary(result: DemoResult) -> str:
 
 def _mesh_score(mesh: Mesh, made: DemoScene) -> float:
     truth = Mesh(made.vertices.float(), made.faces.long())
-    diagonal = float((truth.vertices.amax(0) - truth.vertices.amin(0)).norm())
-    return f_score(mesh, truth, 0.01 * diagonal).f_score
+    return f_score(mesh, truth, 0.01 * truth.diagonal()).f_score
 
 
 def _forget(run_folder: Path) -> None:
     """Makes room for the demo's run, if what lies there is one."""
-    from polyfield.apps.run_folder import RunFolder
-
     if (run_folder / "config.json").is_file():
         RunFolder.create(run_folder, {}, replace=True).close()
         (run_folder / "config.json").unlink()

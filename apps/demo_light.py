@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polyfield.apps.demo_solids import Solid, dot
+from polyfield.render.srgb import srgb_from_linear
 
 SUN = (0.42, -0.52, 0.745)  # towards the sun, normalised below
 SUN_COLOUR = (1.42, 1.33, 1.18)
@@ -218,6 +219,4 @@ def encoded(colour: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     shoulder = 0.75
     over = (colour - shoulder).clamp(min=0)
     kept = colour.clamp(0, shoulder) + (1 - shoulder) * (1 - torch.exp(-over / (1 - shoulder)))
-    return torch.where(
-        kept <= 0.0031308, 12.92 * kept, 1.055 * kept.clamp(min=1e-8) ** (1 / 2.4) - 0.055
-    )
+    return srgb_from_linear(kept)

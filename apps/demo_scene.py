@@ -1,8 +1,6 @@
 """The scene of `polyfield demo`: exact images, cameras, depth and mesh, made without any data."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,8 @@ from torch.nn.functional import max_pool2d, normalize
 from polyfield.apps.demo_light import encoded, first_hit, irradiance, shade
 from polyfield.apps.demo_solids import Solid, merged
 from polyfield.apps.demo_still_life import still_life
+from polyfield.apps.formats.nerf_synthetic import View
+from polyfield.apps.torch_threads import torch_threads
 from polyfield.cuda.errors import InputError
 
 ANGLE_X = 0.6911112070083618  # radians, the field of view of the NeRF-synthetic scenes
@@ -46,13 +46,12 @@ class DemoScene:
     splits: dict[str, Int[Tensor, " _"]]
     angle_x: float
 
-    def nerf_synthetic_splits(
-        self,
-    ) -> dict[str, list[tuple[str, Float32[Tensor, "3 4"], UInt8[np.ndarray, "size size 4"]]]]:
-        """What the writer of the NeRF-synthetic layout takes: (name, pose, image) of each split."""
+    def nerf_synthetic_splits(self) -> dict[str, list[View]]:
+        """The views of each split, as `write_nerf_synthetic` takes them."""
+        images = torch.from_numpy(self.images)
         return {
             split: [
-                (self.names[view], self.camera_to_world[view], self.images[view])
+                (self.names[view], self.camera_to_world[view], images[view])
                 for view in indices.tolist()
             ]
             for split, indices in self.splits.items()
@@ -70,7 +69,9 @@ def demo_scene(seed: int = 0, size: int = 200, views: int = 60) -> DemoScene:
         raise InputError("demo scene", f"{views} views of {size} x {size}", "at least 15 of 8 x 8")
     solids = still_life()
     poses = camera_poses(seed, views)
-    with _one_thread():
+    # Thousands of small steps gain nothing from a second thread, and wait for it: on a busy machine
+    # of two cores, two took six times as long as one.
+    with torch_threads(1):
         images, depth = render_views(poses, size, solids)
     splits = _splits(views)
     vertices, faces = merged([solid.mesh() for solid in solids])
@@ -85,20 +86,6 @@ def demo_scene(seed: int = 0, size: int = 200, views: int = 60) -> DemoScene:
         splits=splits,
         angle_x=ANGLE_X,
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch on one thread: thousands of small steps gain nothing from a second, and wait for it.
-
-    On a busy machine of two cores two threads took six times as long as one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def camera_poses(seed: int, views: int) -> Float32[Tensor, "views 3 4"]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polyfield.apps import demo_solids as shapes
 from polyfield.apps.demo_solids import Paint, Solid
+from polyfield.render.srgb import linear_from_srgb
 
 GROUND = -0.5  # height of the slab's top
 
@@ -29,8 +30,7 @@ def still_life() -> list[Solid]:
 
 def linear(colour: str) -> Float[Tensor, " 3"]:
     """A colour "#rrggbb" of sRGB as linear RGB in [0, 1]."""
-    encoded = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return linear_from_srgb(torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255)
 
 
 def _ball(

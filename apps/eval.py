@@ -6,16 +6,17 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.trained import BACKGROUNDS, SAMPLES_PER_PIXEL, Trained, load
+from polyfield.apps.trained import BACKGROUNDS, SAMPLES_PER_PIXEL, Color, Trained, load
 from polyfield.cuda.errors import InputError
 from polyfield.render.metrics import psnr_8bit, ssim
 
@@ -27,16 +28,16 @@ class Eval:
     run: Positional[Path]
     """Folder that `polyfield train` wrote."""
     split: Literal["test", "val", "train"] = "test"
-    """Which views."""
+    """Which views to measure."""
     background: Literal["auto", "white", "black"] = "auto"
     """Behind transparent pixels. auto: white, or a scene's own backdrop. Figures on different
     backgrounds do not compare."""
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, if it is no longer where it was trained from."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
+    device: Annotated[str, DEVICE] = "auto"
+    """Where to compute. auto takes a usable GPU, else the CPU."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,8 @@ def evaluate(options: Eval) -> EvalResult:
     device = choose_device(options.device)
     trained = load(options.run, device)
     scene = load_scene(options.scene or Path(trained.settings.scene))
-    background = tuple(trained.settings.background)
-    if options.background != "auto":
-        background = BACKGROUNDS[options.background]
     images = scene_images(scene, 1 << 28)
+    background = BACKGROUNDS.get(options.background)
     return measure(trained, scene, images, options.split, background, options.samples_per_pixel)
 
 
@@ -70,14 +69,15 @@ def measure(
     scene: Scene,
     images: ImageStore,
     split: str,
-    background: tuple[float, ...],
+    background: Color | None = None,
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
     within: float = math.inf,
 ) -> EvalResult:
     """`evaluate` for a field and scene at hand, of as many evenly spread views as seconds allow.
 
-    The first one tells how long a view takes.
+    The first one tells how long a view takes. background: the run's own where none is given.
     """
+    background = background or trained.settings.background
     held = scene.splits.get(split, torch.zeros(0)).tolist()
     frames = held
     if not frames:
@@ -94,7 +94,7 @@ def measure(
             cameras,
             frame,
             samples_per_pixel=samples_per_pixel,
-            background=background,  # type: ignore[arg-type]  # three numbers
+            background=background,
         )
         seconds += time.perf_counter() - begin
         truth = shown_image(images.image(frame), background)

@@ -13,8 +13,9 @@ from tyro.conf import Positional, arg
 from polyfield.apps.device import choose_device
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.mesh_files import write_mesh, write_points
+from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import Trained, load, orbit_camera
+from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
@@ -35,12 +36,12 @@ class Export:
     """What to write. A field of densities has a mesh, the points on its surface, and cameras."""
     resolution: int = 256
     """Lattice points a side of the field's cube."""
-    level: float | None = None
+    level: Annotated[float | None, optional("DENSITY")] = None
     """Density at the surface, per side of the cube. The default follows from median depths."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, whose cameras are wanted, if it is no longer where it was."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
+    device: Annotated[str, DEVICE] = "auto"
+    """Where to compute. auto takes a usable GPU, else the CPU."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,12 @@ def surface_of(
     """The mesh of a field in the user's frame, and the density it was cut at."""
     field, grid = trained.field, trained.grid
     device = grid.bits.device
-    levels, side = grid.levels, grid.resolution
-    powers = torch.arange(8, dtype=torch.uint8, device=device)
-    on = ((grid.bits[:, None] >> powers) & 1).bool().reshape(levels, side, side, side)
-
-    def occupied(x: Tensor) -> Tensor:
-        reach = (x - 0.5).abs().amax(1).clamp_min(1e-9)
-        level_of = (torch.log2(2 * reach) + levels - 1).ceil().clamp(0, levels - 1)
-        local = (x - 0.5) * 2 ** (levels - 1 - level_of)[:, None] + 0.5
-        cell = (local * side).long().clamp(0, side - 1)
-        return on[level_of.long(), cell[:, 2], cell[:, 1], cell[:, 0]]
 
     def density(x: Tensor) -> Tensor:
-        inside = ((x >= 0) & (x <= 1)).all(1)
-        return torch.where(occupied(x) & inside, field.density(x.contiguous())[0], 0.0)
+        # As rendered: rays skip the cells that are off.
+        found, on = x.new_zeros(len(x)), grid.holds(x)
+        found[on] = field.density(x[on])[0]
+        return found
 
     def color(x: Tensor, directions: Tensor) -> Tensor:
         harmonics = field.encode_directions(directions.contiguous())
@@ -126,7 +119,7 @@ def surface_of(
 def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tensor]:
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     width, height = trained.settings.orbit["size"]
-    cameras = orbit_camera(trained.settings, poses, (width, height)).to(device)
+    cameras = orbit_cameras(trained.settings, poses, (width, height)).to(device)
     random = torch.Generator().manual_seed(0)
     which = torch.randint(len(poses), (RAYS,), generator=random)
     pixels = torch.rand(RAYS, 2, generator=random) * torch.tensor([width, height])

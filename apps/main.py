@@ -160,8 +160,6 @@ def _help(verbs: dict[str, Verb]) -> str:
 
 def _with_json(options: type) -> type:
     """The options with `--json`, which every verb has; a subclass, so the verb need not know."""
-    if any(field.name == "json" for field in dataclasses.fields(options)):
-        return options
     hint = tyro.conf.arg(
         metavar="FILE", help="Write the result to this file.", help_behavior_hint=""
     )

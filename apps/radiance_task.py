@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Trained
+from polyfield.apps.trained import Color, Trained
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
@@ -21,6 +22,7 @@ from polyfield.render.volume import learn_rays
 FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides anything
 RAYS = 16  # their number is a multiple of it
 MOST_RAYS = 1 << 14
+MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes memory before it is cut
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
@@ -48,10 +50,10 @@ class RadianceTask:
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
 
     def step(self, step: int, rate: float) -> dict[str, float]:
-        """One optimisation step, see `loop.Task`."""
+        """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
         if step % UPDATE_EVERY == 0:
-            update_grid(grid, self.trained.field, self.trained.sampling.step, step, settings.seed)
+            update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
         origins, directions, pixels, background = self._batch(step)
         target = pixels[:, :3]
         if pixels.shape[1] == 4:
@@ -64,18 +66,18 @@ class RadianceTask:
             directions,
             background,
             target,
-            self.trained.sampling,
+            settings.sampling,
             seed=settings.seed,
             stream=step,
             rays_per_pixel=self.rays_per_pixel,
-            loss_kind=settings.loss,  # type: ignore[arg-type]  # one of LOSSES, checked when read
+            loss_kind=settings.loss,
         )
         finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
         if finite:
             self.optimiser.step(step, rate)
         rays = len(origins)
         wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
-        marched = rays * 8 * settings.samples_per_step / max(1, seen.samples_marched)
+        marched = rays * MOST_MARCHED * settings.samples_per_step / max(1, seen.samples_marched)
         wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
         self.rays = max(RAYS, int(wanted) // RAYS * RAYS)
         return {
@@ -148,9 +150,11 @@ class RadianceTask:
         self.rays = int(values["rays"])
 
 
-def shown_image(pixels: Tensor, background: list[float] | tuple[float, ...]) -> Tensor:
-    """A uint8 image [h, w, 3 or 4] as float in [0, 1], on a background where it has alpha."""
+def shown_image(
+    pixels: UInt8[Tensor, "height width channels"], background: Color
+) -> Float[Tensor, "height width 3"]:
+    """An sRGB image of 3 channels, or of 4 with straight alpha, in [0, 1] on a background."""
     image = pixels.float() / 255
     if image.shape[-1] == 3:
         return image
-    return image[..., :3] * image[..., 3:] + torch.tensor(list(background)) * (1 - image[..., 3:])
+    return image[..., :3] * image[..., 3:] + torch.tensor(background) * (1 - image[..., 3:])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from tyro.conf import Positional
 from polyfield.apps.device import choose_device
 from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.formats.png_rows import png_rows
+from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_camera
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_cameras
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
@@ -35,22 +36,22 @@ class Render:
     """Folder that `polyfield train` wrote."""
     views: Literal["test", "turntable"] = "turntable"
     """The held-out views as images, or a way around the subject as a video."""
-    out: Path | None = None
-    """A folder (images), or a file .mp4 or .webp (turntable). Default: in the run's renders."""
-    size: str | None = None
-    """WxH in pixels. The default is the photographs' size."""
+    out: Annotated[Path | None, optional("DIR|FILE")] = None
+    """A folder for the images, or a file .mp4 or .webp for the turntable; else in the run."""
+    size: Annotated[str | None, optional("WxH")] = None
+    """In pixels. The default is the photographs' size."""
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
     frames: int = 90
-    """Of the turntable."""
+    """How many the turntable has."""
     fps: float = 30.0
     """Frames a second of the turntable."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, if it is no longer where it was trained from."""
     memory: float = 0.25
-    """GB to render in, whatever the size: on top of the run itself and one frame of a film."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
+    """GB to render in, whatever the images' size, beside the run itself and a frame of a film."""
+    device: Annotated[str, DEVICE] = "auto"
+    """Where to compute. auto takes a usable GPU, else the CPU."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def turntable_frames(
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     path = turntable(poses, frames)
     width, height = size or tuple(trained.settings.orbit["size"])
-    cameras = orbit_camera(trained.settings, path, (width, height)).to(trained.grid.bits.device)
+    cameras = orbit_cameras(trained.settings, path, (width, height)).to(trained.grid.bits.device)
     for index in range(frames):
         bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
         yield np.concatenate([to_8bit(band.color) for band in bands])

@@ -30,7 +30,8 @@ def report_run(
 ) -> Path:
     """Write report.html of a run whose views `result` measured, if any; where it lies.
 
-    seconds: named times to show. Raises InputError where the file cannot be written.
+    result: on the run's own background, on which the views are shown. seconds: named times to show.
+    Raises InputError where the file cannot be written.
     """
     run = RunFolder.open(folder)
     device = trained.grid.bits.device
@@ -38,12 +39,11 @@ def report_run(
     views = []
     measured = result.images if result else {}
     held_out = scene.splits[str(result.protocol["split"])].tolist() if result else []
-    background = tuple(result.protocol["background"]) if result else ()  # type: ignore[arg-type]
     known = [frame for frame in held_out if scene.frame_names[frame] in measured]
     for frame in spread(known, SHOWN):
         name = scene.frame_names[frame]
-        view = trained.view(cameras, frame, background=background)  # type: ignore[arg-type]
-        truth = shown_image(images.image(frame), background)
+        view = trained.view(cameras, frame)
+        truth = shown_image(images.image(frame), trained.settings.background)
         score = measured[name]
         views.append(
             HeldOutView(name, to_8bit(view.color), to_8bit(truth), score["psnr"], score["ssim"])

@@ -248,8 +248,7 @@ def _final_report(
     begin = time.monotonic()
     result = None
     if len(scene.splits["test"]):
-        background = tuple(trained.settings.background)
-        result = measure(trained, scene, images, "test", background, within=EVALUATION_SECONDS)
+        result = measure(trained, scene, images, "test", within=EVALUATION_SECONDS)
     times = {
         "training": outcome.seconds,
         "of it, checkpoints": outcome.checkpoint_seconds,

@@ -7,36 +7,35 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from polyfield.apps.option_help import DEVICE, optional
 from polyfield.cuda.errors import InputError
 
-
-def _value(metavar: str, name: str | None = None) -> object:
-    return arg(metavar=metavar, name=name, help_behavior_hint="")
+Pixel = Literal["centre", "point", "mean"]
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a field from posed images."""
 
-    scene: Annotated[Positional[Path | None], _value("[SCENE]")] = None
+    scene: Annotated[Positional[Path | None], optional("[SCENE]")] = None
     """Folder of posed images. Not needed with --from and --resume, which know it."""
     field: str = "hash-grid"
     """Kind of field to train."""
-    out: Annotated[Path | None, _value("RUN")] = None
+    out: Annotated[Path | None, optional("RUN")] = None
     """Folder for everything the run writes. The default is runs/<scene>-<field>."""
-    minutes: Annotated[float | None, _value("M")] = None
+    minutes: Annotated[float | None, optional("M")] = None
     """Time budget, from the command's start to the last checkpoint. The default is 3."""
-    steps: Annotated[int | None, _value("N")] = None
+    steps: Annotated[int | None, optional("N")] = None
     """Number of optimisation steps, instead of a time budget."""
-    memory: Annotated[float | None, _value("GB")] = None
+    memory: Annotated[float | None, optional("GB")] = None
     """Memory that the whole process stays within (1 GB is 10^9 bytes): it decides how many
     photographs are kept decoded, and the sizes of batches and tables. The default is half of the
     machine's, 4 at most."""
-    device: Annotated[str, arg(metavar="auto|cpu|cuda[:n]")] = "auto"
+    device: Annotated[str, DEVICE] = "auto"
     """Where to train. auto takes a usable GPU, else the CPU, and says which."""
     seed: Annotated[int, arg(metavar="S")] = 0
     """Seed of every random number of the run."""
-    pixel: Literal["centre", "point", "mean"] = "centre"
+    pixel: Pixel = "centre"
     """Where training rays go through their pixels: through the centre, through one random point,
     or through two points whose mean colour is compared with the photograph's."""
     loss: Literal["squared", "huber"] = "squared"
@@ -46,7 +45,7 @@ class Train:
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True
     """Leave out the final evaluation and report.html, which come after the time budget."""
-    from_config: Annotated[Path | None, _value("CONFIG", "from")] = None
+    from_config: Annotated[Path | None, optional("CONFIG", "from")] = None
     """config.json of a run to repeat exactly: scene, field, plan and seed come from it."""
 
 

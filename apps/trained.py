@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Generator
@@ -12,6 +13,7 @@ from torch import Generator
 from polyfield.apps import checkpoint
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
+from polyfield.apps.train_options import Pixel
 from polyfield.cuda.errors import InputError
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
@@ -19,14 +21,13 @@ from polyfield.fields.table import build_field
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import OccupancyGrid, full_grid
 from polyfield.render.view import View, render_bands, render_view
-from polyfield.render.volume import Sampling
+from polyfield.render.volume import LossKind, Sampling
 
 GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
-PIXELS = ("centre", "point", "mean")
-LOSSES = ("squared", "huber")
-BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+Color = tuple[float, float, float]  # sRGB, 0 to 1
+BACKGROUNDS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Settings:
     to_field: dict
     grid_levels: int
     grid_resolution: int
-    sampling: dict[str, float]
-    background: list[float]
-    """Colour behind the field when it is shown, 0 to 1."""
+    sampling: Sampling
+    background: Color
+    """Colour behind the field when it is shown."""
     orbit: dict
     """Training poses in the unit cube, focal length and size: what a turntable follows."""
     scene: str
@@ -48,10 +49,10 @@ class Settings:
     samples_per_step: int
     image_bytes: int
     """Of the cache of photographs: it decides which of them a step can draw from."""
-    pixel: str = "centre"
-    """Where training rays go through their pixels, one of PIXELS."""
-    loss: str = "squared"
-    """What training minimises, one of LOSSES."""
+    pixel: Pixel = "centre"
+    """Where training rays go through their pixels."""
+    loss: LossKind = "squared"
+    """What training minimises."""
 
 
 @dataclass
@@ -61,7 +62,6 @@ class Trained:
     settings: Settings
     field: Radiance
     grid: OccupancyGrid
-    sampling: Sampling
     to_field: Similarity
     memory_bytes: int = 1 << 28
     """For rendering."""
@@ -72,17 +72,19 @@ class Trained:
         index: int,
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
-        background: tuple[float, float, float] | None = None,
+        background: Color | None = None,
     ) -> View:
-        """The image of one camera (cameras in the unit cube, on the field's device)."""
-        behind = background or tuple(self.settings.background)
+        """The image of one camera (cameras in the unit cube, on the field's device).
+
+        background: the run's own where none is given.
+        """
         return render_view(
             self.field,
             self.grid,
             cameras,
             index,
-            behind,  # type: ignore[arg-type]  # three numbers, checked when they were read
-            self.sampling,
+            background or self.settings.background,
+            self.settings.sampling,
             samples_per_pixel=samples_per_pixel,
             memory_bytes=self.memory_bytes,
         )
@@ -101,8 +103,8 @@ class Trained:
             self.grid,
             cameras,
             index,
-            tuple(self.settings.background),  # type: ignore[arg-type]  # three numbers
-            self.sampling,
+            self.settings.background,
+            self.settings.sampling,
             samples_per_pixel=samples_per_pixel,
             normals=normals,
             memory_bytes=self.memory_bytes,
@@ -116,14 +118,15 @@ def settings_of(
     seed: int,
     samples_per_step: int,
     image_bytes: int,
-    pixel: str = "centre",
-    loss: str = "squared",
+    pixel: Pixel = "centre",
+    loss: LossKind = "squared",
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    background = [1.0, 1.0, 1.0]
-    if not scene.has_alpha or scene.backdrop is not None:
-        background = [c / 255 for c in scene.backdrop] if scene.backdrop else [0.0, 0.0, 0.0]
+    background = BACKGROUNDS["white" if scene.has_alpha else "black"]
+    if scene.backdrop is not None:
+        red, green, blue = scene.backdrop
+        background = red / 255, green / 255, blue / 255
     finest_side, detail = 2.0 ** (1 - scene.grid_levels), pixel_size(scene)
     return Settings(
         field=field,
@@ -131,12 +134,10 @@ def settings_of(
         to_field=scene.to_field.to_json(),
         grid_levels=scene.grid_levels,
         grid_resolution=GRID_RESOLUTION,
-        sampling=asdict(
-            Sampling(
-                step=max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
-                cone=0.0 if scene.grid_levels == 1 else 1 / 256,
-                near=scene.near,
-            )
+        sampling=Sampling(
+            step=max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
+            cone=0.0 if scene.grid_levels == 1 else 1 / 256,
+            near=scene.near,
         ),
         background=background,
         orbit={
@@ -163,12 +164,14 @@ def pixel_size(scene: Scene) -> float:
     return float((distance / cameras.focal.amax(1)).median())
 
 
-def read_settings(values: object, where: str) -> Settings:
+def read_settings(values: Any, where: str) -> Settings:
     """Settings from what a file held. InputError, naming `where`, for what no run wrote."""
     try:
-        settings = Settings(**values)  # type: ignore[arg-type]  # checked below
-        Sampling(**settings.sampling)  # type: ignore[arg-type]
-        numbers = [*settings.sampling.values(), *settings.background, settings.seed]
+        red, green, blue = values["background"]
+        sampling = Sampling(**values["sampling"])
+        parts = {"background": (red, green, blue), "sampling": sampling}
+        settings = Settings(**{**values, **parts})
+        numbers = [red, green, blue, *vars(sampling).values(), settings.seed]
         numbers += [
             settings.samples_per_step,
             settings.image_bytes,
@@ -176,9 +179,9 @@ def read_settings(values: object, where: str) -> Settings:
             settings.grid_resolution,
         ]
         sound = all(type(number) in (int, float) for number in numbers)
-        sound = sound and settings.pixel in PIXELS and settings.loss in LOSSES
+        sound = sound and settings.pixel in get_args(Pixel) and settings.loss in get_args(LossKind)
         poses = torch.tensor(settings.orbit["camera_to_world"])
-        sound = sound and poses.shape[1:] == (3, 4) and len(settings.background) == 3
+        sound = sound and poses.shape[1:] == (3, 4)
         sound = sound and len(settings.orbit["focal"]) == len(settings.orbit["size"]) == 2
         sound = sound and isinstance(settings.arguments, dict) and isinstance(settings.scene, str)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
@@ -196,8 +199,7 @@ def build(settings: Settings, device: torch.device) -> Trained:
         got = f"{settings.grid_levels} levels of {settings.grid_resolution}"
         raise InputError("settings: occupancy grid", got, "1 to 8 levels of 32, 64, 128 or 256")
     grid = full_grid(settings.grid_levels, settings.grid_resolution, device)
-    sampling = Sampling(**settings.sampling)  # type: ignore[arg-type]  # limit is a whole number
-    return Trained(settings, field, grid, sampling, Similarity.from_json(settings.to_field))
+    return Trained(settings, field, grid, Similarity.from_json(settings.to_field))
 
 
 def load(path: Path, device: torch.device) -> Trained:
@@ -221,7 +223,7 @@ def load(path: Path, device: torch.device) -> Trained:
     return trained
 
 
-def orbit_camera(
+def orbit_cameras(
     settings: Settings, camera_to_world: torch.Tensor, size: tuple[int, int]
 ) -> Cameras:
     """Pinhole cameras at the given poses (unit cube) that see what the training cameras saw."""

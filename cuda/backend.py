@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -12,7 +14,13 @@ from polyfield.cuda.errors import BackendError
 Backend = Literal["reference", "cpu", "cuda", "emulated", "reversed"]
 
 VARIABLE = "POLYFIELD_BACKEND"
-CHOICES = ("", "reference", "emulated", "reversed")
+# Values of the variable -> what then runs for tensors on a CPU.
+ON_CPU: dict[str, Backend] = {
+    "": "cpu",
+    "reference": "reference",
+    "emulated": "emulated",
+    "reversed": "reversed",
+}
 
 
 def backend_of(device: torch.device) -> Backend:
@@ -25,12 +33,23 @@ def backend_of(device: torch.device) -> Backend:
     Raises BackendError for another value of the variable.
     """
     wish = os.environ.get(VARIABLE, "")
-    if wish not in CHOICES:
+    if wish not in ON_CPU:
         raise BackendError(
             f"{VARIABLE}: {wish!r}; expected reference, emulated, reversed or nothing. Unset it."
         )
     if wish == "reference" or device.type not in ("cpu", "cuda"):
         return "reference"
-    if device.type == "cuda":
-        return "cuda"
-    return "cpu" if wish == "" else wish  # type: ignore[return-value]  # CHOICES holds no other
+    return "cuda" if device.type == "cuda" else ON_CPU[wish]
+
+
+@contextmanager
+def backend_asked_for(wish: str) -> Iterator[None]:
+    """POLYFIELD_BACKEND=wish within the block, for all threads of this process."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = wish
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before

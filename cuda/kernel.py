@@ -159,13 +159,14 @@ def launch(
     device = None
     values: list[int | float | None] = []
     for field, argument in zip(kernel.fields, arguments, strict=True):
-        if not field.pointer:
-            values.append(argument)  # type: ignore[arg-type]  # ctypes refuses what is no number
-        elif argument is None:
-            values.append(None)
+        if field.pointer and isinstance(argument, Tensor):
+            device = device or argument.device
+            values.append(_address(kernel, field, argument, device))
+        elif isinstance(argument, Tensor) or field.pointer != (argument is None):
+            expected = "a tensor or None" if field.pointer else f"a number, {field.type}"
+            raise InputError(f"{kernel.body}.{field.name}", type(argument).__name__, expected)
         else:
-            device = device or argument.device  # type: ignore[union-attr]
-            values.append(_address(kernel, field, argument, device))  # type: ignore[arg-type]
+            values.append(argument)
     if device is None:
         raise InputError(kernel.body, "no tensor", "at least one tensor among the arguments")
     body = kernel.structure(*values)

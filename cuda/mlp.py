@@ -19,8 +19,7 @@ from polyfield.cuda.operator import define
 ACTIVATIONS = {"none": 0, "relu": 1, "silu": 2, "softplus": 3}  # the numbers of kernels/mlp.cuh
 OUTPUT_ACTIVATIONS = {"none": 0, "sigmoid": 4, "truncated_exp": 5}
 MOST_MATRICES = 6
-# Gradients of weights are summed in this many slices of the points, whatever the threads do.
-SLICES = 16
+SLICES = 16  # of the points, or rays, that gradients of weights are summed in, whatever threads do
 
 
 def mlp(

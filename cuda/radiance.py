@@ -27,6 +27,7 @@ from polyfield.cuda.hash_grid import (
 from polyfield.cuda.kernel import constant, kernel, launch
 from polyfield.cuda.march import Samples
 from polyfield.cuda.mlp import (
+    SLICES,
     mlp_reference,
     parameter_count,
     sum_slices,
@@ -36,8 +37,6 @@ from polyfield.cuda.mlp import (
 from polyfield.cuda.operator import define
 
 FEATURES = 16  # of the density network; the first is the logarithm of the density
-SLICES = 16  # gradients of weights are summed in so many parts of the rays, whatever threads do
-VIEW_SLICES = 16
 NO_EDGE = 1e9  # a Huber edge that no difference reaches: the squared error
 
 
@@ -293,29 +292,28 @@ def _run(
     visible.zero_()
     kept.zero_()
     rays, tile = len(background), constant("radiance", "RADIANCE_RAYS")
-    slices = SLICES if train else VIEW_SLICES
-    tiles = -(-rays // (tile * slices))
+    tiles = -(-rays // (tile * SLICES))
     # A slice's tiles share one room where one thread runs them in order.
     rooms = 1 if backend_of(table.device) in ("cpu", "reversed") else tiles
     rows = constant("radiance", "RADIANCE_BATCH")
     if train and rays:
         ends = torch.cat([offsets[::tile], offsets[-1:]])
         rows = max(rows, int(ends.diff().max()))
-    room = table.new_empty(slices * rooms * _room(shape, rows))
-    index = offsets.new_empty(slices * rooms * rows * 3)
-    slices_of_grad = weights.new_zeros(slices, len(weights)) if train else None
+    room = table.new_empty(SLICES * rooms * _room(shape, rows))
+    index = offsets.new_empty(SLICES * rooms * rows * 3)
+    slices = weights.new_zeros(SLICES, len(weights)) if train else None
     matrices = [*pairwise(shape.density_widths), *pairwise(shape.color_widths)]
     launch(
-        kernel("radiance", f"RadianceRays<{shape.layout.features}>"), (tiles, slices),
+        kernel("radiance", f"RadianceRays<{shape.layout.features}>"), (tiles, SLICES),
         *[t.contiguous() for t in (position, distance, length, offsets, harmonics, background)],
         target.contiguous() if target is not None else None, table.contiguous(),
         *level_tensors(shape.layout, table.device), weights, transposed(weights, matrices),
         color, opacity, depth, loss if train else None, visible, kept if train else None,
-        grad_encoded if train else None, slices_of_grad, room, index, rays, shape.layout.levels,
+        grad_encoded if train else None, slices, room, index, rays, shape.layout.levels,
         int(shape.layout.smoothstep), shape.density_hidden, shape.color_hidden, shape.harmonics,
         tiles, rooms, rows, per_pixel, -math.log(stop), scale, edge, rows="owned",
     )  # fmt: skip
-    grad_weights = weights.new_empty(0) if slices_of_grad is None else sum_slices(slices_of_grad)
+    grad_weights = weights.new_empty(0) if slices is None else sum_slices(slices)
     return *out[:-1], grad_weights
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.march import intersect_box
 
 CHUNK = 1 << 16  # points that a density is asked for at once
 
@@ -90,11 +91,7 @@ def median_depths(
 
 
 def _in_unit_cube(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths at which rays enter and leave the unit cube; no entry lies behind the origin."""
-    # A component of zero would give 0 / 0 on the cube's own planes.
-    slope = torch.where(directions.abs() < 1e-12, 1e-12, directions)
-    planes = torch.stack([-origins / slope, (1 - origins) / slope])
-    return planes.amin(0).amax(1).clamp(min=0), planes.amax(0).amin(1)
+    return intersect_box(origins, directions, origins.new_zeros(3), origins.new_ones(3))
 
 
 def _along(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,20 +21,30 @@ from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 
 
-def fused_shape(field: object) -> RadianceShape | None:
-    """The sizes of a radiance field on a hash grid; None for any other, or where no kernel runs."""
+@dataclass(frozen=True, eq=False)
+class FusedField:
+    """A radiance field on a hash grid: one kernel takes rays through all of it."""
+
+    field: Radiance
+    grid: HashGrid
+    """The field's encoding."""
+    shape: RadianceShape
+
+
+def fused_field(field: object) -> FusedField | None:
+    """A radiance field on a hash grid; None for any other, or where no kernel runs."""
     if not isinstance(field, Radiance) or not isinstance(field.encoding, HashGrid):
         return None
     if backend_of(field.encoding.table.device) == "reference":
         return None
     harmonics = (field.harmonics_degree + 1) ** 2
     hidden = field.density_widths[1], field.color_widths[1]
-    return RadianceShape(field.encoding.layout, *hidden, harmonics)
+    shape = RadianceShape(field.encoding.layout, *hidden, harmonics)
+    return FusedField(field, field.encoding, shape)
 
 
 def view_rays(
-    field: Radiance,
-    shape: RadianceShape,
+    fused: FusedField,
     samples: Samples,
     directions: Float[Tensor, "rays 3"],
     background: Float[Tensor, "rays 3"],
@@ -41,19 +53,18 @@ def view_rays(
     """What the field shows along rays, see `radiance_view`. Not differentiable."""
     return radiance_view(
         samples,
-        field.encode_directions(directions),
+        fused.field.encode_directions(directions),
         background,
-        field.encoding.table.detach(),  # type: ignore[union-attr, attr-defined]  # by its shape
-        field.density_weights.detach(),
-        field.color_weights.detach(),
-        shape,
+        fused.grid.table.detach(),
+        fused.field.density_weights.detach(),
+        fused.field.color_weights.detach(),
+        fused.shape,
         stop,
     )
 
 
 def learn_rays(
-    field: Radiance,
-    shape: RadianceShape,
+    fused: FusedField,
     samples: Samples,
     directions: Float[Tensor, "rays 3"],
     background: Float[Tensor, "rays 3"],
@@ -67,7 +78,7 @@ def learn_rays(
     Arguments as `radiance_gradients` takes them. Gradients of the networks are added to `.grad`,
     that of the table goes to the grid's `deferred`, or where that is None to `.grad` as well.
     """
-    grid: HashGrid = field.encoding  # type: ignore[assignment]  # by its shape
+    field, grid = fused.field, fused.grid
     view, gradients = radiance_gradients(
         samples,
         field.encode_directions(directions).detach(),
@@ -76,7 +87,7 @@ def learn_rays(
         grid.table.detach(),
         field.density_weights.detach(),
         field.color_weights.detach(),
-        shape,
+        fused.shape,
         stop,
         huber_edge,
         rays_per_pixel,
@@ -88,8 +99,8 @@ def learn_rays(
         grid.deferred.append((samples.position, gradients.encoded, kept))
     elif kept.any():
         with torch.enable_grad():
-            deferred = grid(samples.position[kept])
-        deferred.backward(gradients.encoded[kept])
+            features = grid(samples.position[kept])
+        features.backward(gradients.encoded[kept])
     return view, gradients.loss
 
 

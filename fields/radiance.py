@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from polyfield.cuda.mlp import initial_weights, mlp, truncated_exponential
+from polyfield.cuda.radiance import FEATURES
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.fields.field import Encoding
-
-FEATURES = 16  # of the density network; the first is the logarithm of the density
 
 
 class Radiance(nn.Module):

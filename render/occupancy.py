@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Bool, Float, Int32, UInt8
 from torch import Tensor
 
+from polyfield.cuda.march import cell_index
 from polyfield.cuda.occupancy import (
     cell_points,
     occupancy_threshold,
@@ -17,7 +18,7 @@ from polyfield.cuda.occupancy import (
 from polyfield.fields.field import RadianceField
 
 UPDATE_EVERY = 16  # steps
-FULL_UNTIL = 256  # every cell is visited up to this step, a half of them afterwards
+FULL_UNTIL = 256  # every cell is visited up to this step, at most a half of them afterwards
 DECAY = 0.8
 # An opacity of one step below which a cell holds nothing to see.
 OPACITY_OF_NOTHING = 0.01
@@ -45,6 +46,12 @@ class OccupancyGrid:
         powers = torch.arange(8, device=self.bits.device, dtype=torch.uint8)
         return float(((self.bits[:, None] >> powers) & 1).float().mean())
 
+    def holds(self, x: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        """Whether points lie in the unit cube, in a cell of the finest grid there that is on."""
+        index = cell_index(x, torch.zeros_like(x[:, 0]), self.levels, self.resolution)
+        on = (self.bits[index // 8].long() >> index % 8 & 1).bool()
+        return on & ((x >= 0) & (x <= 1)).all(1)
+
 
 def full_grid(levels: int, resolution: int, device: torch.device) -> OccupancyGrid:
     """A grid with every cell on: nothing is known yet. resolution: cells a side, even."""
@@ -59,7 +66,8 @@ def update_grid(
     """Looks at the field once more: values decay and take the largest density seen, bits follow.
 
     step_length: of the finest grid's samples, in the unit cube. All cells in the first steps, later
-    a quarter drawn uniformly and as many of the occupied ones. A function of (seed, step).
+    a quarter of them, drawn uniformly, and at most as many of those that hold something. A function
+    of (seed, step).
     """
     cells = _cells_to_visit(grid, step, seed)
     points = cell_points(grid.levels, grid.resolution, cells, seed, step)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -38,17 +38,28 @@ def look_at_point(camera_to_world: Float[Tensor, "n 3 4"]) -> Float[Tensor, " 3"
     """
     _refuse_none(camera_to_world)
     position, forward = camera_to_world[:, :, 3].double(), camera_to_world[:, :, 2].double()
-    middle, ahead = position.mean(0), forward.mean(0)
+    point = nearest_to_axes(camera_to_world)
+    if point is not None and ((point - position) * forward).sum(1).median() > 0:
+        return point
+    middle = position.mean(0)
+    apart = (position - middle).norm(dim=1).max().clamp(min=1e-3)
+    return middle + 2 * apart * normalize(forward.mean(0), dim=0)
+
+
+def nearest_to_axes(camera_to_world: Float[Tensor, "n 3 4"]) -> Float64[Tensor, " 3"] | None:
+    """The point nearest to all viewing axes in the sense of least squares, OpenCV axes.
+
+    It may lie behind cameras. None where the axes run (nearly) parallel and meet nowhere.
+    """
+    position, forward = camera_to_world[:, :, 3].double(), camera_to_world[:, :, 2].double()
     across = torch.eye(3).double() - forward[:, :, None] * forward[:, None, :]
     total = across.mean(0)
-    spread = torch.linalg.eigvalsh(total)
-    if spread[0] > 1e-4:
-        offset = (across @ (position - middle)[:, :, None]).mean(0)[:, 0]
-        point = middle + torch.linalg.solve(total, offset)
-        if ((point - position) * forward).sum(1).median() > 0:
-            return point
-    apart = (position - middle).norm(dim=1).max().clamp(min=1e-3)
-    return middle + 2 * apart * normalize(ahead, dim=0)
+    if torch.linalg.eigvalsh(total)[0] < 1e-4:
+        return None
+    # Relative to the middle: positions may be far from the origin.
+    middle = position.mean(0)
+    offset = (across @ (position - middle)[:, :, None]).mean(0)[:, 0]
+    return middle + torch.linalg.solve(total, offset)
 
 
 def turntable(

@@ -61,13 +61,13 @@ def shade_rays(
     longest = min(sampling.limit, math.ceil(3**0.5 / sampling.step) + 2)
     marched = max(1, memory_bytes // 4 // (longest * BYTES_A_SAMPLE + BYTES_A_RAY))
     most = memory_bytes // 2 // (BYTES_OF_A_GRADIENT if normals else BYTES_SHADED)
-    shape = None if normals else fused_rays.fused_shape(field)
+    fused = None if normals else fused_rays.fused_field(field)
     parts = []
     for origin, direction in zip(origins.split(marched), directions.split(marched), strict=True):
         samples = march_rays(grid, origin, direction, sampling, 0, 0, False)
-        if shape is not None:
+        if fused is not None:
             black = torch.zeros_like(direction)
-            view = fused_rays.view_rays(field, shape, samples, direction, black, STOP)  # type: ignore[arg-type]  # by its shape
+            view = fused_rays.view_rays(fused, samples, direction, black, STOP)
             weight = view.opacity.clamp_min(1e-6)
             parts.append(Shaded(view.color, view.opacity, view.depth * weight, None))
             continue
@@ -100,7 +100,7 @@ def density_normals(
 
 def _shade(field: RadianceField, samples: Samples, harmonics: Tensor, normals: bool) -> Shaded:
     density, features = field.density(samples.position)
-    kept = visible_samples(density, samples.length, samples.ray_offsets, STOP).bool()
+    kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples, density, features = keep_samples(samples, kept), density[kept], features[kept]
     color = field.color(features, harmonics[samples.ray.long()])
     channels = [color, samples.distance[:, None]]

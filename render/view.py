@@ -23,7 +23,7 @@ class View(NamedTuple):
     """A rendered image, or a band of rows of it.
 
     Colour in [0, 1] on the background; opacity in [0, 1]; depth: mean distance along the ray, in
-    sides of the unit cube, 0 for nothing. normal: mean over what the pixel sees of unit normals,
+    sides of the unit cube, 0 for nothing. normal: mean of the unit normals that the pixel sees
     (minus the density's gradient), in the axes of the unit cube; its length is at most the opacity,
     and less where normals differ within the pixel. None unless it was asked for.
     """

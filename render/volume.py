@@ -142,8 +142,8 @@ def learn_rays(
     loss are left with the field's parameters, as its backward pass would. A field that has a kernel
     of its own for it takes that.
     """
-    shape = fused_rays.fused_shape(field)
-    if shape is None:
+    fused = fused_rays.fused_field(field)
+    if fused is None:
         seen = render_rays(
             field, grid, origins, directions, background, sampling,
             seed=seed, stream=stream, jitter=True,
@@ -155,7 +155,7 @@ def learn_rays(
         return seen, loss.detach()
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
     view, loss = fused_rays.learn_rays(
-        field, shape, samples, directions, background, target, STOP,  # type: ignore[arg-type]
+        fused, samples, directions, background, target, STOP,
         HUBER_EDGE if loss_kind == "huber" else NO_EDGE, rays_per_pixel,
     )  # fmt: skip
     return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss

@@ -7,27 +7,16 @@ import struct
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.extract.mesh import Mesh
+from polyfield.render.srgb import linear_from_srgb
 
 Y_UP = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
 """Turns a +Z-up world into glTF's +Y-up one: (x, y, z) -> (x, z, -y)."""
 
 _FLOAT, _UINT32 = 5126, 5125  # component types
 _VERTICES, _INDICES = 34962, 34963  # what a buffer view is bound to
-
-
-def linear_from_srgb(color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Light of sRGB-encoded colours, both in [0, 1]: glTF's COLOR_0 is linear."""
-    return torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_from_linear(light: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The inverse of linear_from_srgb."""
-    curve = 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(light <= 0.0031308, light * 12.92, curve)
 
 
 def glb_bytes(mesh: Mesh) -> bytes:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from polyfield.apps.files import replacing
-from polyfield.apps.formats.glb import Y_UP, glb_bytes, srgb_from_linear
+from polyfield.apps.formats.glb import Y_UP, glb_bytes
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
+from polyfield.render.srgb import srgb_from_linear
 
 SUFFIXES = (".ply", ".glb", ".obj")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
 SPLITS = ("train", "val", "test")
+
+View = tuple[str, Float[Tensor, "3 4"], UInt8[Tensor, "height width 4"]]
+"""Name, camera_to_world with OpenCV axes, and image in sRGB with straight alpha."""
 
 
 def read(folder: Path) -> PosedImages:
@@ -61,10 +64,10 @@ def read(folder: Path) -> PosedImages:
 
 def write_nerf_synthetic(
     folder: Path,
-    splits: dict[str, Iterable[tuple[str, Float[Tensor, "3 4"], UInt8[Tensor, "height width 4"]]]],
+    splits: Mapping[str, Iterable[View]],
     angle_x: float,
 ) -> None:
-    """Write a scene: for each split (name, camera_to_world with OpenCV axes, straight-alpha image).
+    """Write a scene: the views of each split, by their names.
 
     angle_x is the horizontal field of view in radians; pixels are square and the principal point is
     the middle. The JSON files come last, each in one step, so that a folder that was cut off is no

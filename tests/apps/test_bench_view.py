@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from polyfield.apps import bench_view
 from polyfield.apps.bench_view import view_seconds
@@ -17,11 +16,7 @@ SIZE, ROUNDS = 12, 3
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     made = demo_scene(size=SIZE, views=15)
-    splits = {
-        split: [(name, pose, torch.from_numpy(image)) for name, pose, image in frames]
-        for split, frames in made.nerf_synthetic_splits().items()
-    }
-    write_nerf_synthetic(folder / "scene", splits, made.angle_x)
+    write_nerf_synthetic(folder / "scene", made.nerf_synthetic_splits(), made.angle_x)
     train(Train(scene=folder / "scene", out=folder / "run", steps=1, device="cpu"))
     return folder / "run"
 

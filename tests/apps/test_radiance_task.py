@@ -1,6 +1,7 @@
 """The batches that training draws: which pixels, through which points, on which background."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import PIXELS, build, settings_of
+from polyfield.apps.train_options import Pixel
+from polyfield.apps.trained import build, settings_of
 from polyfield.fields.table import FIELDS, arguments_of
 
 SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 16}
@@ -35,7 +37,7 @@ def places(made, origins, directions):
     return frame, point
 
 
-@pytest.mark.parametrize("pixel", PIXELS)
+@pytest.mark.parametrize("pixel", get_args(Pixel))
 def test_every_ray_is_told_the_colour_of_the_pixel_it_goes_through(task, pixel):
     made = task(pixel=pixel)
     origins, directions, colors, _ = made._batch(5)

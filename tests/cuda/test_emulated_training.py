@@ -29,7 +29,7 @@ def trained(scene, backend, monkeypatch):
     monkeypatch.setenv("POLYFIELD_BACKEND", backend)
     arguments = arguments_of(FIELDS["hash-grid"][0](**GRID))
     settings = settings_of(scene, "hash-grid", arguments, 3, 4096, 1 << 24)
-    sampling = settings.sampling | {"step": 0.02}
+    sampling = replace(settings.sampling, step=0.02)
     settings = replace(settings, grid_resolution=32, sampling=sampling)
     device = torch.device("cpu")
     images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 24, settings.seed)

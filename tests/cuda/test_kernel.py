@@ -1,11 +1,12 @@
 """The launcher's contract, on the spherical harmonics as a sample kernel."""
 
 import ctypes
+import os
 
 import pytest
 import torch
 
-from polyfield.cuda.backend import backend_of
+from polyfield.cuda.backend import backend_asked_for, backend_of
 from polyfield.cuda.errors import BackendError, InputError
 from polyfield.cuda.kernel import kernel, launch, parse_fields
 from polyfield.cuda.native_library import kernel_names, native_library
@@ -63,6 +64,15 @@ def test_a_wrong_dtype_a_gap_and_a_wrong_count_name_the_argument():
         arguments[position] = bad
         with pytest.raises(InputError, match=message):
             launch(harmonics, (1, 1), *arguments)
+    for position, bad, message in [
+        (0, 3, "SphericalHarmonics.directions: int; expected a tensor or None"),
+        (5, None, "SphericalHarmonics.n: NoneType; expected a number, int"),
+        (6, torch.ones(2), "SphericalHarmonics.bands: Tensor; expected a number, int"),
+    ]:
+        arguments = sample_arguments()
+        arguments[position] = bad
+        with pytest.raises(InputError, match=message):
+            launch(harmonics, (1, 1), *arguments)
     with pytest.raises(InputError, match="6 arguments; expected 7"):
         launch(harmonics, (1, 1), *sample_arguments()[:-1])
 
@@ -77,3 +87,14 @@ def test_the_variable_chooses_and_refuses(monkeypatch):
     monkeypatch.setenv("POLYFIELD_BACKEND", "fastest")
     with pytest.raises(BackendError, match="'fastest'"):
         backend_of(cpu)
+
+
+@pytest.mark.parametrize("before", [None, "reversed"])
+def test_a_backend_is_asked_for_within_the_block_alone(monkeypatch, before):
+    monkeypatch.delenv("POLYFIELD_BACKEND", raising=False)
+    if before is not None:
+        monkeypatch.setenv("POLYFIELD_BACKEND", before)
+    with pytest.raises(ArithmeticError), backend_asked_for("reference"):
+        assert backend_of(torch.device("cpu")) == "reference"
+        raise ArithmeticError
+    assert os.environ.get("POLYFIELD_BACKEND") == before

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from polyfield.cuda.errors import InputError
-from polyfield.render.paths import look_at_point, turntable, up_axis
+from polyfield.render.paths import look_at_point, nearest_to_axes, turntable, up_axis
 
 angles = st.floats(0, 2 * math.pi)
 few = settings(max_examples=20, deadline=None)
@@ -78,6 +78,15 @@ def test_cameras_that_look_outwards_are_given_a_point_in_front():
     poses[:, :, [0, 2]] *= -1  # turned about, still level
     point = look_at_point(poses)
     assert ((point - poses[:, :, 3]) * poses[:, :, 2]).sum(1).min() > 0
+
+
+def test_axes_that_meet_behind_the_cameras_have_that_point_and_parallel_ones_none():
+    outward = ring_of_cameras(target=torch.tensor([3.0, -2.0, 5.0]).double())
+    outward[:, :, [0, 2]] *= -1
+    torch.testing.assert_close(nearest_to_axes(outward), torch.tensor([3.0, -2.0, 5.0]).double())
+    side_by_side = torch.eye(3, 4).double().repeat(5, 1, 1)
+    side_by_side[:, 0, 3] = torch.arange(5)
+    assert nearest_to_axes(side_by_side) is None
 
 
 def test_turntable_flies_upright_at_the_median_height_and_distance_looking_inwards():

@@ -1,0 +1,104 @@
+"""A grid that follows a ball, and the points that it holds: those that rays take samples at."""
+
+import pytest
+import torch
+
+from polyfield.render.occupancy import FULL_UNTIL, OccupancyGrid, full_grid, update_grid
+from polyfield.render.volume import Sampling, march_rays
+
+RADIUS, RESOLUTION, CPU = 0.2, 16, torch.device("cpu")
+CELLS = RESOLUTION**3
+TICKS = (torch.arange(RESOLUTION) + 0.5) / RESOLUTION
+MIDDLES = torch.cartesian_prod(TICKS, TICKS, TICKS)
+REACH = 3**0.5 / 2 / RESOLUTION  # of a cell around its middle
+
+
+class Ball:
+    """Dense within the radius around the cube's middle; it notes where it was asked."""
+
+    def __init__(self, density=1e3):
+        self.dense, self.asked = density, []
+
+    def density(self, x):
+        self.asked.append(x)
+        return self.dense * ((x - 0.5).norm(dim=1) < RADIUS).float(), x
+
+    def encode_directions(self, directions):
+        return directions
+
+    def color(self, features, harmonics):
+        return features
+
+
+def looked(*fields, steps=(0,), seed=0):
+    """A fresh grid after a look at each field, with the number of its step."""
+    grid = full_grid(1, RESOLUTION, CPU)
+    for field, step in zip(fields, steps, strict=True):
+        update_grid(grid, field, 1 / 64, step, seed)
+    return grid
+
+
+def cell_of(x):
+    """The number of the cell that each point lies in."""
+    return ((x * RESOLUTION).long() * torch.tensor([1, RESOLUTION, RESOLUTION**2])).sum(1)
+
+
+def test_before_any_look_the_whole_cube_is_held_and_nothing_else():
+    for levels in (1, 3):
+        grid = full_grid(levels, RESOLUTION, CPU)
+        assert grid.occupied == 1 and grid.holds(MIDDLES).all()
+        assert not grid.holds(MIDDLES + torch.tensor([1.0, 0, 0])).any()
+        assert not grid.holds(MIDDLES - torch.tensor([0, 0, 1.0])).any()
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_rays_take_their_samples_at_the_points_that_are_held(levels):
+    random = torch.Generator().manual_seed(0)
+    bits = torch.randint(256, (levels * CELLS // 8,), generator=random, dtype=torch.uint8)
+    grid = OccupancyGrid(torch.zeros(levels, CELLS), bits, RESOLUTION)
+    origins = 2 * torch.rand(40, 3, generator=random) - 0.5
+    directions = torch.rand(40, 3, generator=random) - origins
+    rays = origins, torch.nn.functional.normalize(directions, dim=1)
+    sampling = Sampling(step=0.01, cone=0.0, near=0.0)
+    every = march_rays(full_grid(levels, RESOLUTION, CPU), *rays, sampling, 0, 0, False).position
+    taken = march_rays(grid, *rays, sampling, 0, 0, False).position
+    assert 0.3 < len(taken) / len(every) < 0.7
+    torch.testing.assert_close(every[grid.holds(every)], taken, atol=1e-5, rtol=0)
+
+
+def test_after_one_look_cells_of_the_ball_are_on_and_others_off():
+    held = looked(Ball()).holds(MIDDLES)
+    distance = (MIDDLES - 0.5).norm(dim=1)
+    assert held[distance < RADIUS - REACH].all() and held.any()
+    assert not held[distance > RADIUS + REACH].any()
+
+
+def test_what_one_look_misses_stays_on():
+    once, twice = looked(Ball()), looked(Ball(), Ball(0.0), steps=(0, 16))
+    assert torch.equal(once.bits, twice.bits)
+    assert (twice.values <= once.values).all() and twice.values.sum() < once.values.sum()
+
+
+def test_first_every_cell_is_looked_at_and_then_a_quarter_and_all_that_hold_something():
+    first, later = Ball(), Ball()
+    looked(first, later, steps=(0, FULL_UNTIL))
+    (every,), (chosen,) = first.asked, later.asked
+    dense = cell_of(every)[first.density(every)[0] > 0]
+    assert len(dense) > 50 and torch.isin(dense, cell_of(chosen)).all()
+    assert len(every) == CELLS and CELLS / 5 < len(chosen) <= CELLS / 4 + len(dense)
+
+
+def test_a_look_is_a_function_of_seed_and_step():
+    steps = (0, FULL_UNTIL)
+    one, same = (looked(Ball(), Ball(), steps=steps, seed=3) for _ in range(2))
+    assert torch.equal(one.values, same.values) and torch.equal(one.bits, same.bits)
+    places, cells = [], []
+    for seed, step in ((3, FULL_UNTIL), (4, FULL_UNTIL), (3, FULL_UNTIL + 16)):
+        field = Ball()
+        looked(Ball(), field, steps=(0, step), seed=seed)
+        (asked,) = field.asked
+        middle = ((asked * RESOLUTION).floor() + 0.5) / RESOLUTION
+        away = (middle - 0.5).norm(dim=1) > RADIUS + REACH  # there the choice is a draw alone
+        places.append(tuple((asked[0] * RESOLUTION).remainder(1).tolist()))  # within its cell
+        cells.append(tuple(cell_of(asked[away]).tolist()))
+    assert len(set(places)) == len(set(cells)) == 3
