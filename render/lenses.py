@@ -63,9 +63,9 @@ def _radial(x: Tensor, y: Tensor, bend: Bend) -> Moved:
 
 def _polynomial(t: Tensor, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     value, slope = torch.zeros_like(t), torch.zeros_like(t)
-    for c in (*reversed(coefficients), 1.0):
+    for c in reversed(coefficients):
         slope, value = slope * t + value, value * t + c
-    return value, slope
+    return value * t + 1, slope * t + value
 
 
 def _shift(x: Tensor, y: Tensor, bend: Bend) -> Moved:
@@ -136,7 +136,7 @@ def _perspective(coefficients: str, bend_of: Callable[[Tensor], Bend]) -> Lens:
 
 
 def _fisheye(coefficients: str, bend_of: Callable[[Tensor], Bend]) -> Lens:
-    """A lens that bends the plane of angles: a point lies as far from the middle as from the axis."""
+    """A lens that bends the plane of angles: as far from the middle as a ray is from the axis."""
 
     def unproject(plane: Tensor, distortion: Tensor) -> Tensor:
         x, y = _straightened(plane, bend_of(distortion), FISHEYE_STEPS)
