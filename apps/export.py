@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,8 +20,11 @@ from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
+from polyfield.extract.visibility import seen_in_depth_maps
 
 RAYS = 4096  # that decide the level
+LOOKS = 64  # training views, at most, that decide what is seen
+LOOK_SIDE = 256  # pixels of their longer side, at most
 SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
 
 
@@ -38,6 +42,8 @@ class Export:
     """Lattice points a side of the field's cube."""
     level: Annotated[float | None, optional("DENSITY")] = None
     """Density at the surface, per side of the cube. The default follows from median depths."""
+    keep_unseen: bool = False
+    """Keep surfaces that no training camera sees: undersides, and what lies within the solid."""
     scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, whose cameras are wanted, if it is no longer where it was."""
     device: Annotated[str, DEVICE] = "auto"
@@ -79,7 +85,7 @@ def export(options: Export) -> ExportResult:
         scene = load_scene(options.scene or Path(trained.settings.scene))
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
-    mesh, level = surface_of(trained, options.resolution, options.level)
+    mesh, level = surface_of(trained, options.resolution, options.level, options.keep_unseen)
     counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
     if options.kind == "mesh":
         write_mesh(options.out, mesh)
@@ -91,9 +97,15 @@ def export(options: Export) -> ExportResult:
 
 @torch.no_grad()
 def surface_of(
-    trained: Trained, resolution: int = 256, level: float | None = None
+    trained: Trained,
+    resolution: int = 256,
+    level: float | None = None,
+    keep_unseen: bool = False,
 ) -> tuple[Mesh, float]:
-    """The mesh of a field in the user's frame, and the density it was cut at."""
+    """The mesh of a field in the user's frame, and the density it was cut at.
+
+    Of the surface, what a training camera sees; all but loose bits if keep_unseen.
+    """
     field, grid = trained.field, trained.grid
     device = grid.bits.device
 
@@ -110,10 +122,39 @@ def surface_of(
     if level is None:
         origins, directions = _training_rays(trained, device)
         level = surface_level(density, origins, directions)
+    visible = None if keep_unseen else _seen(trained, 2 / (resolution - 1))
     mesh = extract_surface(
-        density, color, trained.to_field, level, resolution=resolution, device=device
+        density,
+        color,
+        trained.to_field,
+        level,
+        resolution=resolution,
+        visible=visible,
+        device=device,
     )
     return mesh, level
+
+
+def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:
+    """A test for points of the unit cube: whether a training camera sees them."""
+    device = trained.grid.bits.device
+    poses = torch.tensor(trained.settings.orbit["camera_to_world"])
+    chosen = torch.linspace(0, len(poses) - 1, min(LOOKS, len(poses))).round().long()
+    width, height = trained.settings.orbit["size"]
+    smaller = min(1.0, LOOK_SIDE / max(width, height))
+    size = max(1, round(width * smaller)), max(1, round(height * smaller))
+    cameras = orbit_cameras(trained.settings, poses[chosen], size).to(device)
+    maps = []
+    for index in range(len(cameras)):
+        view = trained.view(cameras, index)
+        maps.append(torch.where(view.opacity >= 0.5, view.depth, torch.inf))
+
+    def project(camera: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        pixels, depth = cameras.project(camera, points)
+        distance = (points - cameras.camera_to_world[camera, :, 3]).norm(dim=1)
+        return pixels, torch.where(depth > 0, distance, -distance)
+
+    return seen_in_depth_maps(project, torch.stack(maps), tolerance)
 
 
 def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,93 @@
+"""What becomes of a field's surface on its way out; the command itself is in test_commands."""
+
+import pytest
+import torch
+
+from polyfield.apps.export import surface_of
+from polyfield.apps.trained import Settings, Trained
+from polyfield.fields.radiance import Radiance
+from polyfield.fields.similarity import Similarity
+from polyfield.render.occupancy import full_grid
+from polyfield.render.volume import Sampling
+
+OUTER, INNER = 0.3, 0.15
+
+
+class Shell(Radiance):
+    """A ball around the cube's middle with a hollow that no camera looks into."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.encoding = None
+
+    def density(self, x):
+        radius = (x - 0.5).norm(dim=1)
+        solid = (radius < OUTER) & (radius > INNER)
+        smooth = torch.sigmoid(150 * torch.minimum(OUTER - radius, radius - INNER))
+        return 400 * smooth * torch.where(solid, 1.0, smooth), x
+
+    def encode_directions(self, directions):
+        return directions
+
+    def color(self, features, harmonics):
+        return torch.ones_like(features)
+
+
+def around(count=14):
+    """Cameras all around the cube, looking at its middle: OpenCV axes."""
+    z = torch.linspace(-0.8, 0.8, count)
+    turn = 2.4 * torch.arange(count)
+    back = torch.stack([(1 - z * z).sqrt() * turn.cos(), (1 - z * z).sqrt() * turn.sin(), z], 1)
+    up = torch.tensor([0.0, 0, 1]).expand(count, 3)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=1)
+    down = torch.linalg.cross(-back, right)
+    return torch.stack([right, down, -back, 0.5 + 1.2 * back], 2)
+
+
+def trained(camera_to_world):
+    settings = Settings(
+        field="hash-grid",
+        arguments={},
+        to_field={},
+        grid_levels=1,
+        grid_resolution=32,
+        sampling=Sampling(step=1 / 128, cone=0.0, near=0.0),
+        background=(1.0, 1.0, 1.0),
+        orbit={
+            "camera_to_world": camera_to_world.tolist(),
+            "focal": [45.0, 45.0],
+            "size": [40, 40],
+        },
+        scene="",
+        seed=0,
+        samples_per_step=1024,
+        image_bytes=1 << 20,
+    )
+    grid = full_grid(1, 32, torch.device("cpu"))
+    return Trained(settings, Shell(), grid, Similarity.identity())
+
+
+def radii(mesh):
+    return (mesh.vertices - 0.5).norm(dim=1)
+
+
+def test_a_hollow_that_no_camera_sees_is_left_out():
+    mesh, _ = surface_of(trained(around()), resolution=64)
+    assert radii(mesh).min() > 0.9 * OUTER
+    # All of the outside is there: a sphere's area, and no border.
+    assert float(mesh.face_vectors().norm(dim=1).sum()) == pytest.approx(
+        4 * torch.pi * OUTER**2, rel=0.05
+    )
+
+
+def test_it_stays_where_the_unseen_is_kept():
+    mesh, _ = surface_of(trained(around()), resolution=64, keep_unseen=True)
+    near = radii(mesh)
+    assert near.min() < 1.1 * INNER and near.max() > 0.9 * OUTER
+
+
+def test_the_far_side_goes_where_all_cameras_stand_on_one():
+    views = around()
+    mesh, _ = surface_of(trained(views[views[:, 2, 3] > 1]), resolution=64)
+    height = mesh.vertices[:, 2] - 0.5
+    assert height.max() > 0.9 * OUTER and height.min() > -0.95 * OUTER
