@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from polyfield.apps.bounds import (
@@ -20,7 +20,7 @@ from polyfield.apps.bounds import (
     object_mask,
     synthetic_bounds,
 )
-from polyfield.apps.formats import nerf_synthetic, transforms_json
+from polyfield.apps.formats import colmap, nerf_synthetic, transforms_json
 from polyfield.apps.formats.posed_images import PosedImages
 from polyfield.apps.image_files import SUFFIXES, decode
 from polyfield.cuda.errors import InputError
@@ -40,7 +40,7 @@ class Scene:
     name: str
     folder: Path
     kind: str
-    """"nerf-synthetic" or "transforms.json"."""
+    """"nerf-synthetic", "transforms.json" or "colmap"."""
     frame_names: tuple[str, ...]
     """Unique within a split; what is rendered for a frame is named after it."""
     image_paths: tuple[Path, ...]
@@ -59,6 +59,8 @@ class Scene:
     """The 8-bit colour behind the object where opaque images show it before a plain one."""
     notes: tuple[str, ...]
     """What was found or adjusted, for the user."""
+    points: Float64[Tensor, "p 3"] | None = None
+    """Sparse points on what was photographed, in the input's frame, where the files have them."""
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -67,22 +69,19 @@ class Scene:
         return tuple(zip(width, height, strict=True))
 
 
-LOADERS: dict[str, tuple[str, Callable[[Path], PosedImages]]] = {
-    "transforms_train.json": ("nerf-synthetic", nerf_synthetic.read),
-    "transforms.json": ("transforms.json", transforms_json.read),
-}
+LOADERS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], PosedImages]], ...] = (
+    ("nerf-synthetic", lambda f: (f / "transforms_train.json").is_file(), nerf_synthetic.read),
+    ("transforms.json", lambda f: (f / "transforms.json").is_file(), transforms_json.read),
+    ("colmap", lambda f: colmap.model_folder(f) is not None, colmap.read),
+)
 
 _OTHERS = {
-    "sparse": "a COLMAP model",
-    "colmap/sparse": "a COLMAP model",
-    "cameras.bin": "a COLMAP model",
-    "cameras.txt": "a COLMAP model",
     "poses_bounds.npy": "an LLFF capture",
     "cameras_sphere.npz": "a NeuS / IDR capture",
 }
 _CONVERT = (
-    "This version reads transforms only: write them once with nerfstudio's `ns-process-data` or"
-    " instant-ngp's `colmap2nerf.py`."
+    "This version does not read it: write transforms.json once with nerfstudio's `ns-process-data`"
+    " or instant-ngp's `colmap2nerf.py`."
 )
 
 
@@ -94,12 +93,12 @@ def load_scene(folder: Path) -> Scene:
     """
     try:
         folder = folder.resolve()
-        found = [file for file in LOADERS if (folder / file).is_file()]
+        found = [(kind, read) for kind, is_there, read in LOADERS if is_there(folder)]
         if not found:
             raise _no_scene(folder)
     except (OSError, RuntimeError) as error:  # unreadable, a name too long, a loop of links
         raise InputError(str(folder)[:200], str(error)[:200], "a scene's folder") from error
-    kind, read = LOADERS[found[0]]
+    kind, read = found[0]
     return _assemble(folder, kind, read(folder))
 
 
@@ -137,6 +136,7 @@ def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
         posed.has_alpha,
         backdrop,
         (*notes, _bounds_note(bounds)),
+        posed.points,
     )
 
 
@@ -156,7 +156,8 @@ def _decoded(posed: PosedImages, frames: Tensor) -> Iterator[Tensor]:
 
 
 def _no_scene(folder: Path) -> InputError:
-    where, expected = str(folder), "a folder with transforms.json or transforms_train.json"
+    where = str(folder)
+    expected = "a folder with transforms.json, transforms_train.json or a COLMAP model in sparse/0"
     if not folder.exists():
         return InputError(where, "no such folder", expected)
     if not folder.is_dir():
@@ -164,6 +165,13 @@ def _no_scene(folder: Path) -> InputError:
     for file, what in _OTHERS.items():
         if (folder / file).exists():
             return InputError(where, what, expected, _CONVERT)
+    for place in ("sparse", "colmap/sparse"):
+        if (folder / place).is_dir():
+            got, files = (
+                "a COLMAP model without cameras or images",
+                "cameras and images, .bin or .txt",
+            )
+            return InputError(str(folder / place), got, files)
     if found := _photographs(folder):
         got = f"photographs without poses ({found[0].name}, ...)"
         command = f"ns-process-data images --data {found[0].parent} --output-dir SCENE"

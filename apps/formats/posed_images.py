@@ -33,6 +33,8 @@ class PosedImages:
     """If the file says them."""
     notes: tuple[str, ...]
     """What was adjusted, a sentence each."""
+    points: Float64[Tensor, "p 3"] | None = None
+    """Sparse points on what was photographed, in the input's frame, where the files have them."""
 
 
 def find_image(name: str, folder: Path, where: str) -> Path:
@@ -85,6 +87,24 @@ def read_headers(
     if count := sum(header.turned for header in headers):
         notes.append(f"EXIF orientation of {count} images is not applied: poses belong to the file")
     return used, headers, originals
+
+
+def image_scale(
+    size: tuple[float, float], header: ImageHeader, where: str
+) -> tuple[tuple[float, float], str]:
+    """What takes intrinsics of a sensor of `size` to the image: a factor an axis; a note, if any.
+
+    InputError, beginning with `where`, if the image has another aspect, by more than a pixel.
+    """
+    (width, height), scale_x, scale_y = size, header.width / size[0], header.height / size[1]
+    if abs(header.height - height * scale_x) > 1 and abs(header.width - width * scale_y) > 1:
+        got = f"{header.width}x{header.height} pixels where w, h say {width:g}x{height:g}"
+        turned = abs(header.width / header.height * width / height - 1) < 0.01
+        remedy = "Write the turn by EXIF into the pixels, or w and h as stored." if turned else ""
+        raise InputError(where, got, "the same size or aspect", remedy)
+    same = (header.width, header.height) == (width, height)
+    note = "" if same else f"{width:g}x{height:g} to {header.width}x{header.height}"
+    return (scale_x, scale_y), note
 
 
 def rigid_poses(

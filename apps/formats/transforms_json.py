@@ -17,6 +17,7 @@ from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
     find_image,
+    image_scale,
     read_headers,
     rigid_poses,
     unique_names,
@@ -161,16 +162,8 @@ def read_lens(
         # One of the two still tells the scale, with the image's aspect.
         scale = width / original.width if width else height / original.height if height else 1.0
         width, height = original.width * scale, original.height * scale
-    scale_x, scale_y = header.width / width, header.height / height
-    if abs(header.height - height * scale_x) > 1 and abs(header.width - width * scale_y) > 1:
-        got = f"{header.width}x{header.height} pixels where w, h say {width:g}x{height:g}"
-        turned = abs(header.width / header.height * width / height - 1) < 0.01
-        remedy = "Write the turn by EXIF into the pixels, or w and h as stored." if turned else ""
-        expected = "the same size or aspect"
-        raise InputError(frame.name("file_path"), got, expected, remedy)
-    scaled = ""
-    if (header.width, header.height) != (width, height):
-        scaled = f"{width:g}x{height:g} to {header.width}x{header.height}"
+    where = frame.name("file_path")
+    (scale_x, scale_y), scaled = image_scale((width, height), header, where)
 
     given = [_focal(frame, document, "x", width), _focal(frame, document, "y", height)]
     known = [focal for focal in given if focal is not None]

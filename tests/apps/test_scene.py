@@ -96,8 +96,6 @@ def test_photographs_without_poses_are_told_the_next_step(tmp_path):
 @pytest.mark.parametrize(
     ("file", "what"),
     [
-        ("sparse/0/cameras.bin", "COLMAP"),
-        ("colmap/sparse/0/cameras.txt", "COLMAP"),
         ("poses_bounds.npy", "LLFF"),
         ("cameras_sphere.npz", "NeuS"),
     ],
@@ -105,7 +103,15 @@ def test_photographs_without_poses_are_told_the_next_step(tmp_path):
 def test_other_captures_are_named_with_what_to_do(tmp_path, file, what):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
-    with pytest.raises(InputError, match=f"{what}.*reads transforms only"):
+    with pytest.raises(InputError, match=f"{what}.*ns-process-data"):
+        load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["sparse/0/cameras.bin", "colmap/sparse/0/cameras.txt"])
+def test_half_a_model_is_named(tmp_path, file):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(InputError, match="sparse: a COLMAP model without cameras or images"):
         load_scene(tmp_path)
 
 
