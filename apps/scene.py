@@ -20,7 +20,7 @@ from polyfield.apps.bounds import (
     object_mask,
     synthetic_bounds,
 )
-from polyfield.apps.formats import colmap, nerf_synthetic, transforms_json
+from polyfield.apps.formats import colmap, llff, nerf_synthetic, transforms_json
 from polyfield.apps.formats.posed_images import PosedImages
 from polyfield.apps.image_files import SUFFIXES, decode
 from polyfield.cuda.errors import InputError
@@ -40,7 +40,7 @@ class Scene:
     name: str
     folder: Path
     kind: str
-    """"nerf-synthetic", "transforms.json" or "colmap"."""
+    """"nerf-synthetic", "transforms.json", "colmap" or "llff"."""
     frame_names: tuple[str, ...]
     """Unique within a split; what is rendered for a frame is named after it."""
     image_paths: tuple[Path, ...]
@@ -73,10 +73,10 @@ LOADERS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], PosedImages]]
     ("nerf-synthetic", lambda f: (f / "transforms_train.json").is_file(), nerf_synthetic.read),
     ("transforms.json", lambda f: (f / "transforms.json").is_file(), transforms_json.read),
     ("colmap", lambda f: colmap.model_folder(f) is not None, colmap.read),
+    ("llff", lambda f: (f / llff.FILE).is_file(), llff.read),
 )
 
 _OTHERS = {
-    "poses_bounds.npy": "an LLFF capture",
     "cameras_sphere.npz": "a NeuS / IDR capture",
 }
 _CONVERT = (
@@ -157,7 +157,7 @@ def _decoded(posed: PosedImages, frames: Tensor) -> Iterator[Tensor]:
 
 def _no_scene(folder: Path) -> InputError:
     where = str(folder)
-    expected = "a folder with transforms.json, transforms_train.json or a COLMAP model in sparse/0"
+    expected = "transforms.json, transforms_train.json, poses_bounds.npy or sparse/0 in it"
     if not folder.exists():
         return InputError(where, "no such folder", expected)
     if not folder.is_dir():

@@ -96,7 +96,6 @@ def test_photographs_without_poses_are_told_the_next_step(tmp_path):
 @pytest.mark.parametrize(
     ("file", "what"),
     [
-        ("poses_bounds.npy", "LLFF"),
         ("cameras_sphere.npz", "NeuS"),
     ],
 )
