@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.kernel import constant
 from polyfield.cuda.march import intersect_box, march, march_reference
+from polyfield.cuda.occupancy import pack_bits
 
 pytestmark = pytest.mark.kernels
 
@@ -15,6 +17,7 @@ few = settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 STEP = 0.011
+NOTES = constant("march", "MARCH_NOTES")  # samples of a ray that are not walked twice
 
 
 def rays_into_the_cube(n, seed=0):
@@ -101,16 +104,28 @@ def test_lengths_fill_the_cube_where_all_is_occupied(device, jitter, cone):
     seed=st.integers(0, 99),
 )
 def test_bits_choose_samples_and_move_none(device, levels, share, cone, seed):
-    rays, resolution = rays_into_the_cube(40, seed), 16
-    bits = random_bits(levels, resolution, share, seed)
+    rays = rays_into_the_cube(40, seed)
+    assert_bits_choose(device, rays, random_bits(levels, 16, share, seed), levels, cone)
+
+
+@pytest.mark.parametrize("cone", [0.0, 1 / 100, 1 / 8])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_no_stride_through_the_empty_passes_an_occupied_cell(device, levels, cone):
+    # So few cells that half of the blocks are empty: cells and blocks are left in whole strides.
+    rays, bits = rays_into_the_cube(300), random_bits(levels, 16, 0.01)
+    assert_bits_choose(device, rays, bits, levels, cone)
+
+
+def assert_bits_choose(device, rays, bits, levels, cone, resolution=16):
+    """The definition: all samples, less those whose own cell is off."""
     some = samples(device, rays, bits, levels, resolution, cone=cone)
     every = samples(device, rays, torch.full_like(bits, 255), levels, resolution, cone=cone)
-    # The definition: all samples, less those whose own cell is off.
     index = cells_of(every, rays, levels, resolution, cone)
     on = (bits[index // 8].int() >> (index % 8).int() & 1).bool().to(device)
     for name in ("distance", "length", "position", "ray"):
         assert torch.equal(getattr(some, name), getattr(every, name)[on]), name
-    counts = torch.zeros(40, dtype=torch.long).index_add(0, every.ray.cpu().long(), on.long().cpu())
+    rows, on = every.ray.cpu().long(), on.long().cpu()
+    counts = torch.zeros(len(rays[0]), dtype=torch.long).index_add(0, rows, on)
     assert torch.equal(some.ray_offsets.diff().cpu().long(), counts)
 
 
@@ -142,6 +157,21 @@ def cells_of(every, rays, levels, resolution, cone):
         ]
         out.append(cell[0] + resolution * (cell[1] + resolution * (cell[2] + resolution * level)))
     return torch.tensor(out, dtype=torch.long)
+
+
+def test_a_step_that_outgrows_empty_fine_cells_looks_coarser_ones_up(device):
+    # The finer grid, the middle half with cells of 1/32, is empty, the coarser one full. Half a
+    # unit from the origin, within a block of fine cells, the step grows longer than they are.
+    rays, cone = (torch.tensor([[-0.1, 0.51, 0.51]]), torch.tensor([[1.0, 0, 0]])), 1 / 16
+    bits = torch.full((2 * 16**3 // 8,), 255, dtype=torch.uint8)
+    every = samples(device, rays, bits, 2, 16, cone=cone, jitter=False)
+    bits[: 16**3 // 8] = 0
+    some = samples(device, rays, bits, 2, 16, cone=cone, jitter=False)
+    begin = every.distance - every.length / 2
+    within = (every.position[:, 0] - 0.5).abs() < 0.25
+    on = ~within | (cone * begin > 1 / 32)
+    assert (on & within).any() and not on.all()
+    assert torch.equal(some.distance, every.distance[on])
 
 
 @pytest.mark.parametrize(
@@ -184,12 +214,14 @@ def test_jitter_is_a_share_of_the_first_step_drawn_from_seed_stream_and_ray(devi
     assert abs(share.mean() - 0.5) < 0.06 and abs(share.var() - 1 / 12) < 0.02
 
 
-def test_a_ray_keeps_its_first_samples(device):
-    rays, bits = rays_into_the_cube(50), random_bits(1, 16, 0.5)
-    every, few_each = (samples(device, rays, bits, 1, 16, limit_per_ray=k) for k in (4096, 5))
-    for (a, _), (b, _) in zip(interior(every).values(), interior(few_each).values(), strict=True):
-        assert torch.equal(a[:5], b)
-    assert len(samples(device, rays, bits, 1, 16, limit_per_ray=0).distance) == 0
+@pytest.mark.parametrize("limit", [0, 5, NOTES, NOTES + 1, NOTES + 2])
+def test_a_ray_keeps_its_first_samples(device, limit):
+    rays, bits = rays_into_the_cube(50), random_bits(1, 16, 0.9)
+    every, few_each = (samples(device, rays, bits, 1, 16, limit_per_ray=k) for k in (4096, limit))
+    assert few_each.ray_offsets.diff().max() == limit
+    for whole, start in zip(interior(every).values(), interior(few_each).values(), strict=True):
+        for a, b in zip(whole, start, strict=True):
+            assert torch.equal(a[:limit], b)
 
 
 def test_an_axis_parallel_ray_finds_the_one_cell(device):
@@ -202,6 +234,27 @@ def test_an_axis_parallel_ray_finds_the_one_cell(device):
     assert len(x) == pytest.approx(0.125 / STEP, abs=1) and 0.75 <= x.min() and x.max() < 0.875
     turned = rays[0].flip(1), rays[1].flip(1)  # along z, through x = 0.1875, y = 0.4375: empty
     assert len(samples(device, turned, bits, 1, 8).distance) == 0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("face", [0.0, 1.0])
+def test_a_ray_along_a_face_walks_the_cells_beside_it(device, face, axis):
+    rays = torch.tensor([[-1.0, 0.3, face]]).roll(axis, 1), torch.eye(3)[axis : axis + 1]
+    layer = torch.zeros(8, 8, 8, dtype=torch.bool)  # z, y, x
+    layer.select(-axis % 3, int(7 * face)).fill_(True)
+    bits = pack_bits(layer.float().view(1, -1), 0.5)
+    total = samples(device, rays, bits, 1, 8).length.sum().item()
+    assert total == pytest.approx(1, abs=1e-5)
+    assert len(samples(device, rays, ~bits, 1, 8).length) == 0
+
+
+@pytest.mark.parametrize("cone", [0.0, 1 / 64])
+def test_far_away_every_step_leads_on(device, cone):
+    # Neighbouring numbers lie 1/16 apart there, much farther than the step is long.
+    rays = torch.tensor([[-1e6, 0.5, 0.5]]), torch.tensor([[1.0, 0, 0]])
+    bits = torch.full((8**3 // 8,), 255, dtype=torch.uint8)
+    length = samples(device, rays, bits, 1, 8, cone=cone, jitter=False).length
+    assert (length > 0).all() and length.sum() == 1
 
 
 def test_rays_that_cannot_be_walked_end(device):

@@ -74,6 +74,57 @@ def test_views_equal_the_reference(device, shape):
     assert torch.equal(got.visible.cpu(), expected.visible)
 
 
+def test_rays_of_many_tiles_equal_the_reference(device):
+    values = scene(SMALL, [0, 1, 2, 3] * 75)  # 300: two tiles a slice, and a part of one
+    expected, wanted = radiance_gradients_reference(*values, SMALL)
+    view, got = radiance_gradients(*on(device, values), SMALL)
+    close(view.color, expected.color)
+    close(radiance_view(*on(device, without_target(values)), SMALL).color, expected.color)
+    close(got.encoded[got.kept], wanted.encoded[wanted.kept], 1e-4)
+    close(got.color_weights, wanted.color_weights, 1e-4)
+
+
+def test_rays_that_end_early_leave_the_gradients_of_the_others_alone(device):
+    samples, *rest = scene(SMALL, [60] * 16)
+    opaque = samples.ray % 2 == 0  # after a few samples, among rays that light passes whole
+    samples = samples._replace(length=samples.length.where(~opaque, 30 * samples.length))
+    values = [samples, *rest]
+    view, expected = radiance_gradients_reference(*values, SMALL)
+    assert 0 < view.visible[::2].max() < 10 and (view.visible[1::2] == 60).any()
+    _, got = radiance_gradients(*on(device, values), SMALL)
+    assert torch.equal(got.kept.cpu(), expected.kept)
+    close(got.encoded[got.kept], expected.encoded[expected.kept], 1e-4)
+    close(got.density_weights, expected.density_weights, 1e-4)
+
+
+@pytest.mark.parametrize("thickness", [1.0, 1e-2, 1e-4])
+def test_depth_is_the_mean_distance_however_thin_the_ray(device, thickness):
+    values = on(device, without_target(scene(SMALL, [1] * 20, thickness)))
+    view = radiance_view(*values, SMALL)
+    assert (view.opacity > 1e-6).all()
+    torch.testing.assert_close(view.depth, values[0].distance, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_gradient_of_an_extreme_density_goes_by_its_clamped_exponential(device, sign):
+    samples, *rest = scene(SMALL, COUNTS)
+    density_weights = rest[4]
+    first = density_weights[SMALL.layout.width * SMALL.density_hidden :][: SMALL.density_hidden]
+    first.abs_()  # times hidden numbers that are not negative: the logarithm of the density
+    logarithm = lambda: mlp(  # noqa: E731
+        hash_grid(samples.position, rest[3], SMALL.layout), density_weights, SMALL.density_widths
+    )[:, 0]
+    first.mul_(sign * 20 / logarithm().mean())
+    # Optical depths that let light through, so that the gradient is not lost behind them.
+    samples = samples._replace(length=0.1 * torch.exp(-logarithm()))
+    assert 0 < (logarithm().abs() > 15).sum() < len(samples.length)
+    values = [samples, *rest]
+    _, expected = radiance_gradients_reference(*values, SMALL)
+    _, got = radiance_gradients(*on(device, values), SMALL)
+    assert torch.equal(got.kept.cpu(), expected.kept)
+    close(got.encoded[got.kept], expected.encoded[expected.kept], 1e-4)
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("edge, rays", [(NO_EDGE, 1), (0.1, 1), (0.1, 2), (NO_EDGE, 4)])
 def test_loss_and_gradients_equal_the_reference(device, shape, edge, rays):
