@@ -121,7 +121,11 @@ def step_path(folder: Path, step: int) -> Path:
 
 def steps_in(folder: Path) -> dict[int, Path]:
     """The checkpoints of a folder by their step, oldest first, unread. Empty if there is none."""
-    found = {int(m[1]): path for path in folder.glob("*") if (m := _NAME.fullmatch(path.name))}
+    found = {
+        int(match[1]): path
+        for path in folder.glob("*")
+        if (match := _NAME.fullmatch(path.name)) and path.is_file()
+    }
     return dict(sorted(found.items()))
 
 

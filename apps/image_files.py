@@ -17,6 +17,7 @@ from polyfield.cuda.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "MPO")  # MPO: JPEG of phones, with a second view
+MOST_PIXELS = 1 << 26  # of an image that is used
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "I;16", "I;16B", "I;16L")
 _EXPECTED = f"an image that decodes: {', '.join(_FORMATS[:5])}"
 

@@ -69,7 +69,7 @@ def write_report(path: Path, data: ReportData) -> None:
     sizes = {frame.shape for frame in data.orbit}
     if len(sizes) > 1:
         raise InputError("report: orbit", f"frames of shapes {sorted(sizes)}", "one shape")
-    page = report_page(data).encode()
+    page = report_page(data).encode(errors="backslashreplace")  # names need not be UTF-8
     with replacing(Path(path)) as file:
         file.write(page)
 

@@ -5,6 +5,7 @@ import torch
 
 from polyfield.apps.bounds import (
     Bounds,
+    border,
     camera_bounds,
     find_backdrop,
     gaze,
@@ -181,9 +182,9 @@ def test_a_plain_border_is_a_backdrop():
             torch.tensor([10, 200, 30, 255], dtype=torch.uint8),
         ) * 4
         images.append(image)
-    assert find_backdrop(images) == (10, 200, 30)
+    assert find_backdrop([border(image) for image in images]) == (10, 200, 30)
     images[1][:, 0, 0] = 90
-    assert find_backdrop(images) is None
+    assert find_backdrop([border(image) for image in images]) is None
 
 
 def test_masks_are_alpha_or_difference_from_the_backdrop():
