@@ -183,6 +183,7 @@ def read_settings(values: object, where: str) -> Settings:
     if "limit" in sampling:
         sampling.whole("limit", 1, 1 << 16)
     found.whole("grid_levels", 1, 8)
+    found.whole("grid_resolution", 32, 256)
     found.whole("seed", 0, 2**63 - 1)
     found.whole("samples_per_step", 1, 1 << 24)
     found.whole("image_bytes", 1, 1 << 50)

@@ -193,3 +193,24 @@ def test_masks_are_alpha_or_difference_from_the_backdrop():
     image[0, 2] = torch.tensor([0, 0, 30, 255])
     assert object_mask(image, None).tolist() == [[False, True, True]]
     assert object_mask(image, (0, 0, 0)).tolist() == [[False, False, True]]
+
+
+def test_a_large_mask_is_kept_coarse_and_misses_nothing():
+    image = torch.zeros(2, 4000, 4, dtype=torch.uint8)
+    image[1, 3999] = 255
+    mask = object_mask(image, None)
+    assert mask.shape == (1, 1334) and mask.sum() == 1 and mask[0, 1333]
+    pixels = torch.zeros(2, 1600, 4, dtype=torch.uint8)
+    assert object_mask(pixels, None).shape == (2, 1600)
+
+
+def test_coarse_masks_bound_the_object_as_fine_ones_do():
+    cameras, center = sphere(), torch.tensor([0.0, 0.0, 0.0], dtype=torch.float64)
+    masks = ball_masks(cameras, center, 0.3)
+    fine = object_bounds(cameras, masks, "test")
+    coarse = [
+        mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2] for mask in masks
+    ]
+    found = object_bounds(cameras, coarse, "test")
+    assert found.side == pytest.approx(fine.side, rel=0.15)
+    torch.testing.assert_close(found.center, fine.center, atol=0.1, rtol=0)

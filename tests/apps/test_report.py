@@ -257,3 +257,8 @@ def test_the_page_tells_its_script_where_the_frames_lie():
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_name_that_is_no_utf_8_does_not_stop_the_report(tmp_path):
+    write_report(tmp_path / "report.html", ReportData(scene="\udcff & co"))
+    assert "\\udcff &amp; co" in (tmp_path / "report.html").read_text()

@@ -87,6 +87,13 @@ def test_kept_states_are_few():
         {"hold_fraction": math.nan},
         {"final_factor": 0.0},
         {"rewind_spacing": 0},
+        {"steps": 1.5},
+        {"steps": True},
+        {"steps": 10**30},
+        {"warmup": math.inf},
+        {"measured": "a"},
+        {"measured": -1},
+        {"rewind_spacing": 0.5},
     ],
 )
 def test_senseless_schedules_are_refused(wrong):
