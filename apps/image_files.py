@@ -77,6 +77,7 @@ def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             transparent = "A" in image.mode or "transparency" in image.info
+            wanted = "RGBA" if channels == 4 else "RGB"
             pixels = np.empty((image.height, image.width, channels), np.uint8)
             # In bands: Pillow holds an image three times over while it converts it.
             rows = max(1, _BAND_PIXELS // image.width)
@@ -85,7 +86,7 @@ def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"
                 if image.mode.startswith("I;16"):
                     grey = (np.asarray(band).astype(np.uint32) + 128) // 257
                     band = Image.fromarray(grey.astype(np.uint8))
-                pixels[top : top + rows] = band.convert("RGBA" if channels == 4 else "RGB")
+                pixels[top : top + rows] = np.asarray(band.convert(wanted))
     except FileNotFoundError as error:
         raise InputError(str(path), "no such file", "an image") from error
     except Exception as error:  # as above

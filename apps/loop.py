@@ -27,6 +27,7 @@ from polyfield.apps.schedule import (
     VALIDATION_SHARE,
     VALIDATIONS,
     Schedule,
+    read_schedule,
     seconds_per_step,
     steps_within,
 )
@@ -167,11 +168,13 @@ class _Run:
         """Take on a checkpoint; whether the number of steps is fixed already."""
         values = saved.metadata
         try:
-            found = values["schedule"]
-            if found["steps"] is None:
-                found = self.folder.config().get("schedule", found)
-            self.schedule = Schedule(**found)
             counts = Fields("metadata", values)
+            self.schedule = read_schedule(counts.part("schedule"))
+            if self.schedule.steps is None:
+                where = f"{self.folder.config_path}:"
+                config = Fields(where, self.folder.config())
+                if "schedule" in config:
+                    self.schedule = read_schedule(config.part("schedule"))
             self.step = counts.whole("step", 0, self.schedule.steps or MOST_STEPS)
             self.rewinds = counts.whole("rewinds", 0, MOST_REWINDS)
             self.task.restore(saved.tensors, counts.part("task").values)

@@ -134,8 +134,7 @@ def _command(arguments: list[str], verbs: dict[str, Verb]) -> int:
     except SystemExit as end:  # tyro has printed the help, or what it could not read
         return DONE if end.code in (0, None) else REFUSED
     json_path: Path | None = options.json
-    # os.path says no where Path raises: for a name that is too long.
-    if json_path is not None and (os.path.isdir(json_path) or not os.path.isdir(json_path.parent)):
+    if json_path is not None and not _can_be_file(json_path):
         raise InputError(f"--json {json_path}", "cannot be made", "a file in a folder that exists")
     module = importlib.import_module(verb.module)
     run: Callable[[object], object] = getattr(module, verb.function)
@@ -145,6 +144,13 @@ def _command(arguments: list[str], verbs: dict[str, Verb]) -> int:
     if text := module.summary(result):
         say(text)
     return DONE
+
+
+def _can_be_file(path: Path) -> bool:
+    try:
+        return path.parent.is_dir() and not path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _help(verbs: dict[str, Verb]) -> str:

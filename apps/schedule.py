@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
+from polyfield.apps.formats.json_fields import Fields
 from polyfield.cuda.errors import InputError
 
 MOST_STEPS = 1_000_000_000
@@ -15,8 +16,8 @@ _BLOCK = 16  # steps; what is done every so often, such as an occupancy update, 
 class Schedule:
     """Linear warm-up, a constant rate, then exponential decay that ends with the last step.
 
-    Raises InputError for counts that are no whole numbers in their range, a hold_fraction outside
-    [0, 1] or a final_factor outside (0, 1].
+    Raises InputError for steps or warmup < 1, a hold_fraction outside [0, 1] or a final_factor
+    outside (0, 1].
     """
 
     steps: int | None
@@ -33,20 +34,13 @@ class Schedule:
     """Least number of steps between two states that the NaN guard can go back to."""
 
     def __post_init__(self) -> None:
-        counts = {
-            "steps": (self.steps, 1),
-            "warmup": (self.warmup, 1),
-            "measured": (self.measured, 0),
-            "rewind_spacing": (self.rewind_spacing, 1),
-        }
-        for name, (count, least) in counts.items():
-            unknown_yet = name == "steps" and count is None
-            # From a file they may be of any type: a step of 1.5 would never be the last.
-            if not unknown_yet and (type(count) is not int or not least <= count <= MOST_STEPS):
-                expected = f"a whole number from {least} to {MOST_STEPS:,}"
-                raise InputError(name, str(count)[:80], expected)
+        if self.steps is not None and self.steps < 1:
+            raise InputError("steps", str(self.steps), "at least 1")
+        if self.warmup < 1 or self.rewind_spacing < 1:
+            got = f"warmup {self.warmup}, rewind_spacing {self.rewind_spacing}"
+            raise InputError("schedule", got, "at least 1 each")
         if not 0 <= self.hold_fraction <= 1 or not 0 < self.final_factor <= 1:
-            got = f"hold_fraction {self.hold_fraction}, final_factor {self.final_factor}"[:200]
+            got = f"hold_fraction {self.hold_fraction}, final_factor {self.final_factor}"
             raise InputError("schedule", got, "a fraction in [0, 1] and a factor in (0, 1]")
 
     def rate(self, step: int) -> float:
@@ -79,6 +73,21 @@ class Schedule:
     def keeps(self, done: int) -> bool:
         """Whether the state after `done` steps is one that `rewind_step` may name."""
         return done == 0 or self.rewind_step(done) == done
+
+
+def read_schedule(found: Fields) -> Schedule:
+    """A schedule from what a file held. InputError, naming the field, for what no run wrote."""
+    counts = {"steps": 1, "warmup": 1, "measured": 0, "rewind_spacing": 1}
+    for key, least in counts.items():
+        if key in found:
+            found.whole(key, least, MOST_STEPS)
+    for key in ("hold_fraction", "final_factor"):
+        if key in found:
+            found.real(key, 0.0, 1.0)
+    try:
+        return Schedule(**found.values)
+    except TypeError as error:  # a name that is missing or unknown
+        raise InputError(found.where, str(error)[:200], "that of a run") from error
 
 
 def seconds_per_step(times: list[float]) -> float:

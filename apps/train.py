@@ -25,7 +25,7 @@ from polyfield.apps.report import duration
 from polyfield.apps.run_folder import RunFolder, read_config
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.schedule import Schedule
+from polyfield.apps.schedule import Schedule, read_schedule
 from polyfield.apps.terminal import say
 from polyfield.apps.train_options import Train, check
 from polyfield.apps.trained import (
@@ -100,7 +100,10 @@ def train(
     parameters = sum(p.numel() for p in trained.field.parameters())
     trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
-    schedule = Schedule(options.steps) if known is None else _known_schedule(known, known_from)
+    if known is None:
+        schedule = Schedule(options.steps)
+    else:
+        schedule = read_schedule(Fields(f"{known_from}:", known).part("schedule"))
     minutes = None if schedule.steps is not None else options.minutes or 3.0
     images = scene_images(scene, settings.image_bytes, settings.seed)
     task = RadianceTask(trained, scene, images, device)
@@ -285,14 +288,6 @@ def _known_config(options: Train) -> dict | None:
         if out is not None and os.path.isfile(out / "config.json"):
             return RunFolder.open(out).config()
     return None
-
-
-def _known_schedule(config: dict, where: str) -> Schedule:
-    found = Fields(f"{where}:", config).part("schedule")
-    try:
-        return Schedule(**found.values)
-    except (TypeError, ValueError) as error:  # of unknown names, of values
-        raise InputError(f"{where}: schedule", str(error)[:200], "that of a run") from error
 
 
 def _run_folder(

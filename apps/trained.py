@@ -171,11 +171,6 @@ def pixel_size(scene: Scene) -> float:
 def read_settings(values: object, where: str) -> Settings:
     """Settings from what a file held. InputError, naming `where`, for what no run wrote."""
     found = Fields(f"{where}:", {"settings": values}).part("settings")
-    try:
-        settings = Settings(**found.values)
-        Sampling(**found.part("sampling").values)
-    except TypeError as error:  # a name that is missing or unknown
-        raise InputError(found.where, str(error)[:200], "those of a run") from error
     sampling, orbit = found.part("sampling"), found.part("orbit")
     sampling.real("step", 1e-6, 1.0)
     sampling.real("cone", 0.0, 1.0)
@@ -200,7 +195,10 @@ def read_settings(values: object, where: str) -> Settings:
             raise found.refuse(key, f"one of {', '.join(known)}")
     if found.text("scene") is None:
         raise found.refuse("scene", "a folder's path")
-    found.part("arguments")
+    found.part("to_field")
+    arguments = found.part("arguments")
+    for name in arguments.values:
+        arguments.whole(name, 0, 1 << 20)
     try:
         poses = torch.tensor(orbit.items("camera_to_world"), dtype=torch.float64)
         gram = poses[:, :, :3].mT @ poses[:, :, :3]
@@ -210,7 +208,11 @@ def read_settings(values: object, where: str) -> Settings:
         sound = False
     if not sound:
         raise orbit.refuse("camera_to_world", "poses: 3 rows of 4 numbers each, a rotation first")
-    return settings
+    try:
+        Sampling(**sampling.values)  # type: ignore[arg-type]  # checked above
+        return Settings(**found.values)
+    except TypeError as error:  # a name that is missing or unknown
+        raise InputError(found.where, str(error)[:200], "those of a run") from error
 
 
 def build(settings: Settings, device: torch.device) -> Trained:

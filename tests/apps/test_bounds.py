@@ -205,8 +205,8 @@ def test_a_large_mask_is_kept_coarse_and_misses_nothing():
 
 
 def test_coarse_masks_bound_the_object_as_fine_ones_do():
-    cameras, center = sphere(), torch.tensor([0.0, 0.0, 0.0], dtype=torch.float64)
-    masks = ball_masks(cameras, center, 0.3)
+    cameras = sphere()
+    masks = ball_masks(cameras, TARGET, 0.3)
     fine = object_bounds(cameras, masks, "test")
     coarse = [
         mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2] for mask in masks

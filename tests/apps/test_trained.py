@@ -90,7 +90,7 @@ def test_settings_of_no_run_are_refused_in_a_sentence_with_the_file(run, key):
             build(read_settings(settings, "config.json"), torch.device("meta"))
         assert len(str(refused.value)) < 600
         if key not in ("to_field", "wing"):
-            assert refused.value.where == f"config.json: settings.{key}" or inner, value
+            assert refused.value.where.startswith(f"config.json: settings.{key}"), value
 
 
 @pytest.mark.parametrize("key", ["seed", "orbit", "sampling", "arguments"])
@@ -189,7 +189,7 @@ def test_a_table_that_a_small_file_asks_for_is_not_made(mine, capsys):
     assert main(command) == 2
     assert "--memory" in capsys.readouterr().err and not again.exists()
     rewrite(mine, lambda _, metadata: metadata["settings"]["arguments"].update(HUGE))
-    with pytest.raises(InputError, match="'field.encoding.table'"):
+    with pytest.raises(InputError, match="tensor 'field"):
         load(mine, CPU)
     assert peak_resident_bytes() - before < 200e6
 
@@ -200,7 +200,7 @@ def test_a_table_that_a_small_file_asks_for_is_not_made(mine, capsys):
         (lambda c: c.clear(), "config_version"),
         (lambda c: c.pop("settings"), "settings: missing"),
         (lambda c: c.pop("schedule"), "schedule: missing"),
-        (lambda c: c["schedule"].update(steps=1.5), "schedule: steps: 1.5"),
+        (lambda c: c["schedule"].update(steps=1.5), "schedule.steps: 1.5"),
         (lambda c: c["schedule"].update(wing=1), "schedule: .*wing"),
         (lambda c: c["settings"].update(image_bytes=5), "memory for images"),
         (lambda c: c["settings"].update(scene="a\0b"), "a scene's folder"),

@@ -12,16 +12,16 @@ VALUES = {"n": 3, "x": 0.5, "part": {"n": 9}, "bool": True, "nan": math.nan, "hu
 def test_what_is_there_and_in_range_comes_back():
     fields = Fields("run/config.json:", VALUES)
     assert fields.whole("n", 3, 3) == 3
-    assert fields.real("x", 0.5, 0.5) == 0.5 and isinstance(fields.real("n", 0, 9), float)
+    assert fields.real("x", 0.5, 0.5) == 0.5 and isinstance(fields.real("n", 0.0, 9.0), float)
     assert fields.part("part").whole("n", 0, 9) == 9
 
 
 @pytest.mark.parametrize("key", ["bool", "nan", "huge", "part", "missing"])
 def test_what_is_not_a_number_in_range_is_refused_by_its_name(key):
     fields = Fields("run/config.json:", VALUES)
-    for read in (fields.whole, fields.real):
+    for read, low, high in ((fields.whole, 0, 9), (fields.real, 0.0, 9.0)):
         with pytest.raises(InputError, match=rf"^run/config\.json: {key}: .*from 0 to 9"):
-            read(key, 0, 9)
+            read(key, low, high)
     with pytest.raises(InputError, match=r"^run/config\.json: part\.n: 9; .*from 0 to 8"):
         fields.part("part").whole("n", 0, 8)
     with pytest.raises(InputError, match="x: 0.5; expected a whole number"):
