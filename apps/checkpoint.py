@@ -107,7 +107,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
     # The bytes are anybody's, and between them safetensors, json and torch refuse with a dozen
     # types of exception; each means the same to the reader.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(where, f"cannot be read ({reason})", "a whole checkpoint") from error
     if not whole:
         raise InputError(where, "its checksum does not fit its content", "an undamaged checkpoint")

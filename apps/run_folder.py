@@ -228,7 +228,7 @@ def _record(line: bytes) -> dict | None:
     """A line of metrics.jsonl; None if it is no object, or counts steps or seconds in no number."""
     try:
         record = json.loads(line)
-        counts = [record.get(key) or 0 for key in ("step", "seconds")]
+        counts = [record.get("step", 0), record.get("seconds") or 0]
         return record if all(0 <= count < _MOST_COUNTED for count in counts) else None
     except (ValueError, RecursionError, AttributeError, TypeError):
         return None

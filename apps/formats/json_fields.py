@@ -55,11 +55,8 @@ class Fields:
     def real(self, key: str, low: float, high: float) -> float:
         """A number from low to high, which must be there."""
         value = self.values.get(key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
             raise self.refuse(key, f"a number from {low:g} to {high:g}")
         return float(value)
 
