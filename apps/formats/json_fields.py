@@ -55,9 +55,11 @@ class Fields:
     def real(self, key: str, low: float, high: float) -> float:
         """A number from low to high, which must be there."""
         value = self.values.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            raise self.refuse(key, f"a number from {low:g} to {high:g}")
+        expected = f"a number from {low:g} to {high:g}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(key, expected)
+        if not low <= value <= high:
+            raise self.refuse(key, expected)
         return float(value)
 
     def part(self, key: str) -> Fields:
