@@ -228,8 +228,9 @@ def _record(line: bytes) -> dict | None:
     """A line of metrics.jsonl; None if it is no object, or counts steps or seconds in no number."""
     try:
         record = json.loads(line)
-        counts = [record.get("step", 0), record.get("seconds") or 0]
-        return record if all(0 <= count < _MOST_COUNTED for count in counts) else None
+        step, seconds = record.get("step", 0), record.get("seconds") or 0
+        sound = type(step) is int and all(0 <= count < _MOST_COUNTED for count in (step, seconds))
+        return record if sound else None
     except (ValueError, RecursionError, AttributeError, TypeError):
         return None
 

@@ -265,6 +265,7 @@ def test_a_config_that_is_a_dangling_link_is_not_written_through(tmp_path):
         '{"step": "a"}',
         '{"step": [1]}',
         '{"step": null}',
+        '{"step": 1e-300}',
         '{"step": NaN}',
         '{"step": -1}',
         '{"step": 1, "seconds": "x"}',
