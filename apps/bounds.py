@@ -18,6 +18,7 @@ from polyfield.render.paths import nearest_to_axes
 Backdrop = tuple[int, int, int]
 
 _CELLS = 24  # a side of the coarse visual hull
+_LONGEST_MASK = 1600  # cells of the longer side
 _PLAIN = 3  # 8-bit steps by which a plain backdrop may vary
 _DIFFERENT = 8  # 8-bit steps from the backdrop that make a pixel the object's
 
@@ -117,7 +118,7 @@ def camera_bounds(cameras: Cameras) -> Bounds:
 
 
 def object_bounds(
-    cameras: Cameras, masks: Sequence[Bool[Tensor, "height width"]], what: str
+    cameras: Cameras, masks: Sequence[Bool[Tensor, "_ _"]], what: str
 ) -> Bounds | None:
     """The cube about a coarse visual hull: one camera and one mask of the object a view.
 
@@ -153,12 +154,12 @@ def _hull_cells(
     cells = low + torch.cartesian_prod(steps, steps, steps) * (high - low)
     views = torch.zeros(len(cells))
     hits = torch.zeros(len(cells))
+    sizes = torch.stack([cameras.width, cameras.height], 1)
     for view, mask in enumerate(masks):
         coarse = adaptive_max_pool2d(mask[None].float(), resolution)
         coarse = max_pool2d(coarse, 3, stride=1, padding=1)[0]  # a cell is wider than its centre
         pixels, _ = cameras.project(torch.full((len(cells),), view), cells)
-        size = torch.tensor([mask.shape[1], mask.shape[0]], dtype=torch.float64)
-        place = pixels / size
+        place = pixels / sizes[view]
         inside = ((place >= 0) & (place < 1)).all(1)
         column, row = (place[inside] * resolution).long().T
         views += inside
@@ -166,11 +167,14 @@ def _hull_cells(
     return cells[(hits >= 0.9 * views) & (views >= max(1, len(masks) / 2))]
 
 
-def find_backdrop(images: Sequence[UInt8[Tensor, "_ _ 4"]]) -> Backdrop | None:
+def border(image: UInt8[Tensor, "_ _ 4"]) -> UInt8[Tensor, "n 4"]:
+    """The pixels along an image's four sides."""
+    return torch.cat([image[0], image[-1], image[:, 0], image[:, -1]])
+
+
+def find_backdrop(borders: Sequence[UInt8[Tensor, "_ 4"]]) -> Backdrop | None:
     """The one colour that the borders of all these opaque images have, if they have one."""
-    edges = [
-        torch.cat([image[0], image[-1], image[:, 0], image[:, -1]]).float() for image in images
-    ]
+    edges = [edge.float() for edge in borders]
     colour = torch.cat(edges)[:, :3].median(0).values
     for edge in edges:
         # The object may reach over the border here and there.
@@ -183,9 +187,16 @@ def find_backdrop(images: Sequence[UInt8[Tensor, "_ _ 4"]]) -> Backdrop | None:
 
 def object_mask(
     image: UInt8[Tensor, "height width 4"], backdrop: Backdrop | None
-) -> Bool[Tensor, "height width"]:
-    """Where an image shows the object: by its alpha, or by its difference from the backdrop."""
+) -> Bool[Tensor, "rows columns"]:
+    """Where an image shows the object: by its alpha, or by its difference from the backdrop.
+
+    Cells of a large image stand for several pixels each: on if the object is in any of them.
+    """
     if backdrop is None:
-        return image[:, :, 3] > 0
-    difference = (image[:, :, :3].int() - torch.tensor(backdrop)).abs()
-    return (difference > _DIFFERENT).any(2)
+        mask = image[:, :, 3] > 0
+    else:
+        mask = (image[:, :, :3].short() - torch.tensor(backdrop).short()).abs().amax(2) > _DIFFERENT
+    factor = math.ceil(max(mask.shape) / _LONGEST_MASK)
+    if factor == 1:
+        return mask
+    return max_pool2d(mask[None].float(), factor, ceil_mode=True)[0] > 0

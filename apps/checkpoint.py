@@ -107,7 +107,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
     # The bytes are anybody's, and between them safetensors, json and torch refuse with a dozen
     # types of exception; each means the same to the reader.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(where, f"cannot be read ({reason})", "a whole checkpoint") from error
     if not whole:
         raise InputError(where, "its checksum does not fit its content", "an undamaged checkpoint")
@@ -121,7 +121,11 @@ def step_path(folder: Path, step: int) -> Path:
 
 def steps_in(folder: Path) -> dict[int, Path]:
     """The checkpoints of a folder by their step, oldest first, unread. Empty if there is none."""
-    found = {int(m[1]): path for path in folder.glob("*") if (m := _NAME.fullmatch(path.name))}
+    found = {
+        int(match[1]): path
+        for path in folder.glob("*")
+        if (match := _NAME.fullmatch(path.name)) and path.is_file()
+    }
     return dict(sorted(found.items()))
 
 

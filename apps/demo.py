@@ -23,12 +23,16 @@ from polyfield.apps.render import turntable_frames
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import load_scene
+from polyfield.apps.terminal import say
 from polyfield.apps.train import train
-from polyfield.apps.train_options import Train
+from polyfield.apps.train_options import Train, check
 from polyfield.apps.trained import load
 from polyfield.apps.video import write_video
+from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_metrics import f_score
+
+MOST_VIEWS, MOST_SIZE = 10_000, 4096
 
 
 @dataclass(frozen=True)
@@ -73,29 +77,30 @@ def demo(
 ) -> DemoResult:
     """Render the demo scene, train, evaluate, make a turntable, a mesh and the report.
 
-    Prints nothing. A demo that lies in the folder is replaced. Raises InputError where the folder
-    cannot be written.
+    Prints nothing. A demo that lies in the folder is replaced. Raises InputError for
+    options that make no demo, or where the folder cannot be written.
     """
     tell = on_message or (lambda message: None)
     begin = time.monotonic()
     scene_folder, run_folder = options.out / "scene", options.out / "run"
+    training = Train(
+        scene=scene_folder,
+        out=run_folder,
+        minutes=None if options.steps is not None else options.minutes,
+        steps=options.steps,
+        seed=options.seed,
+        report=False,
+    )
+    check(training)
+    if options.views > MOST_VIEWS or options.size > MOST_SIZE:
+        got = f"{options.views} views of {options.size} x {options.size}"
+        raise InputError("demo scene", got, f"at most {MOST_VIEWS} of {MOST_SIZE} x {MOST_SIZE}")
     tell(f"drawing {options.views} views of the demo scene")
     made = demo_scene(options.seed, options.size, options.views)
     write_nerf_synthetic(scene_folder, made.nerf_synthetic_splits(), made.angle_x)
     drawn = time.monotonic()
     _forget(run_folder)
-    outcome = train(
-        Train(
-            scene=scene_folder,
-            out=run_folder,
-            minutes=None if options.steps else options.minutes,
-            steps=options.steps,
-            seed=options.seed,
-            report=False,
-        ),
-        on_message=tell,
-        on_progress=on_progress,
-    )
+    outcome = train(training, on_message=tell, on_progress=on_progress)
     trained_at = time.monotonic()
     trained = load(run_folder, torch.device("cpu"))
     scene = load_scene(scene_folder)
@@ -132,7 +137,7 @@ def demo_command(options: Demo) -> DemoResult:
     with live_progress() as progress:
         return demo(
             options,
-            on_message=lambda message: print(message, flush=True),
+            on_message=say,
             on_progress=progress,
         )
 

@@ -16,7 +16,14 @@ from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.trained import BACKGROUNDS, SAMPLES_PER_PIXEL, Color, Trained, load
+from polyfield.apps.trained import (
+    BACKGROUNDS,
+    SAMPLES_PER_PIXEL,
+    Color,
+    Trained,
+    check_samples_per_pixel,
+    load,
+)
 from polyfield.cuda.errors import InputError
 from polyfield.render.metrics import psnr_8bit, ssim
 
@@ -56,6 +63,7 @@ def evaluate(options: Eval) -> EvalResult:
 
     InputError if this is no run, its scene is gone, or the split holds no view.
     """
+    check_samples_per_pixel(options.samples_per_pixel)
     device = choose_device(options.device)
     trained = load(options.run, device)
     scene = load_scene(options.scene or Path(trained.settings.scene))

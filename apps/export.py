@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def export(options: Export) -> ExportResult:
         )
     if suffix not in expected:
         raise InputError(f"--out {options.out}", f"suffix {suffix!r}", " or ".join(expected))
-    if not options.out.parent.is_dir():
+    if not os.path.isdir(options.out.parent):
         raise InputError(f"--out {options.out}", "its folder does not exist", "one that exists")
     if options.kind != "cameras" and not 2 <= options.resolution <= 2048:
         raise InputError("--resolution", str(options.resolution), "2 to 2048")

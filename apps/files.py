@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import BinaryIO
 from polyfield.cuda.errors import InputError
 
 PARTIAL = ".partial"  # ends the name of a file that is still being written
+
+MOST_TEXT_BYTES = 1 << 27  # of JSON that is read: fifty times what a large scene needs
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -39,6 +42,19 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(path, error) from error
+
+
+def read_plain(path: Path) -> bytes:
+    """What a file of at most MOST_TEXT_BYTES holds. OSError, whose strerror says why, where not.
+
+    Pipes and devices are refused as well: reading them may never end.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    if status.st_size > MOST_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"{status.st_size} bytes are too many", str(path))
+    return path.read_bytes()
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,6 +17,8 @@ from polyfield.cuda.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "MPO")  # MPO: JPEG of phones, with a second view
+MOST_PIXELS = 1 << 26  # of an image that is used
+_BAND_PIXELS = 1 << 20  # converted at once
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "I;16", "I;16B", "I;16L")
 _EXPECTED = f"an image that decodes: {', '.join(_FORMATS[:5])}"
 
@@ -75,12 +77,16 @@ def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             transparent = "A" in image.mode or "transparency" in image.info
-            shown: Image.Image = image
-            if image.mode.startswith("I;16"):
-                grey = (np.asarray(image).astype(np.uint32) + 128) // 257
-                shown = Image.fromarray(grey.astype(np.uint8))
             wanted = "RGBA" if channels == 4 else "RGB"
-            pixels = np.array(shown if shown.mode == wanted else shown.convert(wanted))
+            pixels = np.empty((image.height, image.width, channels), np.uint8)
+            # In bands: Pillow holds an image three times over while it converts it.
+            rows = max(1, _BAND_PIXELS // image.width)
+            for top in range(0, image.height, rows):
+                band = image.crop((0, top, image.width, min(top + rows, image.height)))
+                if image.mode.startswith("I;16"):
+                    grey = (np.asarray(band).astype(np.uint32) + 128) // 257
+                    band = Image.fromarray(grey.astype(np.uint8))
+                pixels[top : top + rows] = np.asarray(band.convert(wanted))
     except FileNotFoundError as error:
         raise InputError(str(path), "no such file", "an image") from error
     except Exception as error:  # as above

@@ -16,15 +16,18 @@ from torch import Tensor
 
 from polyfield.apps import checkpoint
 from polyfield.apps.checkpoint import Saved
+from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.interruption import Interrupted, stop_requests
 from polyfield.apps.memory import resident_bytes
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import (
     CHECKPOINT_SECONDS,
+    MOST_STEPS,
     QUICK_SECONDS,
     VALIDATION_SHARE,
     VALIDATIONS,
     Schedule,
+    read_schedule,
     seconds_per_step,
     steps_within,
 )
@@ -165,17 +168,19 @@ class _Run:
         """Take on a checkpoint; whether the number of steps is fixed already."""
         values = saved.metadata
         try:
-            found = values["schedule"]
-            if found["steps"] is None:
-                found = self.folder.config().get("schedule", found)
-            self.schedule = Schedule(**found)
-            self.step, self.rewinds = int(values["step"]), int(values["rewinds"])
-            state = values["task"]
+            counts = Fields("metadata", values)
+            self.schedule = read_schedule(counts.part("schedule"))
+            if self.schedule.steps is None:
+                where = f"{self.folder.config_path}:"
+                config = Fields(where, self.folder.config())
+                if "schedule" in config:
+                    self.schedule = read_schedule(config.part("schedule"))
+            self.step = counts.whole("step", 0, self.schedule.steps or MOST_STEPS)
+            self.rewinds = counts.whole("rewinds", 0, MOST_REWINDS)
+            self.task.restore(saved.tensors, counts.part("task").values)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                str(saved.path), f"its training state is not whole ({error})", "a run's checkpoint"
-            ) from error
-        self.task.restore(saved.tensors, state)
+            got = f"its training state is not whole ({str(error)[:300]})"
+            raise InputError(str(saved.path), got, "a run's checkpoint") from error
         self.folder.forget_after(self.step)
         self.clock_offset = max((r.get("seconds") or 0 for r in self.folder.records()), default=0)
         self.log({"event": "resume", "checkpoint": saved.path.name, "damaged": saved.damaged})

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import tyro
 
 from polyfield.apps.files import write_json
 from polyfield.apps.interruption import Interrupted
+from polyfield.apps.terminal import say
 from polyfield.cuda.errors import InputError, PolyfieldError
 
 DONE, FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -86,6 +88,8 @@ VERBS = {
 
 def main(arguments: list[str] | None = None, verbs: dict[str, Verb] = VERBS) -> int:
     """Run one command; the exit code: 0 done, 1 a fault of ours, 2 refused, 130 interrupted."""
+    # What Pillow has to say of a file is either no matter or an error that we word ourselves.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         return _command(sys.argv[1:] if arguments is None else arguments, verbs)
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -130,7 +134,7 @@ def _command(arguments: list[str], verbs: dict[str, Verb]) -> int:
     except SystemExit as end:  # tyro has printed the help, or what it could not read
         return DONE if end.code in (0, None) else REFUSED
     json_path: Path | None = options.json
-    if json_path is not None and (json_path.is_dir() or not json_path.parent.is_dir()):
+    if json_path is not None and not _can_be_file(json_path):
         raise InputError(f"--json {json_path}", "cannot be made", "a file in a folder that exists")
     module = importlib.import_module(verb.module)
     run: Callable[[object], object] = getattr(module, verb.function)
@@ -138,8 +142,15 @@ def _command(arguments: list[str], verbs: dict[str, Verb]) -> int:
     if json_path is not None:
         write_json(json_path, result)
     if text := module.summary(result):
-        print(text, flush=True)
+        say(text)
     return DONE
+
+
+def _can_be_file(path: Path) -> bool:
+    try:
+        return path.parent.is_dir() and not path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _help(verbs: dict[str, Verb]) -> str:
@@ -171,7 +182,7 @@ def _with_json(options: type) -> type:
 
 
 def _complain(sentence: str) -> None:
-    print("polyfield: " + " ".join(sentence.split()), file=sys.stderr, flush=True)
+    say("polyfield: " + " ".join(sentence.split()), error=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Color, Trained
+from polyfield.apps.trained import Color, Trained, check_tensors
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
@@ -135,7 +136,9 @@ class RadianceTask:
         return tensors, {"rays": self.rays}
 
     def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
-        """Take on a state that `state` returned."""
+        """Take on a state that `state` returned. InputError for what is none of this field's."""
+        check_tensors(tensors, self.state()[0], "state")
+        rays = Fields("state", values).whole("rays", RAYS, MOST_RAYS)
         field = {k[6:]: v for k, v in tensors.items() if k.startswith("field.")}
         self.trained.field.load_state_dict(field)
         for name, moment in self.optimiser.moments.items():
@@ -147,7 +150,7 @@ class RadianceTask:
             grid.resolution,
         )
         self.optimiser.clear()
-        self.rays = int(values["rays"])
+        self.rays = rays
 
 
 def shown_image(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,12 +20,20 @@ from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, load, orbit_cameras
+from polyfield.apps.trained import (
+    SAMPLES_PER_PIXEL,
+    Trained,
+    check_samples_per_pixel,
+    load,
+    orbit_cameras,
+)
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.render.paths import turntable
 from polyfield.render.view import View
+
+MOST_FRAMES = 100_000
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,11 @@ def render(options: Render) -> RenderResult:
     Raises InputError for a run, size or place of no use.
     """
     device = choose_device(options.device)
-    if not 0 < options.memory < math.inf:
-        raise InputError("--memory", str(options.memory), "GB above 0")
+    if not 0 < options.memory <= 1e6:
+        raise InputError("--memory", str(options.memory), "GB above 0, at most a million")
+    if not 2 <= options.frames <= MOST_FRAMES:
+        raise InputError("--frames", str(options.frames)[:80], f"2 to {MOST_FRAMES:,}")
+    check_samples_per_pixel(options.samples_per_pixel)
     size = _size(options.size)
     trained = load(options.run, device)
     trained.memory_bytes = int(options.memory * 1e9)
@@ -117,7 +128,7 @@ def _render_test(
         cameras = cameras.resized(*size)
     cameras = cameras.to(device)
     out = options.out or options.run / "renders" / "test"
-    if out.is_file() or out.suffix.lower() in (".mp4", ".webp"):
+    if os.path.isfile(out) or out.suffix.lower() in (".mp4", ".webp"):
         raise InputError(f"--out {out}", "is a file", "a folder for the images")
     make_folder(out)
     files: list[str] = []

@@ -69,7 +69,7 @@ def write_report(path: Path, data: ReportData) -> None:
     sizes = {frame.shape for frame in data.orbit}
     if len(sizes) > 1:
         raise InputError("report: orbit", f"frames of shapes {sorted(sizes)}", "one shape")
-    page = report_page(data).encode()
+    page = report_page(data).encode(errors="backslashreplace")  # names need not be UTF-8
     with replacing(Path(path)) as file:
         file.write(page)
 
@@ -216,12 +216,12 @@ def _facts(values: Mapping[str, object]) -> str:
 
 
 def _series(metrics: Sequence[Mapping[str, object]], name: str) -> list[tuple[float, float]]:
-    """(step, value) of the lines that hold a finite number of that name."""
+    """(step, value) of the lines that hold a number of that name, of a size that can be drawn."""
     points = []
     for line in metrics:
         step, value = line.get("step"), line.get(name)
         if isinstance(step, int | float) and isinstance(value, int | float):
-            if math.isfinite(step) and math.isfinite(value):
+            if abs(step) < 1e15 and (value == 0 or 1e-30 < abs(value) < 1e30):
                 points.append((float(step), float(value)))
     return points
 

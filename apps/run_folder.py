@@ -13,6 +13,7 @@ from typing import BinaryIO
 from polyfield.apps.files import (
     make_folder,
     plain,
+    read_plain,
     refusal,
     remove_partial,
     replacing,
@@ -21,6 +22,7 @@ from polyfield.apps.files import (
 from polyfield.cuda.errors import InputError
 
 CONFIG_VERSION = 1
+_MOST_COUNTED = 1e12  # steps or seconds, in a record
 
 
 @dataclass
@@ -36,13 +38,14 @@ class RunFolder:
 
         With `replace` a run that lies there is removed first: its checkpoints, metrics, renders and
         report, nothing else. Raises InputError if a run lies there and `replace` is not given, if
-        another process writes to it, or if the place cannot be written.
+        something of these names lies there that is no run's, if another process writes to it, or if
+        the place cannot be written.
         """
         run = cls(path)
         make_folder(path)
         run._lock = _locked(path)
         try:
-            if run.config_path.exists():
+            if os.path.lexists(run.config_path):
                 run.config()  # refuses to touch a config.json that is not ours
                 if not replace:
                     raise InputError(
@@ -51,7 +54,9 @@ class RunFolder:
                         "a new folder",
                         "Go on with it by --resume, or name another folder with --out.",
                     )
-            run._clear()
+                run._clear()
+            else:
+                run._refuse_others()
             run.write_config(config)
             for folder in (run.checkpoints, run.renders):
                 folder.mkdir(exist_ok=True)
@@ -110,23 +115,7 @@ class RunFolder:
 
     def config(self) -> dict:
         """What `write_config` was given last. Raises InputError if this is no run of ours."""
-        where = str(self.config_path)
-        try:
-            config = json.loads(self.config_path.read_bytes())
-        except OSError as error:
-            raise InputError(
-                str(self.path), "holds no config.json", "a folder that `polyfield train` wrote"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(where, f"is no JSON ({error})", "a run's config.json") from error
-        version = config.get("config_version") if isinstance(config, dict) else None
-        if type(version) is not int or version != CONFIG_VERSION:
-            raise InputError(
-                where,
-                f"config_version {str(version)[:20]}",
-                f"version {CONFIG_VERSION} in a run's config.json",
-            )
-        return {key: value for key, value in config.items() if key != "config_version"}
+        return read_config(self.config_path)
 
     def write_config(self, config: dict) -> None:
         """Replace config.json, atomically. Raises InputError where the system refuses."""
@@ -189,9 +178,23 @@ class RunFolder:
 
     def _lines(self) -> list[bytes]:
         try:
-            return self.metrics_path.read_bytes().splitlines()
+            return read_plain(self.metrics_path).splitlines()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            got = f"cannot be read ({error.strerror})"
+            raise InputError(str(self.metrics_path), got, "one record a line") from error
+
+    def _refuse_others(self) -> None:
+        """Whoever has no config.json but a folder `checkpoints` keeps something else there."""
+        for path in (self.checkpoints, self.renders, self.metrics_path, self.report_path):
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise InputError(
+                    str(self.path),
+                    f"holds {path.name!r} and no config.json: no run of ours",
+                    "a folder without, for a new run",
+                    "Name another folder with --out.",
+                )
 
     def _clear(self) -> None:
         for folder in (self.checkpoints, self.renders):
@@ -202,19 +205,42 @@ class RunFolder:
         remove_partial(self.path)
 
 
+def read_config(path: Path) -> dict:
+    """What a run's config.json holds. Raises InputError if it is none of ours."""
+    where, expected = str(path), "a run's config.json"
+    try:
+        config = json.loads(read_plain(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        got = f"holds no {path.name}"
+        raise InputError(str(path.parent), got, "a folder that `polyfield train` wrote") from error
+    except OSError as error:
+        raise InputError(where, f"cannot be read ({error.strerror})", expected) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(where, f"is no JSON ({error})", expected) from error
+    version = config.get("config_version") if isinstance(config, dict) else None
+    if type(version) is not int or version != CONFIG_VERSION:
+        got = f"config_version {str(version)[:20]}"
+        raise InputError(where, got, f"version {CONFIG_VERSION} in {expected}")
+    return {key: value for key, value in config.items() if key != "config_version"}
+
+
 def _record(line: bytes) -> dict | None:
+    """A line of metrics.jsonl; None if it is no object, or counts steps or seconds in no number."""
     try:
         record = json.loads(line)
-    except ValueError:
+        step, seconds = record.get("step", 0), record.get("seconds") or 0
+        sound = type(step) is int and all(0 <= count < _MOST_COUNTED for count in (step, seconds))
+        return record if sound else None
+    except (ValueError, RecursionError, AttributeError, TypeError):
         return None
-    return record if isinstance(record, dict) else None
 
 
 def _locked(folder: Path) -> BinaryIO:
     """The folder's lock, held until the file is closed or the process dies, however it dies."""
     path = folder / ".lock"
     try:
-        file = open(path, "a+b")  # noqa: SIM115 - it stays open for as long as the lock is held
+        # A link is not followed: whatever it leads to would be cut to nothing.
+        file = open(path, "a+b", opener=_without_links)  # noqa: SIM115 - open while it is locked
     except OSError as error:
         raise refusal(path, error) from error
     try:
@@ -242,6 +268,10 @@ def _locked(folder: Path) -> BinaryIO:
     file.write(f"\n{os.getpid()}\n".encode())
     file.flush()
     return file
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _exclusive_lock() -> Callable[[int], None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from polyfield.apps.bounds import (
     Backdrop,
     Bounds,
+    border,
     camera_bounds,
     find_backdrop,
     looked_at,
@@ -96,7 +97,10 @@ def load_scene(folder: Path) -> Scene:
         found = [(kind, read) for kind, is_there, read in LOADERS if is_there(folder)]
         if not found:
             raise _no_scene(folder)
-    except (OSError, RuntimeError) as error:  # unreadable, a name too long, a loop of links
+    except InputError:
+        raise
+    # Unreadable, a name too long, a loop of links, a null byte out of a run's config.json.
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(str(folder)[:200], str(error)[:200], "a scene's folder") from error
     kind, read = found[0]
     return _assemble(folder, kind, read(folder))
@@ -104,10 +108,11 @@ def load_scene(folder: Path) -> Scene:
 
 def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
     train = posed.splits["train"]
-    images = list(_decoded(posed, _spread(train, _PEEKED)))
-    transparent = any(bool((image[:, :, 3] < 255).any()) for image in images)
-    backdrop = None if transparent else find_backdrop(images)
-    del images
+    borders, transparent = [], False
+    for image in _decoded(posed, _spread(train, _PEEKED)):  # one at a time: they may be large
+        borders.append(border(image))
+        transparent = transparent or bool((image[:, :, 3] < 255).any())
+    backdrop = None if transparent else find_backdrop(borders)
     bounds, notes = posed.bounds, list(posed.notes)
     if bounds is not None and not looked_at(posed.cameras, bounds):
         notes.append(f"{bounds.reason} is not used: the cameras look past its box")

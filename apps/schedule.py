@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
+from polyfield.apps.formats.json_fields import Fields
 from polyfield.cuda.errors import InputError
 
+MOST_STEPS = 1_000_000_000
 _KEPT = 16  # states of a long run that the NaN guard may go back to
 _BLOCK = 16  # steps; what is done every so often, such as an occupancy update, is done once in them
 
@@ -71,6 +73,21 @@ class Schedule:
     def keeps(self, done: int) -> bool:
         """Whether the state after `done` steps is one that `rewind_step` may name."""
         return done == 0 or self.rewind_step(done) == done
+
+
+def read_schedule(found: Fields) -> Schedule:
+    """A schedule from what a file held. InputError, naming the field, for what no run wrote."""
+    counts = {"steps": 1, "warmup": 1, "measured": 0, "rewind_spacing": 1}
+    for key, least in counts.items():
+        if key in found:
+            found.whole(key, least, MOST_STEPS)
+    for key in ("hold_fraction", "final_factor"):
+        if key in found:
+            found.real(key, 0.0, 1.0)
+    try:
+        return Schedule(**found.values)
+    except TypeError as error:  # a name that is missing or unknown
+        raise InputError(found.where, str(error)[:200], "that of a run") from error
 
 
 def seconds_per_step(times: list[float]) -> float:

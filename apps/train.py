@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
 from polyfield.apps.eval import EvalResult, measure
+from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.loop import Outcome, Progress, run
 from polyfield.apps.memory_plan import MemoryPlan, default_limit, known_plan, plan_memory
 from polyfield.apps.progress import live_progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.report import duration
-from polyfield.apps.run_folder import CONFIG_VERSION, RunFolder
+from polyfield.apps.run_folder import RunFolder, read_config
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.schedule import Schedule
+from polyfield.apps.schedule import Schedule, read_schedule
+from polyfield.apps.terminal import say
 from polyfield.apps.train_options import Train, check
 from polyfield.apps.trained import (
     Settings,
@@ -33,7 +37,7 @@ from polyfield.apps.trained import (
     settings_of,
 )
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS, arguments_of, build_field
+from polyfield.fields.table import FIELDS, arguments_of
 
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
 ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
@@ -79,7 +83,8 @@ def train(
         raise InputError("--field", repr(options.field), f"one of {', '.join(FIELDS)}")
     device = choose_device(options.device, tell)
     known = _known_config(options)
-    known_settings = read_settings(known.get("settings"), "config.json") if known else None
+    known_from = f"--from {options.from_config}" if options.from_config else "config.json"
+    known_settings = None if known is None else read_settings(known.get("settings"), known_from)
     scene_path = options.scene or (Path(known_settings.scene) if known_settings else None)
     if scene_path is None:
         raise InputError("SCENE", "is not given", "a folder of posed images")
@@ -95,14 +100,17 @@ def train(
     parameters = sum(p.numel() for p in trained.field.parameters())
     trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
-    schedule = _known_schedule(known) if known else Schedule(options.steps)
+    if known is None:
+        schedule = Schedule(options.steps)
+    else:
+        schedule = read_schedule(Fields(f"{known_from}:", known).part("schedule"))
     minutes = None if schedule.steps is not None else options.minutes or 3.0
+    images = scene_images(scene, settings.image_bytes, settings.seed)
+    task = RadianceTask(trained, scene, images, device)
     with _run_folder(options, out, settings, schedule) as folder:
         saved = checkpoint.latest(folder.checkpoints) if options.resume else None
         if options.resume and saved is None:
             tell(f"{out} holds no checkpoint: training starts at step 0")
-        images = scene_images(scene, settings.image_bytes, settings.seed)
-        task = RadianceTask(trained, scene, images, device)
         tell(f"{scene.name}: {_views(scene)}; training on {device} into {out}")
         tell(plan_sentence(settings, parameters, memory.total_bytes, limit, schedule, minutes))
         loading = time.monotonic() - started
@@ -148,7 +156,7 @@ def train_command(options: Train) -> TrainResult:
     with live_progress() as progress:
         return train(
             options,
-            on_message=lambda message: print(message, flush=True),
+            on_message=say,
             on_progress=progress,
             started=command_start(),
         )
@@ -236,7 +244,8 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
 
 
 def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:
-    field = build_field(settings.field, settings.arguments)
+    # Counted before there is memory for them: a file may ask for any number.
+    field = build(settings, torch.device("meta")).field
     parameters = sum(p.numel() for p in field.parameters())
     samples, images = settings.samples_per_step, settings.image_bytes
     return known_plan(limit, scene.sizes, parameters, samples, images)
@@ -270,30 +279,14 @@ def _millions(count: int) -> str:
 def _known_config(options: Train) -> dict | None:
     """The config of the run that is repeated or gone on with."""
     if options.from_config is not None:
-        path = options.from_config
-        try:
-            config = json.loads(path.read_bytes())
-            whole = config["config_version"] == CONFIG_VERSION
-            whole = whole and set(config) >= {"settings", "schedule"}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"--from {path}", str(error), "a run's config.json") from error
-        if not whole:
-            raise InputError(f"--from {path}", "is not whole", "a run's config.json")
-        return config
+        return read_config(options.from_config)
     if options.resume:
         out = options.out
         if out is None and options.scene is not None:
             out = Path("runs") / f"{options.scene.resolve().name}-{options.field}"
-        if out is not None and (out / "config.json").is_file():
+        if out is not None and os.path.isfile(out / "config.json"):
             return RunFolder.open(out).config()
     return None
-
-
-def _known_schedule(config: dict) -> Schedule:
-    try:
-        return Schedule(**config["schedule"])
-    except (KeyError, TypeError) as error:
-        raise InputError("config.json: schedule", str(error)[:200], "that of a run") from error
 
 
 def _run_folder(
@@ -302,7 +295,7 @@ def _run_folder(
     settings: Settings,
     schedule: Schedule,
 ) -> RunFolder:
-    if options.resume and (out / "config.json").is_file():
+    if options.resume and os.path.isfile(out / "config.json"):
         return RunFolder.open(out, writing=True)
     config = {"settings": asdict(settings), "schedule": asdict(schedule)}
     return RunFolder.create(out, config)

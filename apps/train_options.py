@@ -1,6 +1,5 @@
 """What `polyfield train` can be told. Apart from train.py, so that its help needs no torch."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from polyfield.apps.option_help import DEVICE, optional
+from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
@@ -78,12 +78,12 @@ def check(options: Train) -> None:
                 "--resume", "neither SCENE nor --out is given", "the run to go on with"
             )
     for name, value in (("--minutes", options.minutes), ("--memory", options.memory)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(name, str(value), "a number above 0")
-    if options.steps is not None and options.steps < 1:
-        raise InputError("--steps", str(options.steps), "at least 1")
+        if value is not None and not 0 < value <= 1e6:
+            raise InputError(name, str(value), "a number above 0, at most a million")
+    if options.steps is not None and not 1 <= options.steps <= MOST_STEPS:
+        raise InputError("--steps", str(options.steps)[:80], f"1 to {MOST_STEPS:,}")
     if not 0 <= options.seed < 2**63:
-        raise InputError("--seed", str(options.seed), "a number from 0 to 2^63 - 1")
+        raise InputError("--seed", str(options.seed)[:80], "a number from 0 to 2^63 - 1")
     kind, colon, index = options.device.partition(":")
     plain_device = options.device in ("auto", "cpu", "cuda")
     if not plain_device and not (kind == "cuda" and colon and index.isascii() and index.isdigit()):

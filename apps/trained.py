@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from polyfield.apps import checkpoint
+from polyfield.apps.formats.json_fields import LARGEST, Fields
+from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
 from polyfield.apps.train_options import Pixel
 from polyfield.cuda.errors import InputError
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
-from polyfield.fields.table import build_field
+from polyfield.fields.table import FIELDS, build_field
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import OccupancyGrid, full_grid
 from polyfield.render.view import View, render_bands, render_view
@@ -26,6 +28,7 @@ from polyfield.render.volume import LossKind, Sampling
 GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
+MOST_SAMPLES_PER_PIXEL = 1024
 Color = tuple[float, float, float]  # sRGB, 0 to 1
 BACKGROUNDS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
@@ -161,43 +164,72 @@ def pixel_size(scene: Scene) -> float:
     """
     cameras = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
     distance = (cameras.camera_to_world[:, :, 3] - 0.5).norm(dim=1)
+    # From the middle itself one looks at what stands around: past the finest grid.
+    distance = torch.where(distance < 1e-6, 2.0**-scene.grid_levels, distance)
     return float((distance / cameras.focal.amax(1)).median())
 
 
 def read_settings(values: Any, where: str) -> Settings:
     """Settings from what a file held. InputError, naming `where`, for what no run wrote."""
+    found = Fields(f"{where}:", {"settings": values}).part("settings")
+    sampling, orbit = found.part("sampling"), found.part("orbit")
+    sampling.real("step", 1e-6, 1.0)
+    sampling.real("cone", 0.0, 1.0)
+    sampling.real("near", 0.0, LARGEST)
+    if "limit" in sampling:
+        sampling.whole("limit", 1, 1 << 16)
+    found.whole("grid_levels", 1, 8)
+    found.whole("grid_resolution", 32, 256)
+    found.whole("seed", 0, 2**63 - 1)
+    found.whole("samples_per_step", 1, 1 << 24)
+    found.whole("image_bytes", 1, 1 << 50)
+    color, focal = found.numbers("background", 3), orbit.numbers("focal", 2)
+    if color is None or not all(0 <= value <= 1 for value in color):
+        raise found.refuse("background", "3 numbers from 0 to 1")
+    if focal is None or min(focal) <= 0:
+        raise orbit.refuse("focal", "2 numbers above 0")
+    size = orbit.numbers("size", 2) or [0, 0]
+    if not all(side >= 1 and side % 1 == 0 for side in size) or size[0] * size[1] > MOST_PIXELS:
+        raise orbit.refuse("size", f"width and height of at most {MOST_PIXELS:,} pixels")
+    for key, known in (("pixel", get_args(Pixel)), ("loss", get_args(LossKind)), ("field", FIELDS)):
+        if found.text(key) not in known:
+            raise found.refuse(key, f"one of {', '.join(known)}")
+    if found.text("scene") is None:
+        raise found.refuse("scene", "a folder's path")
+    found.part("to_field")
+    arguments = found.part("arguments")
+    for name in arguments.values:
+        arguments.whole(name, 0, 1 << 20)
     try:
-        red, green, blue = values["background"]
-        sampling = Sampling(**values["sampling"])
-        parts = {"background": (red, green, blue), "sampling": sampling}
-        settings = Settings(**{**values, **parts})
-        numbers = [red, green, blue, *vars(sampling).values(), settings.seed]
-        numbers += [
-            settings.samples_per_step,
-            settings.image_bytes,
-            settings.grid_levels,
-            settings.grid_resolution,
-        ]
-        sound = all(type(number) in (int, float) for number in numbers)
-        sound = sound and settings.pixel in get_args(Pixel) and settings.loss in get_args(LossKind)
-        poses = torch.tensor(settings.orbit["camera_to_world"])
-        sound = sound and poses.shape[1:] == (3, 4)
-        sound = sound and len(settings.orbit["focal"]) == len(settings.orbit["size"]) == 2
-        sound = sound and isinstance(settings.arguments, dict) and isinstance(settings.scene, str)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{where}: settings", str(error)[:200], "those of a run") from error
+        poses = torch.tensor(orbit.items("camera_to_world"), dtype=torch.float64)
+        gram = poses[:, :, :3].mT @ poses[:, :, :3]
+        sound = poses.shape[1:] == (3, 4) and bool(poses.float().isfinite().all())
+        sound = sound and float((gram - torch.eye(3)).abs().max()) < 1e-3
+    except (TypeError, ValueError, RuntimeError, IndexError, OverflowError):
+        sound = False
     if not sound:
-        raise InputError(f"{where}: settings", "of another form", "those of a run")
-    return settings
+        raise orbit.refuse("camera_to_world", "poses: 3 rows of 4 numbers each, a rotation first")
+    try:
+        parts = {"background": tuple(color), "sampling": Sampling(**sampling.values)}  # type: ignore[arg-type]  # checked above
+        return Settings(**{**found.values, **parts})  # type: ignore[arg-type]
+    except TypeError as error:  # a name that is missing or unknown
+        raise InputError(found.where, str(error)[:200], "those of a run") from error
 
 
 def build(settings: Settings, device: torch.device) -> Trained:
-    """A fresh field as the settings say. InputError where they make no sense."""
-    generator = Generator().manual_seed(settings.seed)
-    field = build_field(settings.field, settings.arguments, generator).to(device)
-    if not 1 <= settings.grid_levels <= 8 or settings.grid_resolution not in (32, 64, 128, 256):
-        got = f"{settings.grid_levels} levels of {settings.grid_resolution}"
-        raise InputError("settings: occupancy grid", got, "1 to 8 levels of 32, 64, 128 or 256")
+    """A fresh field as the settings say. InputError where they make no sense.
+
+    On the device "meta" it takes no memory, whatever sizes a file asks for, and has no values.
+    """
+    if device.type == "meta":
+        with device:
+            field = build_field(settings.field, settings.arguments)
+    else:
+        generator = Generator().manual_seed(settings.seed)
+        field = build_field(settings.field, settings.arguments, generator).to(device)
+    if settings.grid_resolution not in (32, 64, 128, 256):
+        got = f"{settings.grid_resolution}"
+        raise InputError("settings.grid_resolution", got, "32, 64, 128 or 256")
     grid = full_grid(settings.grid_levels, settings.grid_resolution, device)
     return Trained(settings, field, grid, Similarity.from_json(settings.to_field))
 
@@ -208,19 +240,44 @@ def load(path: Path, device: torch.device) -> Trained:
     saved = checkpoint.latest(run.checkpoints)
     if saved is None:
         raise InputError(str(path), "holds no checkpoint", "a run that has trained", "Train first.")
-    try:
-        trained = build(read_settings(saved.metadata["settings"], str(saved.path)), device)
-        state = {k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")}
-        trained.field.load_state_dict(state)
-        trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
-        trained.grid.values.copy_(saved.tensors["grid.values"])
-        trained.grid.bits.copy_(saved.tensors["grid.bits"])
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            str(saved.path), f"does not fit ({reason})", "a run's checkpoint"
-        ) from error
+    where = str(saved.path)
+    settings = read_settings(saved.metadata.get("settings"), where)
+    blank = build(settings, torch.device("meta"))
+    expected = {f"field.{name}": tensor for name, tensor in blank.field.state_dict().items()}
+    expected |= {"grid.values": blank.grid.values, "grid.bits": blank.grid.bits}
+    found = {k: v for k, v in saved.tensors.items() if not k.startswith("optimiser.")}
+    check_tensors(found, expected, where)
+    trained = build(settings, device)
+    trained.field.load_state_dict({k[6:]: v for k, v in found.items() if k.startswith("field.")})
+    trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
+    trained.grid.values.copy_(found["grid.values"])
+    trained.grid.bits.copy_(found["grid.bits"])
     return trained
+
+
+def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors of a file that are not, by name, shape, type and finite values, as expected.
+
+    Raises InputError, naming `where` and the first one.
+    """
+    for name in sorted(found.keys() | expected.keys()):
+        wanted = f"{_form(expected[name])}" if name in expected else "no such tensor"
+        got = f"{_form(found[name])}" if name in found else "missing"
+        if got == wanted and found[name].is_floating_point():
+            got = got if bool(found[name].isfinite().all()) else "values that are not finite"
+        if got != wanted:
+            raise InputError(f"{where}: tensor {name[:80]!r}", got, wanted)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def check_samples_per_pixel(count: int) -> None:
+    """InputError for what the option --samples-per-pixel cannot mean, before anything is done."""
+    if not 1 <= count <= MOST_SAMPLES_PER_PIXEL:
+        got = str(count)[:80]
+        raise InputError("--samples-per-pixel", got, f"1 to {MOST_SAMPLES_PER_PIXEL}")
 
 
 def orbit_cameras(

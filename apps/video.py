@@ -83,6 +83,9 @@ def _write_mp4(file: BinaryIO, frames: Iterator[Frame], fps: float) -> None:
 
 def _write_webp(file: BinaryIO, frames: Iterator[Frame], fps: float) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
+    if max(first.size) > 16383:  # 14 bits in the format
+        got = f"frames of {first.width}x{first.height}"
+        raise InputError(".webp", got, "at most 16383 pixels a side", "Write an .mp4.")
     first.save(
         file,
         format="WEBP",

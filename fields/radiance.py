@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import initial_weights, mlp, truncated_exponential
 from polyfield.cuda.radiance import FEATURES
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
@@ -16,7 +17,8 @@ class Radiance(nn.Module):
     """encoding -> density network -> colour network, as in Instant-NGP, without biases.
 
     density [n] = exp(first feature), at least 0, in 1 / side of the unit cube; colour [n, 3] in
-    [0, 1] from all 16 features and the spherical harmonics of the direction.
+    [0, 1] from all 16 features and the spherical harmonics of the direction. Raises InputError for
+    a width or degree that the kernels do not take.
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989), section 5.4.
     """
 
@@ -29,6 +31,8 @@ class Radiance(nn.Module):
         generator: Generator | None = None,
     ):
         super().__init__()
+        if not 0 <= harmonics_degree <= 7:
+            raise InputError("Radiance", f"harmonics of degree {harmonics_degree}", "0 to 7")
         self.encoding = encoding
         self.harmonics_degree = harmonics_degree
         harmonics = (harmonics_degree + 1) ** 2

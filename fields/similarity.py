@@ -72,11 +72,13 @@ class Similarity:
                 torch.isfinite(rotation).all() & torch.isfinite(translation).all()
             )
             sound = sound and bool((rotation @ rotation.T - torch.eye(3)).abs().max() < 1e-6)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError("similarity", f"{type(error).__name__}: {error}", _EXPECTED) from error
+            sound = sound and bool(torch.linalg.det(rotation) > 0)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            got = f"{type(error).__name__}: {error}"[:200]
+            raise InputError("similarity", got, _EXPECTED) from error
         if not sound:
-            raise InputError("similarity", str(values), _EXPECTED)
+            raise InputError("similarity", str(values)[:300], _EXPECTED)
         return Similarity(scale, rotation, translation)
 
 
-_EXPECTED = "scale > 0, rotation 3x3 orthonormal, translation of 3 finite numbers"
+_EXPECTED = "scale > 0, rotation 3x3 orthonormal and not mirrored, translation of 3 finite numbers"

@@ -69,16 +69,17 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
     Raises InputError naming an unknown field, an unknown argument, or one of another type.
     """
     if name not in FIELDS:
-        raise InputError("field", repr(name), f"one of {', '.join(FIELDS)}")
+        raise InputError("field", repr(name[:80]), f"one of {', '.join(FIELDS)}")
     kind, constructor = FIELDS[name]
     known: dict[str, object] = {f.name: f.default for f in fields(kind)}
     for key, value in arguments.items():
         if key not in known:
             raise InputError(
-                f"field {name}: argument {key!r}", repr(value), f"one of {list(known)}"
+                f"field {name}: argument {key[:80]!r}", "unknown", f"one of {list(known)}"
             )
         if type(value) is not int or not 0 <= value < 1 << 20:
-            raise InputError(f"field {name}: {key}", repr(value), "a whole number below 2^20")
+            got = repr(value)[:80]
+            raise InputError(f"field {name}: {key}", got, "a whole number below 2^20")
     chosen = kind(**arguments)
     return constructor(chosen, generator)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyfield.apps.files import read_plain
 from polyfield.cuda.errors import InputError
 
 LARGEST = 1e9  # of any length or pixel count that a scene can mean; float32 still squares it
@@ -43,6 +44,30 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
             raise self.refuse(key, f"{what} above {low:g} and below {high:g}")
         return float(value)
+
+    def whole(self, key: str, low: int, high: int) -> int:
+        """A whole number from low to high, which must be there."""
+        value = self.values.get(key)
+        if type(value) is not int or not low <= value <= high:
+            raise self.refuse(key, f"a whole number from {low} to {high}")
+        return value
+
+    def real(self, key: str, low: float, high: float) -> float:
+        """A number from low to high, which must be there."""
+        value = self.values.get(key)
+        expected = f"a number from {low:g} to {high:g}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(key, expected)
+        if not low <= value <= high:
+            raise self.refuse(key, expected)
+        return float(value)
+
+    def part(self, key: str) -> Fields:
+        """The object under `key`, which must be there."""
+        value = self.values.get(key)
+        if not isinstance(value, dict):
+            raise self.refuse(key, "an object")
+        return Fields(self.name(key), value)
 
     def text(self, key: str) -> str | None:
         """A string; None where absent."""
@@ -83,7 +108,7 @@ def read_object(path: Path, folder: Path) -> Fields:
     """The JSON object in a file, named relative to the scene's folder. InputError if it is none."""
     where = f"{folder.name}/{path.name}:"
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(read_plain(path).decode("utf-8-sig"))
     except OSError as error:
         raise InputError(where[:-1], f"cannot be read ({error.strerror})", "a JSON file") from error
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from polyfield.apps.bounds import Bounds
-from polyfield.apps.image_files import SUFFIXES, ImageHeader, read_header
+from polyfield.apps.image_files import MOST_PIXELS, SUFFIXES, ImageHeader, read_header
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -82,6 +82,11 @@ def read_headers(
                 break
         if used != list(paths):
             notes.append(f"photographs longer than {LONGEST_SIDE}: took {used[0].parent.name}")
+    for path, header in zip(used, headers, strict=True):
+        if header.width * header.height > MOST_PIXELS:
+            got = f"{header.width}x{header.height} pixels"
+            remedy = f"Put smaller copies of all into {path.parent.name}_2, _4 or _8 beside it."
+            raise InputError(str(path), got, f"at most {MOST_PIXELS:,} pixels", remedy)
     if count := sum(header.bits == 16 for header in headers):
         notes.append(f"{count} images of 16 bits a channel are read as 8 bits")
     if count := sum(header.turned for header in headers):

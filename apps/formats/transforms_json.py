@@ -198,7 +198,7 @@ def read_bounds(document: Fields) -> Bounds | None:
     size = document.number("aabb_scale") or 1.0
     if size not in [2.0**power for power in range(8)]:
         raise document.refuse("aabb_scale", "a power of two from 1 to 128")
-    scale = document.number("scale", 0.0) or 0.33
+    scale = document.number("scale", 1e-9) or 0.33
     offset = torch.tensor(document.numbers("offset", 3) or [0.5, 0.5, 0.5], dtype=torch.float64)
     return Bounds(
         (0.5 - offset) / scale,
@@ -246,7 +246,8 @@ def _splits(
             continue
         for place, name in enumerate(names):
             if not isinstance(name, str) or _plain(name) not in index_of:
-                got = f"{str(name)[:80]!r} is the file_path of no frame"
+                shown = repr(name[:80]) if isinstance(name, str) else "what is no string"
+                got = f"{shown} is the file_path of no frame"
                 raise InputError(document.name(f"{key}[{place}]"), got, "a frame of this file")
         lists[split] = list(dict.fromkeys(index_of[_plain(name)] for name in names))
     if not any(lists.values()):
@@ -274,6 +275,6 @@ def _plain(file: str) -> str:
 def _note_unused(document: Fields, frames: Sequence[Fields], notes: list[str]) -> None:
     if count := sum("mask_path" in frame for frame in frames):
         notes.append(f"mask_path of {count} frames is not used: whole images are trained on")
-    times = {str(frame.values.get("time")) for frame in frames}
+    times = {time for frame in frames if isinstance(time := frame.values.get("time"), int | float)}
     if len(times) > 1:
         notes.append("frames have different times, which are not used: what moves will blur")

@@ -5,6 +5,7 @@ import torch
 
 from polyfield.apps.bounds import (
     Bounds,
+    border,
     camera_bounds,
     find_backdrop,
     gaze,
@@ -181,9 +182,9 @@ def test_a_plain_border_is_a_backdrop():
             torch.tensor([10, 200, 30, 255], dtype=torch.uint8),
         ) * 4
         images.append(image)
-    assert find_backdrop(images) == (10, 200, 30)
+    assert find_backdrop([border(image) for image in images]) == (10, 200, 30)
     images[1][:, 0, 0] = 90
-    assert find_backdrop(images) is None
+    assert find_backdrop([border(image) for image in images]) is None
 
 
 def test_masks_are_alpha_or_difference_from_the_backdrop():
@@ -192,3 +193,24 @@ def test_masks_are_alpha_or_difference_from_the_backdrop():
     image[0, 2] = torch.tensor([0, 0, 30, 255])
     assert object_mask(image, None).tolist() == [[False, True, True]]
     assert object_mask(image, (0, 0, 0)).tolist() == [[False, False, True]]
+
+
+def test_a_large_mask_is_kept_coarse_and_misses_nothing():
+    image = torch.zeros(2, 4000, 4, dtype=torch.uint8)
+    image[1, 3999] = 255
+    mask = object_mask(image, None)
+    assert mask.shape == (1, 1334) and mask.sum() == 1 and mask[0, 1333]
+    pixels = torch.zeros(2, 1600, 4, dtype=torch.uint8)
+    assert object_mask(pixels, None).shape == (2, 1600)
+
+
+def test_coarse_masks_bound_the_object_as_fine_ones_do():
+    cameras = sphere()
+    masks = ball_masks(cameras, TARGET, 0.3)
+    fine = object_bounds(cameras, masks, "test")
+    coarse = [
+        mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2] for mask in masks
+    ]
+    found = object_bounds(cameras, coarse, "test")
+    assert found.side == pytest.approx(fine.side, rel=0.15)
+    torch.testing.assert_close(found.center, fine.center, atol=0.1, rtol=0)

@@ -248,3 +248,16 @@ def test_latest_passes_over_damaged_ones_and_says_so(tmp_path):
     os.truncate(step_path(tmp_path, 1), 40)
     with pytest.raises(InputError, match="no checkpoint can be read"):
         latest(tmp_path)
+
+
+def test_a_folder_named_like_a_checkpoint_is_none(tmp_path):
+    write(step_path(tmp_path, 1), {}, {"step": 1})
+    step_path(tmp_path, 2).mkdir()
+    assert list(steps_in(tmp_path)) == [1]
+
+
+def test_a_refusal_is_a_sentence_however_long_the_file_s_words(tmp_path):
+    (tmp_path / "a").write_bytes(raw(envelope() | {"x" * 10**5: HUGE | {"dtype": "y" * 10**5}}))
+    with pytest.raises(InputError) as refused:
+        read(tmp_path / "a")
+    assert len(str(refused.value)) < 500

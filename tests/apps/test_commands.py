@@ -251,7 +251,12 @@ def test_what_cannot_be_rendered_is_refused_before_anything_is_written(run, tmp_
         ["--out", str(tmp_path / "folder")],
         ["--size", "12by3", "--out", str(tmp_path / "a.mp4")],
         ["--size", "0x3", "--out", str(tmp_path / "a.mp4")],
-        ["--frames", "1", "--out", str(tmp_path / "a.mp4")],
+        ["--frames", "1", "--out", str(tmp_path / "new" / "a.mp4")],
+        ["--frames", str(10**9), "--out", str(tmp_path / "new" / "a.mp4")],
+        ["--samples-per-pixel", str(10**9), "--out", str(tmp_path / "a.mp4")],
+        ["--views", "test", "--samples-per-pixel", "0", "--out", str(tmp_path / "views")],
+        ["--views", "test", "--out", "x" * 300 + ".mp4"],
+        ["--memory", "1e300", "--out", str(tmp_path / "a.mp4")],
         ["--samples-per-pixel", "0", "--out", str(tmp_path / "a.mp4")],
         ["--fps", "0", "--out", str(tmp_path / "a.mp4")],
         ["--memory", "0", "--out", str(tmp_path / "a.mp4")],
@@ -343,3 +348,38 @@ def test_a_scene_without_held_out_views_has_a_report_all_the_same(scene, tmp_pat
     assert main(["render", str(out), "--views", "test"]) == 2
     assert main(["eval", str(out)]) == 2
     assert "--split test: holds no view" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--minutes", "nan"], ["--seed", "-1"], ["--views", str(10**9)], ["--steps", "0"]],
+)
+def test_a_demo_that_cannot_be_is_refused_before_anything_is_drawn(tmp_path, capsys, options):
+    assert main(["demo", "--out", str(tmp_path / "demo"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and not (tmp_path / "demo").exists()
+
+
+def test_places_with_names_longer_than_the_system_takes_are_refused(run, tmp_path, capsys):
+    long = str(tmp_path / ("x" * 300))
+    for command in (
+        ["export", str(run[0]), "--out", long + "/a.ply"],
+        ["train", "--resume", "--out", long],
+        ["train", long, "--steps", "1"],
+        ["train", "--from", long, "--out", str(tmp_path / "run")],
+        ["eval", long],
+    ):
+        assert main(command) == 2, command[0]
+        assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_no_utf_8_train_and_report(scene, tmp_path, capsys):
+    odd = tmp_path / os.fsdecode(b"\xffball")
+    shutil.copytree(scene, odd)
+    (odd / "test" / "r_1.png").rename(odd / "test" / os.fsdecode(b"\xff.png"))
+    path = odd / "transforms_test.json"
+    path.write_text(path.read_text().replace("r_1", "\\udcff"))
+    assert main(["train", str(odd), "--steps", "100", "--out", str(tmp_path / "run")]) == 0
+    assert "\\udcffball" in capsys.readouterr().out
+    assert "\\udcff" in (tmp_path / "run" / "report.html").read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from polyfield.apps import files
-from polyfield.apps.files import plain, remove_partial, replacing, write_json
+from polyfield.apps.files import plain, read_plain, remove_partial, replacing, write_json
 from polyfield.cuda.errors import InputError
 
 
@@ -149,3 +149,14 @@ def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
         pass
     modes = {os.stat(tmp_path / name).st_mode for name in ("plain", "ours")}
     assert len(modes) == 1
+
+
+def test_a_plain_file_is_read_up_to_a_bound(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files, "MOST_TEXT_BYTES", 5)
+    assert read_plain(tmp_path / "a") == b"12345"
+    monkeypatch.setattr(files, "MOST_TEXT_BYTES", 4)
+    with pytest.raises(OSError, match="5 bytes are too many"):
+        read_plain(tmp_path / "a")
+    with pytest.raises(FileNotFoundError):
+        read_plain(tmp_path / "b")

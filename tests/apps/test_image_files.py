@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from polyfield.apps import image_files
 from polyfield.apps.image_files import decode, read_header
 from polyfield.cuda.errors import InputError
 
@@ -130,3 +131,12 @@ def test_exif_orientation_is_told_and_not_applied(tmp_path):
     header = read_header(path := save(picture("RGB"), tmp_path / "a.jpg", exif=exif))
     assert header.turned and (header.width, header.height) == (6, 5)
     assert decode(path, 3).shape == (5, 6, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "1"])
+def test_an_image_converted_in_bands_is_the_image(tmp_path, monkeypatch, mode):
+    path = save(picture(mode), tmp_path / "a.png")
+    whole = decode(path, 4)
+    monkeypatch.setattr(image_files, "_BAND_PIXELS", 12)  # two rows, and one is left over
+    assert np.array_equal(decode(path, 4), whole)
+    assert np.array_equal(whole, np.asarray(picture(mode).convert("RGBA")))

@@ -152,3 +152,18 @@ def test_a_reader_that_leaves_early_is_no_fault():
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
+
+
+def test_a_json_path_longer_than_names_may_be_is_refused(verbs, capsys):
+    assert main(["count", "sheep", "--json", "x" * 300], verbs[1]) == 2
+    err = capsys.readouterr().err
+    assert "--json" in err and err.count("\n") == 1
+
+
+def test_a_name_in_a_sentence_cannot_command_the_terminal(verbs, capsys):
+    def act(options):
+        raise InputError("\x1b[31m\udcff", "is red", "plain")
+
+    verbs[0].act = act
+    assert main(["count", "sheep"], verbs[1]) == 2
+    assert capsys.readouterr().err.startswith("polyfield: \\x1b[31m\\udcff: is red")

@@ -257,3 +257,16 @@ def test_the_page_tells_its_script_where_the_frames_lie():
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_name_that_is_no_utf_8_does_not_stop_the_report(tmp_path):
+    write_report(tmp_path / "report.html", ReportData(scene="\udcff & co"))
+    assert "\\udcff &amp; co" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e308, -1e308, 10**400, math.nan])
+def test_numbers_that_no_axis_can_show_are_left_out_of_the_curves(value):
+    lines = [{"step": step, "loss": 0.5, "psnr": 20.0} for step in (1, 2)]
+    whole = report_page(ReportData(scene="disc", metrics=lines))
+    odd = [{"step": 3, "loss": value, "psnr": value}, {"step": 1e300, "loss": 1.0}]
+    assert report_page(ReportData(scene="disc", metrics=[*lines, *odd])) == whole

@@ -228,3 +228,68 @@ def test_a_full_disk_under_the_metrics_is_one_sentence(tmp_path, monkeypatch):
         monkeypatch.setattr("builtins.open", refuse)
         with pytest.raises(InputError, match="metrics.jsonl.*no room"):
             run.append({"step": 1})
+
+
+@pytest.mark.parametrize("name", ["checkpoints/best.pt", "renders/mine.png", "metrics.jsonl"])
+def test_what_another_program_keeps_under_our_names_is_never_removed(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    (tmp_path / ".theirs.partial").write_text("a download")
+    with pytest.raises(InputError, match=f"holds '{name.split('/')[0]}' and no config.json"):
+        RunFolder.create(tmp_path, {}, replace=True)
+    assert (tmp_path / name).read_text() == "precious"
+    assert (tmp_path / ".theirs.partial").exists() and not (tmp_path / "config.json").exists()
+
+
+def test_a_lock_that_is_a_link_leaves_alone_what_it_leads_to(tmp_path):
+    (tmp_path / "diary").write_text("dear diary")
+    RunFolder.create(tmp_path / "run", {}).close()
+    (tmp_path / "run/.lock").unlink()
+    (tmp_path / "run/.lock").symlink_to(tmp_path / "diary")
+    with pytest.raises(InputError, match=r"\.lock"):
+        RunFolder.open(tmp_path / "run", writing=True)
+    assert (tmp_path / "diary").read_text() == "dear diary"
+
+
+def test_a_config_that_is_a_dangling_link_is_not_written_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="holds no config.json"):
+        RunFolder.create(tmp_path / "run", {})
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": "a"}',
+        '{"step": [1]}',
+        '{"step": null}',
+        '{"step": 1e-300}',
+        '{"step": NaN}',
+        '{"step": -1}',
+        '{"step": 1, "seconds": "x"}',
+        '{"step": 1, "seconds": 1e999}',
+        '{"step": 1' + "0" * 4000 + "}",
+        '{"a": ' + "[" * 10**5 + "]" * 10**5 + "}",
+        '"step"',
+    ],
+)
+def test_a_line_that_counts_in_no_numbers_is_damaged(tmp_path, line):
+    with RunFolder.create(tmp_path / "run", {}) as run:
+        run.metrics_path.write_text(line + '\n{"step": 2, "seconds": null}\n')
+        with pytest.raises(InputError, match="metrics.jsonl: line 1"):
+            run.records()
+        assert run.forget_after(5) == 1
+        assert run.records() == [{"step": 2, "seconds": None}]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_records_that_are_no_files_are_refused_by_name(tmp_path, name, kind):
+    RunFolder.create(tmp_path / "run", {}).close()
+    path = tmp_path / "run" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(InputError, match=rf"{name}: cannot be read \(no plain file\)"):
+        RunFolder.open(tmp_path / "run", writing=True).forget_after(0)

@@ -11,6 +11,7 @@ from PIL import Image
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import load_scene
+from polyfield.apps.trained import pixel_size
 from polyfield.cuda.errors import InputError
 
 DATA = Path(os.environ.get("POLYFIELD_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -176,3 +177,16 @@ def test_the_real_rose_fills_its_cube():
     assert (center - 0.5).abs().max() < 0.15
     assert scene.backdrop == (0, 0, 0) and scene.grid_levels == 1
     assert 3.5 < 1 / field.scale < 5
+
+
+def test_a_camera_that_only_turns_is_a_scene_to_train_on(tmp_path):
+    write_disc(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        document = json.loads(path.read_text())
+        for frame in document["frames"]:
+            for row in frame["transform_matrix"][:3]:
+                row[3] = 0.0
+        path.write_text(json.dumps(document))
+    scene = load_scene(tmp_path)
+    pixel = 0.69 / SIZE  # radians
+    assert pixel_size(scene) == pytest.approx(2.0**-scene.grid_levels * pixel, rel=0.1)

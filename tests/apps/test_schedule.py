@@ -1,10 +1,12 @@
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyfield.apps.schedule import Schedule, seconds_per_step, steps_within
+from polyfield.apps.formats.json_fields import Fields
+from polyfield.apps.schedule import Schedule, read_schedule, seconds_per_step, steps_within
 from polyfield.cuda.errors import InputError
 
 schedules = st.builds(
@@ -92,6 +94,32 @@ def test_kept_states_are_few():
 def test_senseless_schedules_are_refused(wrong):
     with pytest.raises(InputError):
         Schedule(**{"steps": 10} | wrong)
+
+
+WHOLE = {"steps": 10, "warmup": 5, "hold_fraction": 0.5, "measured": 0, "rewind_spacing": 9}
+
+
+def test_a_schedule_is_read_as_it_was_written():
+    for schedule in (Schedule(10, final_factor=0.5), Schedule(None)):
+        assert read_schedule(Fields("config.json: schedule", asdict(schedule))) == schedule
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("steps", [0, 1.5, True, 10**30, math.nan, "a"]),
+        ("warmup", [0, math.inf, 1.5]),
+        ("measured", [-1, "a"]),
+        ("rewind_spacing", [0, 0.5]),
+        ("hold_fraction", [-1, 1.1, math.nan, "a"]),
+        ("final_factor", [0.0, 2, 10**400]),
+        ("wing", [1]),
+    ],
+)
+def test_a_schedule_of_no_run_is_refused(key, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"schedule.*{key}"):
+            read_schedule(Fields("config.json: schedule", WHOLE | {key: value}))
 
 
 def test_a_steps_time_leaves_out_the_warming_and_counts_what_is_done_now_and_then():

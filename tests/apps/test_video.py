@@ -93,3 +93,10 @@ def test_an_unknown_suffix_names_the_known_ones_before_any_frame_is_rendered(tmp
 def test_folders_are_made_and_capitals_understood(tmp_path):
     write_video(tmp_path / "new" / "FILM.MP4", film(2, 16, 16), fps=10.0)
     assert len(read_mp4(tmp_path / "new" / "FILM.MP4")[1]) == 2
+
+
+def test_webp_has_no_frames_wider_than_its_numbers(tmp_path):
+    with pytest.raises(InputError, match="16384x2; expected at most 16383"):
+        write_video(tmp_path / "film.webp", film(2, 2, 16384))
+    write_video(tmp_path / "film.webp", film(2, 2, 16383))
+    assert Image.open(tmp_path / "film.webp").size == (16383, 2)

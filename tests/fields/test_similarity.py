@@ -66,7 +66,9 @@ def test_cameras_move_and_keep_orthonormal_axes():
     [
         {"scale": 0.0},
         {"scale": float("nan")},
+        {"scale": 10**400},
         {"rotation": [[1, 0], [0, 1]]},
+        {"rotation": [[1, 0, 0], [0, 1, 0], [0, 0, -1]]},
         {"rotation": [[2, 0, 0], [0, 1, 0], [0, 0, 1]]},
         {"translation": [0, 0, float("inf")]},
         {"translation": "here"},

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from polyfield.apps.formats import transforms_json
+from polyfield.apps.formats import posed_images, transforms_json
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.cuda.errors import InputError
 
@@ -429,3 +429,30 @@ def test_frames_of_one_file_can_be_read_alone(tmp_path):
     posed = transforms_json.read(write(tmp_path, document()))
     assert posed.bounds is None and not posed.has_alpha
     assert posed.frame_names[8] == "0008"
+
+
+def test_photographs_beyond_all_memory_are_refused_by_their_headers(tmp_path, monkeypatch):
+    monkeypatch.setattr(posed_images, "MOST_PIXELS", WIDTH * HEIGHT - 1)
+    with pytest.raises(InputError, match=r"0000\.png: 12x8 pixels; expected at most 95.*images_2"):
+        load_scene(write(tmp_path, document()))
+
+
+@pytest.mark.parametrize("depth", [900, 930, 950, 960, 970, 975, 980, 985, 990])
+def test_deep_values_in_unused_fields_are_no_fault_of_ours(tmp_path, depth):
+    deep = "[" * depth + "]" * depth
+    write(tmp_path, contents := document())
+    text = json.dumps(contents)[:-1]
+    (tmp_path / "transforms.json").write_text(f'{text}, "test_filenames": [{deep}]}}')
+    with pytest.raises(InputError, match=r"transforms\.json"):
+        load_scene(tmp_path)
+    (tmp_path / "transforms.json").write_text(text.replace("{", f'{{"time": {deep}, ', 2) + "}")
+    try:
+        load_scene(tmp_path)
+    except InputError as refused:
+        assert "not JSON" in str(refused)
+
+
+@pytest.mark.parametrize("scale", [0, 5e-324, 1e-300, -1])
+def test_a_scale_that_makes_the_box_endless_is_refused(tmp_path, scale):
+    with pytest.raises(InputError, match=r"transforms\.json: scale: .*above 1e-09"):
+        load_scene(write(tmp_path, document(scale=scale, offset=[0.5] * 3, aabb_scale=1)))
