@@ -93,6 +93,18 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "header", [b"{'descr': (", b"{'descr': '<f8', 0x", b"{[}", b"((((", b"1e999"]
+)
+def test_a_header_that_python_cannot_parse_is_refused(tmp_path, header):
+    write(tmp_path)
+    data = bytearray((tmp_path / "poses_bounds.npy").read_bytes())
+    data[10 : 10 + len(header)] = header
+    (tmp_path / "poses_bounds.npy").write_bytes(data)
+    with pytest.raises(InputError, match="no array that numpy can read"):
+        load_scene(tmp_path)
+
+
 @settings(
     max_examples=150, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
