@@ -179,7 +179,7 @@ class _Run:
             self.rewinds = counts.whole("rewinds", 0, MOST_REWINDS)
             self.task.restore(saved.tensors, counts.part("task").values)
         except (KeyError, TypeError, ValueError) as error:
-            got = f"its training state is not whole ({str(error)[:300].rstrip('.')})"
+            got = f"its training state is not whole ({str(error)[:300]})"
             raise InputError(str(saved.path), got, "a run's checkpoint") from error
         self.folder.forget_after(self.step)
         self.clock_offset = max((r.get("seconds") or 0 for r in self.folder.records()), default=0)
