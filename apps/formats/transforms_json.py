@@ -246,8 +246,7 @@ def _splits(
             continue
         for place, name in enumerate(names):
             if not isinstance(name, str) or _plain(name) not in index_of:
-                shown = repr(name[:80]) if isinstance(name, str) else "what is no string"
-                got = f"{shown} is the file_path of no frame"
+                got = f"{str(name)[:80]!r} is the file_path of no frame"
                 raise InputError(document.name(f"{key}[{place}]"), got, "a frame of this file")
         lists[split] = list(dict.fromkeys(index_of[_plain(name)] for name in names))
     if not any(lists.values()):
@@ -275,6 +274,6 @@ def _plain(file: str) -> str:
 def _note_unused(document: Fields, frames: Sequence[Fields], notes: list[str]) -> None:
     if count := sum("mask_path" in frame for frame in frames):
         notes.append(f"mask_path of {count} frames is not used: whole images are trained on")
-    times = {time for frame in frames if isinstance(time := frame.values.get("time"), int | float)}
+    times = {str(frame.values.get("time")) for frame in frames}
     if len(times) > 1:
         notes.append("frames have different times, which are not used: what moves will blur")

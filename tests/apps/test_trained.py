@@ -203,6 +203,7 @@ def test_a_table_that_a_small_file_asks_for_is_not_made(mine, capsys):
         (lambda c: c["schedule"].update(steps=1.5), "schedule.steps: 1.5"),
         (lambda c: c["schedule"].update(wing=1), "schedule: .*wing"),
         (lambda c: c["settings"].update(image_bytes=5), "memory for images"),
+        (lambda c: c["settings"]["arguments"].update(harmonics_degree=8), "harmonics of degree 8"),
         (lambda c: c["settings"].update(scene="a\0b"), "a scene's folder"),
         (lambda c: c["settings"].update(scene="/dev/zero"), "a file"),
     ],
