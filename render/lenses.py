@@ -47,7 +47,15 @@ class Bend(NamedTuple):
     chained: bool = False
 
 
-Moved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # x, y; dx/dx, dx/dy, dy/dx, dy/dy
+class Moved(NamedTuple):
+    """A bent point, and the derivatives of its coordinates: xy is that of x by the straight y."""
+
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yx: Tensor
+    yy: Tensor
 
 
 def _radial(x: Tensor, y: Tensor, bend: Bend) -> Moved:
@@ -58,7 +66,7 @@ def _radial(x: Tensor, y: Tensor, bend: Bend) -> Moved:
         factor, slope = factor / below, (slope - below_slope * factor / below) / below
     across = 2 * x * y * slope
     j_xx, j_yy = factor + 2 * x * x * slope, factor + 2 * y * y * slope
-    return x * factor, y * factor, j_xx, across, across, j_yy
+    return Moved(x * factor, y * factor, j_xx, across, across, j_yy)
 
 
 def _polynomial(t: Tensor, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -83,7 +91,7 @@ def _shift(x: Tensor, y: Tensor, bend: Bend) -> Moved:
         slope_x, slope_y = 2 * (s1 + 2 * r2 * s2), 2 * (s3 + 2 * r2 * s4)
         j_xx, j_xy = j_xx + slope_x * x, j_xy + slope_x * y
         j_yx, j_yy = j_yx + slope_y * x, j_yy + slope_y * y
-    return dx, dy, j_xx, j_xy, j_yx, j_yy
+    return Moved(dx, dy, j_xx, j_xy, j_yx, j_yy)
 
 
 def _moved(x: Tensor, y: Tensor, bend: Bend) -> Moved:
@@ -91,17 +99,16 @@ def _moved(x: Tensor, y: Tensor, bend: Bend) -> Moved:
     if bend.tangential is None and bend.prism is None:
         return radial
     if not bend.chained:
-        return tuple(a + b for a, b in zip(radial, _shift(x, y, bend), strict=True))  # type: ignore[return-value]  # six of them
-    rx, ry, a_xx, a_xy, a_yx, a_yy = radial
-    dx, dy, b_xx, b_xy, b_yx, b_yy = _shift(rx, ry, bend)
-    b_xx, b_yy = b_xx + 1, b_yy + 1
-    return (
-        rx + dx,
-        ry + dy,
-        b_xx * a_xx + b_xy * a_yx,
-        b_xx * a_xy + b_xy * a_yy,
-        b_yx * a_xx + b_yy * a_yx,
-        b_yx * a_xy + b_yy * a_yy,
+        return Moved(*(a + b for a, b in zip(radial, _shift(x, y, bend), strict=True)))
+    shift = _shift(radial.x, radial.y, bend)
+    xx, yy = 1 + shift.xx, 1 + shift.yy
+    return Moved(
+        radial.x + shift.x,
+        radial.y + shift.y,
+        xx * radial.xx + shift.xy * radial.yx,
+        xx * radial.xy + shift.xy * radial.yy,
+        shift.yx * radial.xx + yy * radial.yx,
+        shift.yx * radial.xy + yy * radial.yy,
     )
 
 
@@ -109,11 +116,11 @@ def _straightened(plane: Tensor, bend: Bend, steps: int) -> Tensor:
     """Newton's method from the bent point."""
     x, y = plane
     for _ in range(steps):
-        at_x, at_y, j_xx, j_xy, j_yx, j_yy = _moved(x, y, bend)
-        error_x, error_y = at_x - plane[0], at_y - plane[1]
-        determinant = j_xx * j_yy - j_xy * j_yx
-        x = x - (j_yy * error_x - j_xy * error_y) / determinant
-        y = y - (j_xx * error_y - j_yx * error_x) / determinant
+        at = _moved(x, y, bend)
+        error_x, error_y = at.x - plane[0], at.y - plane[1]
+        determinant = at.xx * at.yy - at.xy * at.yx
+        x = x - (at.yy * error_x - at.xy * error_y) / determinant
+        y = y - (at.xx * error_y - at.yx * error_x) / determinant
     return torch.stack([x, y])
 
 
@@ -139,8 +146,8 @@ def _fisheye(coefficients: str, bend_of: Callable[[Tensor], Bend]) -> Lens:
     """A lens that bends the plane of angles: as far from the middle as a ray is from the axis."""
 
     def unproject(plane: Tensor, distortion: Tensor) -> Tensor:
-        x, y = _straightened(plane, bend_of(distortion), FISHEYE_STEPS)
-        angle = (x * x + y * y).sqrt()
+        straight = _straightened(plane, bend_of(distortion), FISHEYE_STEPS)
+        (x, y), angle = straight, straight.norm(dim=0)  # whose gradient is finite on the axis
         sine = torch.sinc(angle / math.pi)
         # Past 180 degrees there is no direction left.
         around = torch.stack([x * sine, y * sine, torch.cos(angle)])

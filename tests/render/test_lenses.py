@@ -187,14 +187,14 @@ def test_missing_coefficients_are_named(model):
 
 @pytest.mark.parametrize("model", REAL)
 def test_rays_have_gradients_to_the_lens(model):
-    pixels = float64([[100.0, 80.0], [500.0, 300.0]])
+    pixels = float64([[100.0, 80.0], [500.0, 300.0], [WIDTH / 2, HEIGHT / 2]])
     lens = camera(model)
 
     def shoot(focal, distortion):
         cameras = Cameras(
             lens.camera_to_world, focal, lens.center, distortion, lens.width, lens.height, model
         )
-        return cameras.rays(first(2), pixels)[1]
+        return cameras.rays(first(3), pixels)[1]
 
     numbers = lens.focal.clone().requires_grad_(), lens.distortion.clone().requires_grad_()
     assert torch.autograd.gradcheck(shoot, numbers, atol=1e-5)
