@@ -240,7 +240,7 @@ def _locked(folder: Path) -> BinaryIO:
     path = folder / ".lock"
     try:
         # A link is not followed: whatever it leads to would be cut to nothing.
-        file = open(path, "a+b", opener=_without_links)  # noqa: SIM115 - open while it is locked
+        file = open(path, "a+b", opener=_without_links)
     except OSError as error:
         raise refusal(path, error) from error
     try:

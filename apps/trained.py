@@ -209,9 +209,11 @@ def read_settings(values: Any, where: str) -> Settings:
         sound = False
     if not sound:
         raise orbit.refuse("camera_to_world", "poses: 3 rows of 4 numbers each, a rotation first")
+    steps: dict[str, Any] = sampling.values
+    others: dict[str, Any] = {k: v for k, v in found.values.items() if k != "sampling"}
+    others["background"] = tuple(color)
     try:
-        parts = {"background": tuple(color), "sampling": Sampling(**sampling.values)}  # type: ignore[arg-type]  # checked above
-        return Settings(**{**found.values, **parts})  # type: ignore[arg-type]
+        return Settings(sampling=Sampling(**steps), **others)
     except TypeError as error:  # a name that is missing or unknown
         raise InputError(found.where, str(error)[:200], "those of a run") from error
 

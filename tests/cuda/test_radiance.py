@@ -111,9 +111,11 @@ def test_the_gradient_of_an_extreme_density_goes_by_its_clamped_exponential(devi
     density_weights = rest[4]
     first = density_weights[SMALL.layout.width * SMALL.density_hidden :][: SMALL.density_hidden]
     first.abs_()  # times hidden numbers that are not negative: the logarithm of the density
-    logarithm = lambda: mlp(  # noqa: E731
-        hash_grid(samples.position, rest[3], SMALL.layout), density_weights, SMALL.density_widths
-    )[:, 0]
+
+    def logarithm():
+        encoded = hash_grid(samples.position, rest[3], SMALL.layout)
+        return mlp(encoded, density_weights, SMALL.density_widths)[:, 0]
+
     first.mul_(sign * 20 / logarithm().mean())
     # Optical depths that let light through, so that the gradient is not lost behind them.
     samples = samples._replace(length=0.1 * torch.exp(-logarithm()))
