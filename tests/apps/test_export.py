@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from polyfield.apps.export import surface_of
+from polyfield.apps.export import Export, export, surface_of
+from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.apps.trained import Settings, Trained
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
@@ -80,10 +81,13 @@ def test_a_hollow_that_no_camera_sees_is_left_out():
     )
 
 
-def test_it_stays_where_the_unseen_is_kept():
-    mesh, _ = surface_of(trained(around()), resolution=64, keep_unseen=True)
-    near = radii(mesh)
-    assert near.min() < 1.1 * INNER and near.max() > 0.9 * OUTER
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_file_holds_the_unseen_where_it_is_kept(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: trained(around()))
+    out = tmp_path / "shell.ply"
+    export(Export(run=tmp_path, out=out, resolution=48, keep_unseen=kept))
+    found = radii(read_mesh(out))
+    assert (found.min() < 1.1 * INNER) == kept and found.max() > 0.9 * OUTER
 
 
 def test_the_far_side_goes_where_all_cameras_stand_on_one():
