@@ -26,3 +26,8 @@ def _mix(h: Tensor) -> Tensor:
 def _times(h: Tensor, factor: int) -> Tensor:
     # In two halves of the factor: a product of two 32 bit numbers may leave int64.
     return (h * (factor & 0xFFFF) + ((h * (factor >> 16) & _ALL) << 16)) & _ALL
+
+
+def int32(number: int) -> int:
+    """The signed number of the same 32 bits: what an operator's integers and a u32 both hold."""
+    return (number & 0xFFFFFFFF) - (number >> 31 & 1) * 2**32

@@ -13,11 +13,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from polyfield.cuda.box import intersect_box
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
 from polyfield.cuda.march import Samples, march
 from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
-from polyfield.cuda.occupancy import cell_points
+from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.table_adam import hash_grid_adam_
@@ -112,10 +113,22 @@ def radiance_exercise(features: int, smoothstep: bool) -> list[Tensor]:
     return [*view, gradients.loss, gradients.encoded[gradients.kept], *gradients[3:]]
 
 
-def cell_points_exercise() -> list[Tensor]:
-    """A point in each of some cells of nested grids."""
-    cells = torch.arange(0, 2 * 8**3, 3, dtype=torch.int32)
-    return [cell_points(2, 8, cells, 7, 1)]
+def box_exercise() -> list[Tensor]:
+    """Rays into a box, past it, and along its faces."""
+    random = torch.Generator().manual_seed(8)
+    origins, directions = torch.randn(2, 300, 3, generator=random)
+    directions[::7, 1] = 0
+    return list(intersect_box(origins, directions, torch.zeros(3), torch.ones(3)))
+
+
+def occupancy_exercise() -> list[Tensor]:
+    """A point in each of some cells of nested grids, and what densities there leave of the bits."""
+    random = torch.Generator().manual_seed(9)
+    values = torch.rand(2, 8**3, generator=random) - 0.1
+    update_occupancy_(values, None, torch.rand(values.numel(), generator=random), 0.9)
+    cells = torch.randint(values.numel(), (700,), generator=random, dtype=torch.int32)
+    update_occupancy_(values, cells, torch.rand(700, generator=random), 0.8)
+    return [cell_points(2, 8, cells, 7, 1), values, pack_bits(values, 0.5)]
 
 
 def spherical_harmonics_exercise(degree: int) -> list[Tensor]:
@@ -139,7 +152,8 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "march": partial(march_exercise, 2, True),
     "march over blocks": partial(march_exercise, 2, True, 0.0),
     "radiance": partial(radiance_exercise, 4, False),
-    "cell_points": cell_points_exercise,
+    "box": box_exercise,
+    "occupancy": occupancy_exercise,
     "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
 }
 
@@ -169,7 +183,8 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         for features in (1, 2, 4, 8)
         for smooth in (False, True)
     },
-    "cell_points": cell_points_exercise,
+    "box": box_exercise,
+    "occupancy": occupancy_exercise,
     **{
         f"spherical_harmonics {degree}": partial(spherical_harmonics_exercise, degree)
         for degree in range(8)

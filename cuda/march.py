@@ -9,7 +9,8 @@ from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
-from polyfield.cuda.counter_random import random_unit
+from polyfield.cuda.box import intersect_box_reference
+from polyfield.cuda.counter_random import int32, random_unit
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import constant, kernel, launch
 from polyfield.cuda.operator import define
@@ -23,27 +24,6 @@ class Samples(NamedTuple):
     length: Float[Tensor, " samples"]
     position: Float[Tensor, "samples 3"]
     ray: Int32[Tensor, " samples"]
-
-
-def intersect_box(
-    origins: Float[Tensor, "rays 3"],
-    directions: Float[Tensor, "rays 3"],
-    minimum: Float[Tensor, " 3"],
-    maximum: Float[Tensor, " 3"],
-) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
-    """Distances (near, far) at which rays enter and leave a box, in lengths of their directions.
-
-    near is 0 where the origin lies inside. near > far: the ray misses the box, or it lies behind.
-    A ray along a face counts as inside. Source: the slab method (Kay and Kajiya 1986).
-    """
-    one, other = (minimum - origins) / directions, (maximum - origins) / directions
-    level = directions == 0
-    outside = level & ((origins < minimum) | (origins > maximum))
-    infinite = torch.tensor(torch.inf, dtype=origins.dtype, device=origins.device)
-    enter = torch.minimum(one, other).where(~level, -infinite)
-    leave = torch.maximum(one, other).where(~level, infinite)
-    far = leave.amin(1).where(~outside.any(1), -infinite)
-    return enter.amax(1).clamp_min(0), far
 
 
 def march(
@@ -76,7 +56,7 @@ def march(
     _check(bits, levels, resolution, step, cone, near, limit_per_ray)
     origins, directions = origins.detach(), directions.detach()
     grid = (levels, resolution, step, cone, near, limit_per_ray)
-    draw = (_int32(seed), _int32(stream), jitter)
+    draw = (int32(seed), int32(stream), jitter)
     if backend_of(origins.device) == "reference" or origins.dtype != torch.float32:
         return march_reference(origins, directions, bits, *grid, *draw)
     return Samples(*_march(origins, directions, bits, *grid, *draw))
@@ -99,7 +79,7 @@ def march_reference(
     """The specification in plain torch: every interval of every ray looks its cell up."""
     device, count = origins.device, len(origins)
     zero, one = origins.new_zeros(3), origins.new_ones(3)
-    begin, far = intersect_box(origins, directions, zero, one)
+    begin, far = intersect_box_reference(origins, directions, zero, one)
     begin, far = begin.clamp_min(near), far.where(far.isfinite(), -one[0])
     rays = torch.arange(count, device=device)
 
@@ -164,11 +144,6 @@ def _check(
     if not (step > 0 and cone >= 0 and near >= 0 and limit >= 0):
         got = f"step {step}, cone {cone}, near {near}, limit_per_ray {limit}"
         raise InputError("march", got, "step > 0 and the others at least 0")
-
-
-def _int32(number: int) -> int:
-    """The signed number of the same 32 bits: what an operator's integers and a u32 both hold."""
-    return (number & 0xFFFFFFFF) - (number >> 31 & 1) * 2**32
 
 
 def _occupied_blocks(bits: Tensor, levels: int, resolution: int) -> Tensor | None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.march import intersect_box
+from polyfield.cuda.box import intersect_box
 
 CHUNK = 1 << 16  # points that a density is asked for at once
 

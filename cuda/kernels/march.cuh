@@ -2,6 +2,7 @@
 // the ray enters the unit cube; their lengths depend on the distance alone, so a bit that flips adds or
 // removes samples and moves none. The same body counts (no output) and writes.
 #pragma once
+#include "box.cuh"
 #include "tile.cuh"
 
 constexpr int MARCH_RAYS = 32;  // in one tile
@@ -65,16 +66,10 @@ struct March {
   FN void walk(int r) const {
     const float* o = origins + 3 * (size_t)r;
     const float* d = directions + 3 * (size_t)r;
-    float begin = near, far = 3e38f;
-    for (int a = 0; a < 3; ++a) {
-      if (d[a] == 0.f) {
-        if (o[a] < 0.f || o[a] > 1.f) far = -1.f;
-        continue;
-      }
-      const float low = (0.f - o[a]) / d[a], high = (1.f - o[a]) / d[a];
-      begin = larger(begin, smaller(low, high)), far = smaller(far, larger(low, high));
-    }
-    if (far == 3e38f) far = -1.f;  // no direction
+    const float low_corner[3] = {0.f, 0.f, 0.f}, high_corner[3] = {1.f, 1.f, 1.f};
+    float begin = near, far = infinity();
+    cut_to_box(o, d, low_corner, high_corner, begin, far);
+    if (absolute(far) > 3e38f) far = -1.f;  // missed, or no direction
     const int room = distance ? ray_offsets[r + 1] - ray_offsets[r] : limit;
     const size_t out = distance ? ray_offsets[r] : 0;
     // Two units in the last place of t at least, so that far away a step still leads on; a cell of

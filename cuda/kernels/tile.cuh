@@ -38,8 +38,9 @@ FN void fetch_early(const float*) {}
 FN void add_to(float* p, float v) { atomicAdd(p, v); }
 FN void add_to(int* p, int v) { atomicAdd(p, v); }
 FN void or_to(u32* p, u32 v) { atomicOr(p, v); }
-// The larger of two floats that are not negative: their bits order like integers.
-FN void max_to(float* p, float v) { atomicMax((int*)p, __float_as_int(v)); }
+// The larger of two floats that are not negative: their bits order like whole numbers. A negative
+// number, whose first bit is set, stays as it is.
+FN void max_to(float* p, float v) { atomicMax((u32*)p, __float_as_uint(v)); }
 FN float exponential(float x) { return expf(x); }
 FN float logarithm(float x) { return logf(x); }
 FN float square_root(float x) { return sqrtf(x); }
@@ -73,9 +74,9 @@ FN void add_to(float* p, float v) {
 FN void add_to(int* p, int v) { std::atomic_ref<int>(*p).fetch_add(v, std::memory_order_relaxed); }
 FN void or_to(u32* p, u32 v) { std::atomic_ref<u32>(*p).fetch_or(v, std::memory_order_relaxed); }
 FN void max_to(float* p, float v) {
-  std::atomic_ref<float> shared(*p);
-  float seen = shared.load(std::memory_order_relaxed);
-  while (seen < v && !shared.compare_exchange_weak(seen, v, std::memory_order_relaxed)) {
+  std::atomic_ref<u32> shared(*(u32*)p);
+  u32 seen = shared.load(std::memory_order_relaxed), mine = __builtin_bit_cast(u32, v);
+  while (seen < mine && !shared.compare_exchange_weak(seen, mine, std::memory_order_relaxed)) {
   }
 }
   #else
@@ -91,7 +92,7 @@ FN void max_to(float* p, float v) {
 FN void add_to(float* p, float v) { *p += v; }
 FN void add_to(int* p, int v) { *p += v; }
 FN void or_to(u32* p, u32 v) { *p |= v; }
-FN void max_to(float* p, float v) { *p = *p < v ? v : *p; }
+FN void max_to(float* p, float v) { *p = *p < 0.f || v < *p ? *p : v; }
   #endif
 // Asks for memory that is read soon; a GPU hides the wait by its many threads.
 FN void fetch_early(const float* p) { __builtin_prefetch(p); }

@@ -72,5 +72,5 @@ def test_twenty_steps_equal_the_reference(scene, reference, monkeypatch, backend
         wanted = expected_state[name]
         assert (tensor - wanted).norm() <= 1e-3 * wanted.norm(), name
     sources = {each.source for each in launched}
-    through_the_launch_path = {"hash_grid", "mlp", "radiance", "march", "cell_points"}
+    through_the_launch_path = {"hash_grid", "mlp", "radiance", "march", "occupancy"}
     assert sources >= through_the_launch_path if backend == "emulated" else not sources

@@ -5,10 +5,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from polyfield.cuda.box import intersect_box
 from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import constant
-from polyfield.cuda.march import intersect_box, march, march_reference
+from polyfield.cuda.march import march, march_reference
 from polyfield.cuda.occupancy import pack_bits
 
 pytestmark = pytest.mark.kernels
@@ -49,33 +50,6 @@ def interior(out):
             zip(out.ray_offsets[:-1].tolist(), out.ray_offsets[1:].tolist(), strict=True)
         )
     }
-
-
-def test_box_is_entered_and_left_at_its_faces():
-    origins = torch.tensor([[-1.0, 0.5, 0.5], [0.5, 0.5, 0.5], [2.0, 0.5, 0.5], [-1.0, 1.5, 0.5]])
-    directions = torch.tensor([[1.0, 0, 0]] * 4)
-    near, far = intersect_box(origins, directions, torch.zeros(3), torch.ones(3))
-    assert near[:2].tolist() == [1.0, 0.0] and far[:2].tolist() == [2.0, 0.5]
-    assert (near[2:] > far[2:]).all()
-
-
-def test_points_between_near_and_far_lie_in_the_box_and_others_do_not():
-    origins, directions = rays_into_the_cube(200)
-    low, high = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.6, 0.9, 0.7])
-    near, far = intersect_box(origins, directions, low, high)
-    t = torch.linspace(0, 6, 97)
-    points = origins[:, None] + t[:, None] * directions[:, None]
-    inside = ((points >= low) & (points <= high)).all(2)
-    expected = (t >= near[:, None]) & (t <= far[:, None])
-    sure = ((t - near[:, None]).abs() > 1e-4) & ((t - far[:, None]).abs() > 1e-4)
-    assert torch.equal(inside[sure], expected[sure]) and 0 < inside.sum() < inside.numel()
-
-
-@pytest.mark.parametrize("face", [0.0, 1.0])
-def test_a_ray_along_a_face_is_inside(face):
-    origin = torch.tensor([[-1.0, face, 0.5]])
-    near, far = intersect_box(origin, torch.tensor([[1.0, 0, 0]]), torch.zeros(3), torch.ones(3))
-    assert (near.item(), far.item()) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("jitter", [False, True])

@@ -8,7 +8,9 @@ from polyfield.cuda.occupancy import (
     cell_points_reference,
     occupancy_threshold,
     pack_bits,
+    pack_bits_reference,
     update_occupancy_,
+    update_occupancy_reference_,
 )
 
 pytestmark = pytest.mark.kernels
@@ -18,37 +20,67 @@ def numbers(*values):
     return torch.tensor(values, dtype=torch.int32)
 
 
-def test_visited_cells_take_the_larger_of_decayed_value_and_density():
-    values = torch.tensor([[4.0, 4.0, 4.0, 4.0]])
-    update_occupancy_(values, numbers(0, 1, 1), torch.tensor([1.0, 9.0, 5.0]), 0.5)
-    assert values.tolist() == [[2.0, 9.0, 2.0, 2.0]]
+def updated(device, values, cells, density, decay):
+    on_device = torch.tensor(values, device=device)
+    visited = None if cells is None else numbers(*cells).to(device)
+    update_occupancy_(on_device, visited, torch.tensor(density, device=device), decay)
+    return on_device.cpu().tolist()
 
 
-def test_unvisited_cells_can_be_left_alone_and_repeats_decay_once():
-    values = torch.tensor([[4.0, 4.0], [4.0, 4.0]])
-    density = torch.tensor([1.0, 0.0, 3.0])
-    update_occupancy_(values, numbers(1, 1, 2), density, 0.5, decay_all=False)
-    assert values.tolist() == [[4.0, 2.0], [3.0, 4.0]]
+def test_visited_cells_take_the_larger_of_decayed_value_and_density(device):
+    got = updated(device, [[4.0, 4.0, 4.0, 4.0]], (0, 1, 1), [1.0, 9.0, 5.0], 0.5)
+    assert got == [[2.0, 9.0, 2.0, 2.0]]
 
 
-def test_all_cells_in_order_without_a_list():
-    values = torch.tensor([[4.0, 2.0], [0.0, -1.0]])
-    update_occupancy_(values, None, torch.tensor([3.0, 0.5, 1.0, 9.0]), 0.5)
-    assert values.tolist() == [[3.0, 1.0], [1.0, -1.0]]
+def test_all_cells_in_order_without_a_list(device):
+    got = updated(device, [[4.0, 2.0], [0.0, -1.0]], None, [3.0, 0.5, 1.0, 9.0], 0.5)
+    assert got == [[3.0, 1.0], [1.0, -1.0]]
 
 
-def test_cells_that_no_camera_sees_never_turn_on():
-    values = torch.tensor([[-1.0] + [1.0] * 7])
+@pytest.mark.parametrize("cells", [None, (0, 1)])
+def test_cells_that_no_camera_sees_never_turn_on(device, cells):
+    values = [[-1.0] + [1.0] * 7]
     for _ in range(5):
-        update_occupancy_(values, numbers(0, 1), torch.tensor([100.0, 100.0]), 0.9)
-    assert values[0, 0] == -1
-    assert pack_bits(values, 0.0).tolist() == [254]
+        values = updated(device, values, cells, [100.0] * (2 if cells else 8), 0.9)
+    assert values[0][0] == -1 and values[0][1] == 100
+    assert pack_bits(torch.tensor(values, device=device), 0.0).tolist() == [254]
 
 
-def test_a_density_that_is_no_number_poisons_nothing():
-    values = torch.ones(1, 8)
-    update_occupancy_(values, numbers(3), torch.tensor([torch.nan]), 0.5)
-    assert values.tolist() == [[0.5] * 8]
+@pytest.mark.parametrize("cells", [None, tuple(range(8))])
+def test_a_density_that_is_no_number_or_negative_poisons_nothing(device, cells):
+    density = [1.0, torch.nan, -3.0, torch.inf, 0.0, 0.0, 0.0, 0.0]
+    got = updated(device, [[1.0] * 8], cells, density, 0.5)
+    assert got == [[1.0, 0.5, 0.5, torch.inf, 0.5, 0.5, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("visits", [None, 0, 1, 255, 256, 257, 3000])
+def test_kernels_update_and_pack_as_the_reference_does(device, visits):
+    random = torch.Generator().manual_seed(3)
+    values = torch.rand(3, 8**3, generator=random) - 0.1
+    cells = None
+    if visits is not None:
+        cells = torch.randint(values.numel(), (visits,), generator=random, dtype=torch.int32)
+    density = torch.rand(values.numel() if cells is None else visits, generator=random)
+    expected, got = values.clone(), values.to(device)
+    update_occupancy_reference_(expected, cells, density, 0.8)
+    update_occupancy_(got, None if cells is None else cells.to(device), density.to(device), 0.8)
+    assert torch.equal(got.cpu(), expected)
+    for threshold in (-1.0, 0.0, 0.3, expected[1, 7].item()):
+        bits = pack_bits(got, threshold).cpu()
+        assert torch.equal(bits, pack_bits_reference(expected, threshold))
+
+
+def test_torch_sees_operators(device):
+    if device.type != "cpu":
+        pytest.skip("shapes and mutation are a matter of the schema")
+    values, cells = torch.rand(1, 512), numbers(3, 5, 5)
+    for operator, arguments in (
+        (torch.ops.polyfield.update_occupancy_, (values, cells, torch.rand(3), 0.5)),
+        (torch.ops.polyfield.pack_bits, (values, 0.5)),
+        (torch.ops.polyfield.cell_points, (1, 8, cells, 1, 2)),
+    ):
+        tests = ["test_schema", "test_faketensor"]
+        torch.library.opcheck(operator.default, arguments, test_utils=tests)
 
 
 def test_a_wire_of_a_quarter_cell_stays_occupied():
@@ -78,8 +110,8 @@ def test_a_constant_field_keeps_every_cell(density):
     assert (pack_bits(values, occupancy_threshold(values, 5.9)) == 255).all()
 
 
-def test_bits_are_packed_lowest_first_and_level_after_level():
-    values = torch.zeros(2, 16)
+def test_bits_are_packed_lowest_first_and_level_after_level(device):
+    values = torch.zeros(2, 16, device=device)
     values[0, 0] = values[0, 9] = values[1, 15] = 1.0
     assert pack_bits(values, 1.0).tolist() == [1, 2, 0, 128]
 

@@ -206,10 +206,10 @@ def test_a_recording_says_which_launches_it_holds(record):
 
 def test_launches_outside_the_block_are_not_recorded(monkeypatch):
     monkeypatch.setenv("POLYFIELD_BACKEND", "")
-    ONE_OF_EACH["cell_points"]()
+    ONE_OF_EACH["occupancy"]()
     with recording() as recorded:
         pass
-    ONE_OF_EACH["cell_points"]()
+    ONE_OF_EACH["occupancy"]()
     assert recorded.bodies == []
 
 
@@ -224,7 +224,7 @@ def test_tensors_that_share_a_part_of_their_memory_are_refused(monkeypatch):
 
 def test_a_recording_that_is_cut_short_is_no_success(record, tmp_path):
     need("address")
-    file, bodies = record("cpu", [ONE_OF_EACH["cell_points"]])
+    file, bodies = record("cpu", [ONE_OF_EACH["occupancy"]])
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(BackendError, match="the recording is cut short"):
         replay(file, bodies, "address", "cpu")
