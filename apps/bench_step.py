@@ -86,7 +86,7 @@ def step_against_reference(
 
     def step(task: RadianceTask) -> tuple[Tensor, ...]:
         done = task.step(number, 0.5)
-        field = [parameter.detach() for parameter in task.trained.field.parameters()]
+        field = [tensor.detach() for _, tensor in task.trained.field.named_parameters()]
         counts = torch.tensor([done["rays"], done["marched"], done["samples"]])
         return *field, counts, torch.tensor([done["loss"]])
 

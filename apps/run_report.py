@@ -56,7 +56,7 @@ def report_run(
     if slow > 1:  # what has hardly been trained is fog, and fog takes a hundred times longer
         size = _no_larger(*size, max(24, int(max(size) / slow**0.5)))
     orbit = list(turntable_frames(trained, ORBIT_FRAMES, size, samples_per_pixel=1))
-    parameters = sum(p.numel() for p in trained.field.parameters())
+    parameters = sum(p.numel() for _, p in trained.field.named_parameters())
     data = ReportData(
         scene=scene.name,
         plan={

@@ -97,7 +97,7 @@ def train(
     else:
         settings, memory = _new_settings(scene, options, limit)
     trained = build(settings, device)
-    parameters = sum(p.numel() for p in trained.field.parameters())
+    parameters = sum(p.numel() for _, p in trained.field.named_parameters())
     trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
     if known is None:
@@ -246,7 +246,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
 def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:
     # Counted before there is memory for them: a file may ask for any number.
     field = build(settings, torch.device("meta")).field
-    parameters = sum(p.numel() for p in field.parameters())
+    parameters = sum(p.numel() for _, p in field.named_parameters())
     samples, images = settings.samples_per_step, settings.image_bytes
     return known_plan(limit, scene.sizes, parameters, samples, images)
 

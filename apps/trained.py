@@ -17,7 +17,7 @@ from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
 from polyfield.apps.train_options import Pixel
 from polyfield.cuda.errors import InputError
-from polyfield.fields.radiance import Radiance
+from polyfield.fields.field import TrainableField
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.table import FIELDS, build_field
 from polyfield.render.cameras import Cameras
@@ -63,7 +63,7 @@ class Trained:
     """A field in its unit cube with its occupancy grid and the way back to the user's frame."""
 
     settings: Settings
-    field: Radiance
+    field: TrainableField
     grid: OccupancyGrid
     to_field: Similarity
     memory_bytes: int = 1 << 28

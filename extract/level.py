@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polyfield.cuda.errors import InputError
 from polyfield.cuda.box import intersect_box
+from polyfield.cuda.errors import InputError
 
 CHUNK = 1 << 16  # points that a density is asked for at once
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -35,3 +37,20 @@ class RadianceField(Protocol):
     def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
         """What `color` takes of unit directions: once a ray, not once a sample."""
         ...
+
+
+@runtime_checkable
+class TrainableField(RadianceField, Protocol):
+    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> TrainableField: ...
+
+    def to(self, device: torch.device) -> TrainableField: ...

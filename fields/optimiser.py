@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyfield.cuda.table_adam import adam_, hash_grid_adam_
+from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 
 BETAS = (0.9, 0.99)
@@ -19,7 +20,7 @@ class FieldOptimiser:
     HashGrid) and is stepped by scatter and Adam together, so no dense gradient of it exists.
     """
 
-    def __init__(self, field: nn.Module, rate: float = 1e-2, weight_decay: float = 1e-6):
+    def __init__(self, field: TrainableField, rate: float = 1e-2, weight_decay: float = 1e-6):
         self.field, self.rate, self.weight_decay = field, rate, weight_decay
         self.grids = {n: m for n, m in field.named_modules() if isinstance(m, HashGrid)}
         self.parameters = dict(field.named_parameters())

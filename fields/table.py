@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Generator
 
 from polyfield.cuda.errors import InputError
+from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 
@@ -58,12 +59,12 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
 
 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
-FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., Radiance]]] = {
+FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., TrainableField]]] = {
     "hash-grid": (HashGridArguments, hash_grid_field),
 }
 
 
-def build_field(name: str, arguments: dict, generator: Generator | None = None) -> Radiance:
+def build_field(name: str, arguments: dict, generator: Generator | None = None) -> TrainableField:
     """The field `name` of the table with arguments as a checkpoint holds them.
 
     Raises InputError naming an unknown field, an unknown argument, or one of another type.

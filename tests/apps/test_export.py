@@ -6,7 +6,6 @@ import torch
 from polyfield.apps.export import Export, export, surface_of
 from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.apps.trained import Settings, Trained
-from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
 from polyfield.render.occupancy import full_grid
 from polyfield.render.volume import Sampling
@@ -14,12 +13,8 @@ from polyfield.render.volume import Sampling
 OUTER, INNER = 0.3, 0.15
 
 
-class Shell(Radiance):
+class Shell(torch.nn.Module):
     """A ball around the cube's middle with a hollow that no camera looks into."""
-
-    def __init__(self):
-        torch.nn.Module.__init__(self)
-        self.encoding = None
 
     def density(self, x):
         radius = (x - 0.5).norm(dim=1)
