@@ -20,6 +20,8 @@ Backdrop = tuple[int, int, int]
 _CELLS = 24  # a side of the coarse visual hull
 _LONGEST_MASK = 1600  # cells of the longer side
 _PLAIN = 3  # 8-bit steps by which a plain backdrop may vary
+_ENOUGH_POINTS = 50
+_MOST_LEVELS = 7
 _DIFFERENT = 8  # 8-bit steps from the backdrop that make a pixel the object's
 
 
@@ -96,25 +98,35 @@ def synthetic_bounds(cameras: Cameras) -> Bounds | None:
     return Bounds(center, 3.0, 1, near, "the NeRF-synthetic box [-1.5, 1.5]^3")
 
 
-def camera_bounds(cameras: Cameras) -> Bounds:
-    """Four nested cubes about what the cameras look at, for scenes with a background.
+def camera_bounds(cameras: Cameras, points: Float[Tensor, "p 3"] | None = None) -> Bounds:
+    """Nested cubes about what the cameras look at, for scenes with a background.
 
-    With r the largest distance (along an axis) from the target to a camera: the finest cube has
-    side r and holds what is looked at, the next, of 2 r, holds every camera, and the whole, of 8 r,
-    leaves room for what is seen past it: a field that had to explain far things on a near wall
-    would put fog before the cameras. Every doubling costs one more level of the occupancy grid and
-    one bit of the encoding's resolution, so there is an end to it.
+    With r the largest distance (along an axis) from the target to a camera, and no points: the
+    finest of four cubes has side r and holds what is looked at, the next, of 2 r, holds every
+    camera, and the whole, of 8 r, leaves room for what is seen past it: a field that had to explain
+    far things on a near wall would put fog before the cameras. Sparse points tell more: the finest
+    cube then holds seven tenths of them, the whole all cameras and all points but stray ones.
+    Every doubling costs one more level of the occupancy grid, so there is an end to it.
     """
     seen = gaze(cameras)
     position = cameras.camera_to_world[:, :, 3].double()
     reach = float((position - seen.target).abs().max())
     if reach < 1e-9:
         reach = 1.0  # a single station: its unit is the only one there is
-    reason = "four nested cubes about the point that the cameras look at"
+    finest, levels = reach, 4
+    if points is not None and len(points) >= _ENOUGH_POINTS:
+        off = (points.double() - seen.target).abs().amax(1)
+        middle, most = torch.quantile(off, torch.tensor([0.7, 0.99], dtype=off.dtype)).tolist()
+        finest = min(max(2.5 * middle, reach / 8), 2 * reach)
+        levels = 1 + math.ceil(math.log2(max(2.4 * reach, 2.2 * most, finest) / finest))
+        levels = min(max(levels, 2), _MOST_LEVELS)
+    what = "about the point that the cameras look at"
     if not seen.inward:
-        reason = "four nested cubes about the cameras, which look outwards"
+        what = "about the cameras, which look outwards"
+    reason = f"{levels} nested cubes {what}, the finest of side {finest:.3g}"
     near = 0.05 * float(seen.distance.median()) if seen.inward else 0.02 * reach
-    return Bounds(seen.target, 8 * reach, 4, max(near, 1e-3 * reach), reason)
+    side = finest * 2 ** (levels - 1)
+    return Bounds(seen.target, side, levels, max(near, 1e-3 * reach), reason)
 
 
 def object_bounds(

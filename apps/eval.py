@@ -92,7 +92,7 @@ def measure(
         there = {name: len(views) for name, views in scene.splits.items()}
         raise InputError(f"--split {split}", "holds no view", f"one with views: {there}")
     device = trained.grid.bits.device
-    cameras = scene.cameras.transformed(scene.to_field).to(device)
+    cameras = scene.cameras.transformed(trained.to_field).to(device)
     found: dict[str, dict[str, float]] = {}
     seconds = 0.0
     while len(found) < len(frames):

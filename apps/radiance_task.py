@@ -15,6 +15,7 @@ from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
     UPDATE_EVERY,
     OccupancyGrid,
+    forget_unseen,
     step_generator,
     update_grid,
 )
@@ -24,6 +25,7 @@ FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides 
 RAYS = 16  # their number is a multiple of it
 MOST_RAYS = 1 << 14
 MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes memory before it is cut
+MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for empty
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
@@ -38,8 +40,10 @@ class RadianceTask:
 
     def __init__(self, trained: Trained, scene: Scene, images: ImageStore, device: torch.device):
         self.trained, self.scene, self.images, self.device = trained, scene, images, device
-        self.cameras = scene.cameras.transformed(scene.to_field).to(device)
+        self.cameras = scene.cameras.transformed(trained.to_field).to(device)
         self.frames = scene.splits["train"]
+        views = self.cameras.select(self.frames.to(device))
+        forget_unseen(trained.grid, views, 2 if len(views) >= MANY_VIEWS else 1)
         self.width, self.height = scene.cameras.width, scene.cameras.height
         self.optimiser = FieldOptimiser(trained.field)
         self.optimiser.to(device)

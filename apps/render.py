@@ -123,7 +123,7 @@ def _render_test(
     test = scene.splits["test"].tolist()
     if not test:
         raise InputError("--views test", "the scene has no test views", "a scene with a test split")
-    cameras = scene.cameras.transformed(scene.to_field)
+    cameras = scene.cameras.transformed(trained.to_field)
     if size is not None:
         cameras = cameras.resized(*size)
     cameras = cameras.to(device)

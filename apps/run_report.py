@@ -35,7 +35,7 @@ def report_run(
     """
     run = RunFolder.open(folder)
     device = trained.grid.bits.device
-    cameras = scene.cameras.transformed(scene.to_field).to(device)
+    cameras = scene.cameras.transformed(trained.to_field).to(device)
     views = []
     measured = result.images if result else {}
     held_out = scene.splits[str(result.protocol["split"])].tolist() if result else []

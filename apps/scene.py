@@ -86,9 +86,10 @@ _CONVERT = (
 )
 
 
-def load_scene(folder: Path) -> Scene:
+def load_scene(folder: Path, unbounded: bool = False) -> Scene:
     """Read the scene in a folder; its format is found out from the files that are there.
 
+    unbounded: also where an object stands alone, the bounds leave room for what is behind it.
     All images' headers and end markers are read and a few images decoded; the others are decoded
     when training needs them. Raises InputError, naming file and field, for whatever cannot be used.
     """
@@ -103,10 +104,10 @@ def load_scene(folder: Path) -> Scene:
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(str(folder)[:200], str(error)[:200], "a scene's folder") from error
     kind, read = found[0]
-    return _assemble(folder, kind, read(folder))
+    return _assemble(folder, kind, read(folder), unbounded)
 
 
-def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
+def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> Scene:
     train = posed.splits["train"]
     borders, transparent = [], False
     for image in _decoded(posed, _spread(train, _PEEKED)):  # one at a time: they may be large
@@ -117,15 +118,17 @@ def _assemble(folder: Path, kind: str, posed: PosedImages) -> Scene:
     if bounds is not None and not looked_at(posed.cameras, bounds):
         notes.append(f"{bounds.reason} is not used: the cameras look past its box")
         bounds = None
-    if bounds is None and kind == "nerf-synthetic":
+    if unbounded:
+        bounds = bounds if bounds is not None and bounds.grid_levels > 1 else None
+    elif bounds is None and kind == "nerf-synthetic":
         bounds = synthetic_bounds(posed.cameras)
-    if bounds is None and (transparent or backdrop):
+    if bounds is None and not unbounded and (transparent or backdrop):
         views = _spread(train, _HULL_VIEWS)
         masks = [object_mask(image, backdrop) for image in _decoded(posed, views)]
         what = "the alpha masks" if transparent else "what stands before the plain backdrop"
         bounds = object_bounds(posed.cameras.select(views), masks, what)
     if bounds is None:
-        bounds = camera_bounds(posed.cameras)
+        bounds = camera_bounds(posed.cameras, posed.points)
     to_field = bounds.to_field()
     return Scene(
         folder.name,

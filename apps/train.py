@@ -88,7 +88,7 @@ def train(
     scene_path = options.scene or (Path(known_settings.scene) if known_settings else None)
     if scene_path is None:
         raise InputError("SCENE", "is not given", "a folder of posed images")
-    scene = load_scene(scene_path)
+    scene = load_scene(scene_path, options.space == "unbounded")
     for note in scene.notes:
         tell(note)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
@@ -229,7 +229,8 @@ def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
 def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, MemoryPlan]:
     resolution, parameters = wished_sizes(scene, options)
     plan = plan_memory(limit, scene.sizes, 4 if scene.has_alpha else 3, parameters)
-    arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters)
+    contraction = scene.grid_levels if scene.grid_levels > 1 and options.space != "bounded" else 0
+    arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters, contraction)
     settings = settings_of(
         scene,
         options.field,

@@ -11,6 +11,7 @@ from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
+Space = Literal["auto", "bounded", "unbounded"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Train:
     """Where to train. auto takes a usable GPU, else the CPU, and says which."""
     seed: Annotated[int, arg(metavar="S")] = 0
     """Seed of every random number of the run."""
+    space: Space = "auto"
+    """Shape of the space that the field fills: bounded, one box with even detail; unbounded, detail
+    where the cameras look, and all that lies behind drawn together. auto chooses by the cameras,
+    the sparse points and the images, and says what it chose."""
     pixel: Pixel = "centre"
     """Where training rays go through their pixels: through the centre, through one random point,
     or through two points whose mean colour is compared with the photograph's."""

@@ -17,6 +17,7 @@ from polyfield.cuda.radiance import (
     radiance_gradients,
     radiance_view,
 )
+from polyfield.fields.contraction import Contracted, contract
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 
@@ -27,20 +28,25 @@ class FusedField:
 
     field: Radiance
     grid: HashGrid
-    """The field's encoding."""
+    """The field's encoding, or what encodes contracted positions."""
+    contraction: int
+    """Levels of `contract`; 0 for none."""
     shape: RadianceShape
 
 
 def fused_field(field: object) -> FusedField | None:
     """A radiance field on a hash grid; None for any other, or where no kernel runs."""
-    if not isinstance(field, Radiance) or not isinstance(field.encoding, HashGrid):
+    if not isinstance(field, Radiance):
         return None
-    if backend_of(field.encoding.table.device) == "reference":
+    grid, contraction = field.encoding, 0
+    if isinstance(grid, Contracted):
+        grid, contraction = grid.encoding, grid.levels
+    if not isinstance(grid, HashGrid) or backend_of(grid.table.device) == "reference":
         return None
     harmonics = (field.harmonics_degree + 1) ** 2
     hidden = field.density_widths[1], field.color_widths[1]
-    shape = RadianceShape(field.encoding.layout, *hidden, harmonics)
-    return FusedField(field, field.encoding, shape)
+    shape = RadianceShape(grid.layout, *hidden, harmonics)
+    return FusedField(field, grid, contraction, shape)
 
 
 def view_rays(
@@ -52,7 +58,7 @@ def view_rays(
 ) -> RadianceView:
     """What the field shows along rays, see `radiance_view`. Not differentiable."""
     return radiance_view(
-        samples,
+        _encoded_where(fused, samples),
         fused.field.encode_directions(directions),
         background,
         fused.grid.table.detach(),
@@ -79,6 +85,7 @@ def learn_rays(
     that of the table goes to the grid's `deferred`, or where that is None to `.grad` as well.
     """
     field, grid = fused.field, fused.grid
+    samples = _encoded_where(fused, samples)
     view, gradients = radiance_gradients(
         samples,
         field.encode_directions(directions).detach(),
@@ -102,6 +109,13 @@ def learn_rays(
             features = grid(samples.position[kept])
         features.backward(gradients.encoded[kept])
     return view, gradients.loss
+
+
+def _encoded_where(fused: FusedField, samples: Samples) -> Samples:
+    """The samples at the positions that the grid encodes."""
+    if not fused.contraction:
+        return samples
+    return samples._replace(position=contract(samples.position, fused.contraction))
 
 
 def _add(parameter: nn.Parameter, gradient: Tensor) -> None:

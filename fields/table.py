@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Generator
 
 from polyfield.cuda.errors import InputError
+from polyfield.fields.contraction import Contracted
 from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
@@ -21,8 +22,11 @@ class FieldArguments(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @classmethod
-    def fitted(cls, resolution: int, parameters: int) -> FieldArguments:
-        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+    def fitted(cls, resolution: int, parameters: int, contraction: int) -> FieldArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters.
+
+        contraction: levels of nested cubes whose finest is the middle of `contract`, 0 for none.
+        """
         ...
 
 
@@ -37,16 +41,28 @@ class HashGridArguments:
     finest_resolution: int = 512
     hidden: int = 48
     harmonics_degree: int = 3
+    contraction: int = 0
+    """Levels of nested cubes of which all but the finest are drawn together, see `contract`."""
 
     @classmethod
-    def fitted(cls, resolution: int, parameters: int) -> HashGridArguments:
+    def fitted(cls, resolution: int, parameters: int, contraction: int = 0) -> HashGridArguments:
         """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
         entries = max(1, parameters // (cls.levels * cls.features))
-        return cls(finest_resolution=resolution, log2_table_size=entries.bit_length() - 1)
+        # The finest of the nested cubes, 1 / 2^(levels - 1) of the side, becomes a half of it.
+        finest = (
+            max(cls.base_resolution, resolution * 4 >> contraction) if contraction else resolution
+        )
+        return cls(
+            finest_resolution=finest,
+            log2_table_size=entries.bit_length() - 1,
+            contraction=contraction,
+        )
 
 
 def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = None) -> Radiance:
     """A radiance field on a multiresolution hash grid. InputError for sizes that make no grid."""
+    if arguments.contraction > 16:
+        raise InputError("field hash-grid: contraction", str(arguments.contraction), "0 to 16")
     encoding = HashGrid(
         arguments.levels,
         arguments.features,
@@ -55,7 +71,8 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
         arguments.finest_resolution,
         generator=generator,
     )
-    return Radiance(encoding, arguments.hidden, arguments.harmonics_degree, generator=generator)
+    whole = Contracted(encoding, arguments.contraction) if arguments.contraction else encoding
+    return Radiance(whole, arguments.hidden, arguments.harmonics_degree, generator=generator)
 
 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.

@@ -16,6 +16,7 @@ from polyfield.cuda.occupancy import (
     update_occupancy_,
 )
 from polyfield.fields.field import RadianceField
+from polyfield.render.cameras import Cameras
 
 UPDATE_EVERY = 16  # steps
 FULL_UNTIL = 256  # every cell is visited up to this step, at most a half of them afterwards
@@ -78,18 +79,51 @@ def update_grid(
     grid.bits = pack_bits(grid.values, occupancy_threshold(grid.values, OPACITY_OF_NOTHING))
 
 
+def forget_unseen(grid: OccupancyGrid, cameras: Cameras, least: int) -> None:
+    """Turns off, for good, the cells that fewer than `least` cameras (in the unit cube) see.
+
+    What only one camera sees it can explain by anything at any distance: most floaters hang there,
+    right before a lens. Blocks of 2 x 2 x 2 cells are looked at, those at the rim of a view and
+    those about a camera count as seen. Source: Instant-NGP's mask of untrained cells.
+    """
+    blocks, device = grid.resolution // 2, grid.bits.device
+    ticks = (torch.arange(blocks, device=device) + 0.5) / blocks - 0.5
+    cube = torch.cartesian_prod(ticks, ticks, ticks).flip(1)  # x changes fastest, as in cells
+    sides = 2.0 ** torch.arange(1 - grid.levels, 1, device=device)
+    centers = (0.5 + sides[:, None, None] * cube).view(-1, 3)
+    radius = (sides * (3**0.5 / 2 / blocks)).repeat_interleave(len(cube))
+    views = torch.zeros(len(centers), dtype=torch.int32, device=device)
+    for index in range(len(cameras)):
+        camera = torch.full((len(centers),), index, device=device)
+        pixels, depth = cameras.project(camera, centers)
+        margin = cameras.focal[index].max() * radius / depth.abs().maximum(radius)
+        size = torch.stack([cameras.width[index], cameras.height[index]])
+        inside = ((pixels > -margin[:, None]) & (pixels < size + margin[:, None])).all(1)
+        around = (centers - cameras.camera_to_world[index, :, 3]).norm(dim=1) < 2 * radius
+        views += inside | around
+    seen = (views >= least).view(grid.levels, blocks, 1, blocks, 1, blocks, 1)
+    cells = seen.expand(-1, -1, 2, -1, 2, -1, 2).reshape(grid.levels, -1)
+    grid.values = torch.where(cells, grid.values, -1.0)
+    grid.bits = grid.bits & pack_bits(grid.values, 0.0)
+
+
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Random numbers of one step, a function of (seed, step). Any whole numbers of at least 0."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def _cells_to_visit(grid: OccupancyGrid, step: int, seed: int) -> Int32[Tensor, " cells"]:
-    device, total = grid.values.device, grid.values.numel()
-    if step < FULL_UNTIL:
-        return torch.arange(total, device=device, dtype=torch.int32)
+    values = grid.values.view(-1)
+    seen = torch.nonzero(values >= 0)[:, 0]
+    if step < FULL_UNTIL or not len(seen):
+        return seen.int()
     random = step_generator(seed, step)
-    uniform = torch.randint(total, (total // 4,), generator=random).to(device)
-    on = torch.nonzero(grid.values.reshape(-1) > OPACITY_OF_NOTHING)[:, 0]
-    if len(on) > total // 4:
-        on = on[torch.randint(len(on), (total // 4,), generator=random).to(device)]
+
+    def drawn(cells: Tensor, count: int) -> Tensor:
+        return cells[torch.randint(len(cells), (count,), generator=random).to(cells.device)]
+
+    uniform = drawn(seen, len(seen) // 4)
+    on = torch.nonzero(values > OPACITY_OF_NOTHING)[:, 0]
+    if len(on) > len(seen) // 4:
+        on = drawn(on, len(seen) // 4)
     return torch.cat([uniform, on]).unique().int()

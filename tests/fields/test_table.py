@@ -168,6 +168,8 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table():
                 if value.__module__ == module.__name__:
                     defined.add(value)
     used = {type(part) for name in FIELDS for part in built(name).modules()}
+    for kind, constructor in FIELDS.values():
+        used |= {type(part) for part in constructor(kind.fitted(128, 1 << 12, 3)).modules()}
     assert defined and defined <= used
 
 

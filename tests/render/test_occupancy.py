@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from polyfield.render.occupancy import FULL_UNTIL, OccupancyGrid, full_grid, update_grid
+from polyfield.render.cameras import Cameras
+from polyfield.render.occupancy import (
+    FULL_UNTIL,
+    OccupancyGrid,
+    forget_unseen,
+    full_grid,
+    update_grid,
+)
 from polyfield.render.volume import Sampling, march_rays
 
 RADIUS, RESOLUTION, CPU = 0.2, 16, torch.device("cpu")
@@ -102,3 +109,57 @@ def test_a_look_is_a_function_of_seed_and_step():
         places.append(tuple((asked[0] * RESOLUTION).remainder(1).tolist()))  # within its cell
         cells.append(tuple(cell_of(asked[away]).tolist()))
     assert len(set(places)) == len(set(cells)) == 3
+
+
+def ring(count, distance=2.0, focal=60.0):
+    """Cameras in the plane z = 0.5 about the cube's middle, at which they look; 60 x 60 pixels."""
+    turn = torch.arange(count) * (2 * torch.pi / count)
+    back = torch.stack([turn.cos(), turn.sin(), torch.zeros(count)], 1)
+    down = torch.tensor([0.0, 0, -1]).expand(count, 3)
+    right = torch.linalg.cross(down, -back)
+    poses = torch.stack([right, down, -back, 0.5 + distance * back], 2)
+    sizes = torch.full((count,), 60)
+    middle = torch.full((count, 2), 30.0)
+    return Cameras(
+        poses, torch.full((count, 2), focal), middle, torch.zeros(count, 4), sizes, sizes
+    )
+
+
+def seen_by(cameras, points):
+    """How many cameras see each point."""
+    count = torch.zeros(len(points), dtype=torch.int64)
+    for index in range(len(cameras)):
+        pixels, _ = cameras.project(torch.full((len(points),), index), points)
+        count += ((pixels >= 0) & (pixels <= 60)).all(1)
+    return count
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("least", [1, 2, 5])
+def test_no_cell_that_enough_cameras_see_is_forgotten(levels, least):
+    grid, cameras = full_grid(levels, RESOLUTION, CPU), ring(9, focal=500.0)
+    forget_unseen(grid, cameras, least)
+    x = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    views = seen_by(cameras, x)
+    assert grid.holds(x[views >= least]).all()
+    lost = ~grid.holds(x)
+    assert lost.any() and (views[lost] < least).all()
+
+
+def test_what_was_forgotten_never_comes_back():
+    grid, field = full_grid(1, RESOLUTION, CPU), Ball()
+    forget_unseen(grid, ring(9, focal=600.0), 2)  # telephoto lenses: the ball's ends are not seen
+    lost = ~grid.holds(MIDDLES)
+    assert lost.any() and not lost.all()
+    for step in (0, 16, 512):
+        field.asked.clear()
+        update_grid(grid, field, 1 / 64, step, 0)
+        assert not grid.holds(MIDDLES[lost]).any()
+        asked = cell_of(torch.cat(field.asked))
+        assert (grid.values[0, asked] >= 0).all() and len(asked)
+
+
+def test_cells_about_a_camera_count_as_seen():
+    grid, inside = full_grid(1, RESOLUTION, CPU), ring(1, distance=0.2)
+    forget_unseen(grid, inside, 1)
+    assert grid.holds(inside.camera_to_world[:, :, 3]).all()
