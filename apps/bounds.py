@@ -35,6 +35,9 @@ class Bounds:
     near: float
     """Input units from a camera within which nothing is: so that no fog sticks to the lens."""
     reason: str
+    focus: float = 0.0
+    """Input units from a camera to what it looks at, for scenes that surround the cameras. Nearer
+    than that the cameras' own views outweigh the others; 0: the object stands alone."""
 
     def to_field(self) -> Similarity:
         """The input's frame to the unit cube, axes kept."""
@@ -124,9 +127,31 @@ def camera_bounds(cameras: Cameras, points: Float[Tensor, "p 3"] | None = None) 
     if not seen.inward:
         what = "about the cameras, which look outwards"
     reason = f"{levels} nested cubes {what}, the finest of side {finest:.3g}"
-    near = 0.05 * float(seen.distance.median()) if seen.inward else 0.02 * reach
+    distance = float(seen.distance.median())
+    near = max(0.05 * distance if seen.inward else 0.02 * reach, 1e-3 * reach)
+    if points is not None and len(points) >= _ENOUGH_POINTS:
+        near = max(near, 0.4 * _nearest_points(cameras, points))
     side = finest * 2 ** (levels - 1)
-    return Bounds(seen.target, side, levels, max(near, 1e-3 * reach), reason)
+    return Bounds(seen.target, side, levels, near, reason, focus(cameras))
+
+
+def focus(cameras: Cameras) -> float:
+    """Input units from a camera to what all look at, the median; 0 where they look outwards."""
+    seen = gaze(cameras)
+    return float(seen.distance.median()) if seen.inward else 0.0
+
+
+def _nearest_points(cameras: Cameras, points: Float[Tensor, "p 3"]) -> float:
+    """Depth of the nearest sparse points before the cameras, stray ones left out; 0 for none."""
+    some = points[:: max(1, len(points) // 4096)].double()
+    sizes = torch.stack([cameras.width, cameras.height], 1)
+    nearest = []
+    for index in range(0, len(cameras), max(1, len(cameras) // 64)):
+        pixels, depth = cameras.project(torch.full((len(some),), index), some)
+        seen = depth[((pixels >= 0) & (pixels < sizes[index])).all(1) & (depth > 0)]
+        if len(seen) >= 10:
+            nearest.append(float(torch.quantile(seen, 0.02)))
+    return sorted(nearest)[len(nearest) // 10] if nearest else 0.0
 
 
 def object_bounds(

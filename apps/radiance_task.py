@@ -51,7 +51,7 @@ class RadianceTask:
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
         self.held_out = int(held_out[0]) if len(held_out) else int(self.frames[0])
-        opaque = scene.backdrop is not None
+        opaque = scene.backdrop is not None or not scene.has_alpha
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
 
     def step(self, step: int, rate: float) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from polyfield.apps.bounds import (
     border,
     camera_bounds,
     find_backdrop,
+    focus,
     looked_at,
     object_bounds,
     object_mask,
@@ -54,8 +55,12 @@ class Scene:
     """Nested occupancy grids: the finest covers the middle 1 / 2^(levels - 1) of the cube."""
     near: float
     """Field units from each camera in which nothing is."""
+    focus: float
+    """Field units from a camera to what it looks at; 0 where the object stands alone."""
     has_alpha: bool
     """Some image has an alpha channel."""
+    mean_color: tuple[float, float, float]
+    """Of a few training images, in [0, 1], alpha left aside."""
     backdrop: Backdrop | None
     """The 8-bit colour behind the object where opaque images show it before a plain one."""
     notes: tuple[str, ...]
@@ -109,9 +114,10 @@ def load_scene(folder: Path, unbounded: bool = False) -> Scene:
 
 def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> Scene:
     train = posed.splits["train"]
-    borders, transparent = [], False
+    borders, means, transparent = [], [], False
     for image in _decoded(posed, _spread(train, _PEEKED)):  # one at a time: they may be large
         borders.append(border(image))
+        means.append(image[:, :, :3].float().mean((0, 1)) / 255)
         transparent = transparent or bool((image[:, :, 3] < 255).any())
     backdrop = None if transparent else find_backdrop(borders)
     bounds, notes = posed.bounds, list(posed.notes)
@@ -129,7 +135,10 @@ def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> S
         bounds = object_bounds(posed.cameras.select(views), masks, what)
     if bounds is None:
         bounds = camera_bounds(posed.cameras, posed.points)
+    elif bounds.grid_levels > 1:
+        bounds = replace(bounds, focus=focus(posed.cameras))
     to_field = bounds.to_field()
+    red, green, blue = torch.stack(means).mean(0)
     return Scene(
         folder.name,
         folder,
@@ -141,7 +150,9 @@ def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> S
         to_field,
         bounds.grid_levels,
         bounds.near * to_field.scale,
+        bounds.focus * to_field.scale,
         posed.has_alpha,
+        (float(red), float(green), float(blue)),
         backdrop,
         (*notes, _bounds_note(bounds)),
         posed.points,

@@ -229,7 +229,7 @@ def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
 def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, MemoryPlan]:
     resolution, parameters = wished_sizes(scene, options)
     plan = plan_memory(limit, scene.sizes, 4 if scene.has_alpha else 3, parameters)
-    contraction = scene.grid_levels if scene.grid_levels > 1 and options.space != "bounded" else 0
+    contraction = scene.grid_levels if options.space == "unbounded" else 0
     arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters, contraction)
     settings = settings_of(
         scene,

@@ -37,9 +37,10 @@ class Train:
     seed: Annotated[int, arg(metavar="S")] = 0
     """Seed of every random number of the run."""
     space: Space = "auto"
-    """Shape of the space that the field fills: bounded, one box with even detail; unbounded, detail
-    where the cameras look, and all that lies behind drawn together. auto chooses by the cameras,
-    the sparse points and the images, and says what it chose."""
+    """Shape of the space that the field fills. bounded: cubes with even detail, nested where there
+    is a background. unbounded: detail in the finest cube, all that lies behind drawn together, also
+    where an object stands alone. auto is bounded, its cubes chosen by cameras, sparse points and
+    images, and says what it chose."""
     pixel: Pixel = "centre"
     """Where training rays go through their pixels: through the centre, through one random point,
     or through two points whose mean colour is compared with the photograph's."""

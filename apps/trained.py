@@ -27,6 +27,7 @@ from polyfield.render.volume import LossKind, Sampling
 
 GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
+CONE = 1 / 96  # growth of steps with distance where cubes are nested
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
 MOST_SAMPLES_PER_PIXEL = 1024
 Color = tuple[float, float, float]  # sRGB, 0 to 1
@@ -126,10 +127,14 @@ def settings_of(
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    background = BACKGROUNDS["white" if scene.has_alpha else "black"]
+    # Behind photographs lies their mean colour: one that they do not have would be covered, at first
+    # by fog right before the cameras.
+    background = BACKGROUNDS["white"] if scene.has_alpha else scene.mean_color
     if scene.backdrop is not None:
         red, green, blue = scene.backdrop
         background = red / 255, green / 255, blue / 255
+    least, most = STEPS_ACROSS
+    coarser = 1.0 if scene.grid_levels == 1 else CONE * 256
     finest_side, detail = 2.0 ** (1 - scene.grid_levels), pixel_size(scene)
     return Settings(
         field=field,
@@ -138,9 +143,11 @@ def settings_of(
         grid_levels=scene.grid_levels,
         grid_resolution=GRID_RESOLUTION,
         sampling=Sampling(
-            step=max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
-            cone=0.0 if scene.grid_levels == 1 else 1 / 256,
+            step=coarser
+            * max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
+            cone=0.0 if scene.grid_levels == 1 else CONE,
             near=scene.near,
+            fade=scene.focus,
         ),
         background=background,
         orbit={
@@ -176,6 +183,8 @@ def read_settings(values: Any, where: str) -> Settings:
     sampling.real("step", 1e-6, 1.0)
     sampling.real("cone", 0.0, 1.0)
     sampling.real("near", 0.0, LARGEST)
+    if "fade" in sampling:
+        sampling.real("fade", 0.0, LARGEST)
     if "limit" in sampling:
         sampling.whole("limit", 1, 1 << 16)
     found.whole("grid_levels", 1, 8)

@@ -124,6 +124,7 @@ def radiance_view(
         0.0,
         0.0,
         1,
+        0.0,
     )
     return RadianceView(color, opacity, depth, visible)
 
@@ -141,6 +142,7 @@ def radiance_gradients(
     stop: float = 1e-4,
     huber_edge: float = NO_EDGE,
     rays_per_pixel: int = 1,
+    fade: float = 0.0,
 ) -> tuple[RadianceView, RadianceGradients]:
     """What rays see, the mean of their colour loss against `target`, and its gradients.
 
@@ -149,7 +151,8 @@ def radiance_gradients(
     encoded position of every sample that counts: what `hash_grid` would be handed in a backward
     pass. The gradient of the density goes by exp(clamp(z, -15, 15)). Other arguments as for
     radiance_view. rays_per_pixel (1, 2, 4, 8 or 16): so many rays one after the other share a
-    pixel, and their mean colour is compared with the target, which they repeat. On a CPU results
+    pixel, and their mean colour is compared with the target, which they repeat. fade: gradients of
+    samples nearer than that count by the square of their part of it, see `faded`. On a CPU results
     repeat bit for bit for any number of threads.
     """
     weights = _joined(samples, harmonics, background, table, density_weights, color_weights, shape)
@@ -161,12 +164,12 @@ def radiance_gradients(
     if _on_reference(table):
         return radiance_gradients_reference(
             samples, harmonics, background, target, table, density_weights, color_weights, shape,
-            stop, huber_edge, rays_per_pixel,
+            stop, huber_edge, rays_per_pixel, fade,
         )  # fmt: skip
     scale = 1 / max(1, len(target))
     color, opacity, depth, visible, loss, kept, grad_encoded, grad_weights = _rays(
         *samples[:4], harmonics, background, target, table, weights, _numbers(shape), stop, scale,
-        huber_edge, rays_per_pixel,
+        huber_edge, rays_per_pixel, fade,
     )  # fmt: skip
     parts = grad_weights.split([len(density_weights), len(color_weights)])
     view = RadianceView(color, opacity, depth, visible)
@@ -183,6 +186,7 @@ def radiance_reference(
     shape: RadianceShape,
     stop: float = 1e-4,
     encoded: Tensor | None = None,
+    fade: float = 0.0,
 ) -> RadianceView:
     """The specification in plain torch, differentiable; encoded replaces the table's features."""
     if encoded is None:
@@ -196,8 +200,9 @@ def radiance_reference(
     offsets = torch.cat([visible.new_zeros(1), visible.cumsum(0).int()])
     both = torch.cat([features[chosen], harmonics[ray]], 1)
     color = mlp_reference(both, color_weights, shape.color_widths, "relu", "sigmoid")
+    density, color = faded(density[chosen], color, samples.distance[chosen], fade)
     values = torch.cat([color, samples.distance[chosen, None]], 1)
-    out = composite_reference(density[chosen], samples.length[chosen], values, offsets)
+    out = composite_reference(density, samples.length[chosen], values, offsets)
     seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
     return RadianceView(seen, out.opacity, out.values[:, 3] / out.opacity.clamp_min(1e-6), visible)
 
@@ -214,13 +219,23 @@ def radiance_gradients_reference(
     stop: float = 1e-4,
     huber_edge: float = NO_EDGE,
     rays_per_pixel: int = 1,
+    fade: float = 0.0,
 ) -> tuple[RadianceView, RadianceGradients]:
     """The specification in plain torch, by autograd."""
     with torch.enable_grad():
         encoded = hash_grid_reference(samples.position, table.detach(), shape.layout)
         leaves = [t.detach().requires_grad_() for t in (encoded, density_weights, color_weights)]
         view = radiance_reference(
-            samples, harmonics, background, table, leaves[1], leaves[2], shape, stop, leaves[0]
+            samples,
+            harmonics,
+            background,
+            table,
+            leaves[1],
+            leaves[2],
+            shape,
+            stop,
+            leaves[0],
+            fade,
         )
         pixels = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (view.color, target)]
         size = (pixels[0] - pixels[1]).abs()
@@ -231,6 +246,27 @@ def radiance_gradients_reference(
     kept = index - samples.ray_offsets[samples.ray.long()] < view.visible[samples.ray.long()]
     detached = RadianceView(*[t.detach() for t in view])
     return detached, RadianceGradients(loss.detach(), grads[0], kept, *grads[1:])
+
+
+def faded(
+    density: Float[Tensor, " n"],
+    color: Float[Tensor, "n 3"],
+    distance: Float[Tensor, " n"],
+    fade: float,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+    """Density and colour as they are; their gradients times min(1, (distance / fade)^2).
+
+    Rays of a camera lie the denser the nearer to it, so that its own view outweighs all others
+    there and puts before the lens what stands far behind. fade 0: nothing is changed.
+    Source: Floaters No More (Philip and Deschaintre 2023), eq. 6, with fade as its unit of length.
+    """
+    if not fade:
+        return density, color
+    share = (distance / fade).square().clamp_max(1)
+    return (
+        density * share + (density * (1 - share)).detach(),
+        color * share[:, None] + (color * (1 - share)[:, None]).detach(),
+    )
 
 
 def _on_reference(table: Tensor) -> bool:
@@ -281,12 +317,12 @@ def _room(shape: RadianceShape, rows: int) -> int:
 def _run(
     offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
     background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
-    stop: float, scale: float, edge: float, per_pixel: int,
+    stop: float, scale: float, edge: float, per_pixel: int, fade: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape, train = _shape(numbers), target is not None
     out = _empty(
         offsets, distance, length, position, harmonics, background, target, table, weights, numbers,
-        stop, scale, edge, per_pixel,
+        stop, scale, edge, per_pixel, fade,
     )  # fmt: skip
     color, opacity, depth, visible, loss, kept, grad_encoded, _ = out
     visible.zero_()
@@ -311,7 +347,7 @@ def _run(
         color, opacity, depth, loss if train else None, visible, kept if train else None,
         grad_encoded if train else None, slices, room, index, rays, shape.layout.levels,
         int(shape.layout.smoothstep), shape.density_hidden, shape.color_hidden, shape.harmonics,
-        tiles, rooms, rows, per_pixel, -math.log(stop), scale, edge, rows="owned",
+        tiles, rooms, rows, per_pixel, -math.log(stop), scale, edge, fade, rows="owned",
     )  # fmt: skip
     grad_weights = weights.new_empty(0) if slices is None else sum_slices(slices)
     return *out[:-1], grad_weights
@@ -320,7 +356,7 @@ def _run(
 def _empty(
     offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
     background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
-    stop: float, scale: float, edge: float, per_pixel: int,
+    stop: float, scale: float, edge: float, per_pixel: int, fade: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     rays = background.shape[0]
     samples = 0 if target is None else position.shape[0]
@@ -339,7 +375,7 @@ def _empty(
 _rays = define(
     "radiance_rays(Tensor ray_offsets, Tensor distance, Tensor length, Tensor position,"
     " Tensor harmonics, Tensor background, Tensor? target, Tensor table, Tensor weights,"
-    " int[] numbers, float stop, float scale, float edge, int per_pixel)"
+    " int[] numbers, float stop, float scale, float edge, int per_pixel, float fade)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run,
     _empty,

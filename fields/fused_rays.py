@@ -38,9 +38,9 @@ def fused_field(field: object) -> FusedField | None:
     """A radiance field on a hash grid; None for any other, or where no kernel runs."""
     if not isinstance(field, Radiance):
         return None
-    grid, contraction = field.encoding, 0
-    if isinstance(grid, Contracted):
-        grid, contraction = grid.encoding, grid.levels
+    outer = field.encoding
+    contraction = outer.levels if isinstance(outer, Contracted) else 0
+    grid = outer.encoding if isinstance(outer, Contracted) else outer
     if not isinstance(grid, HashGrid) or backend_of(grid.table.device) == "reference":
         return None
     harmonics = (field.harmonics_degree + 1) ** 2
@@ -78,6 +78,7 @@ def learn_rays(
     stop: float,
     huber_edge: float = NO_EDGE,
     rays_per_pixel: int = 1,
+    fade: float = 0.0,
 ) -> tuple[RadianceView, Float[Tensor, ""]]:
     """What the field shows, and the mean colour loss; its gradients are left as backward does.
 
@@ -98,6 +99,7 @@ def learn_rays(
         stop,
         huber_edge,
         rays_per_pixel,
+        fade,
     )
     _add(field.density_weights, gradients.density_weights)
     _add(field.color_weights, gradients.color_weights)

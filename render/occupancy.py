@@ -21,6 +21,7 @@ from polyfield.render.cameras import Cameras
 UPDATE_EVERY = 16  # steps
 FULL_UNTIL = 256  # every cell is visited up to this step, at most a half of them afterwards
 DECAY = 0.8
+VISITED = 4  # one part in so many, of all cells and of those that hold something
 # An opacity of one step below which a cell holds nothing to see.
 OPACITY_OF_NOTHING = 0.01
 
@@ -122,8 +123,8 @@ def _cells_to_visit(grid: OccupancyGrid, step: int, seed: int) -> Int32[Tensor, 
     def drawn(cells: Tensor, count: int) -> Tensor:
         return cells[torch.randint(len(cells), (count,), generator=random).to(cells.device)]
 
-    uniform = drawn(seen, len(seen) // 4)
+    uniform = drawn(seen, len(seen) // VISITED)
     on = torch.nonzero(values > OPACITY_OF_NOTHING)[:, 0]
-    if len(on) > len(seen) // 4:
-        on = drawn(on, len(seen) // 4)
+    if len(on) > len(seen) // VISITED:
+        on = drawn(on, len(seen) // VISITED)
     return torch.cat([uniform, on]).unique().int()

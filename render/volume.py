@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.march import Samples, march
-from polyfield.cuda.radiance import NO_EDGE
+from polyfield.cuda.radiance import NO_EDGE, faded
 from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
 from polyfield.render.losses import HUBER_EDGE, huber, squared_error
@@ -26,13 +26,15 @@ class Sampling:
     """How rays are cut into samples, lengths in sides of the field's unit cube.
 
     step: of samples in the finest grid; cone: growth of the step with distance (0: constant); near:
-    where rays begin; limit: samples a ray at most.
+    where rays begin; limit: samples a ray at most; fade: distance up to which gradients are scaled
+    down in training, see `faded` (0: nowhere).
     """
 
     step: float
     cone: float
     near: float
     limit: int = 1024
+    fade: float = 0.0
 
 
 class Rendered(NamedTuple):
@@ -114,6 +116,7 @@ def render_rays(
     density, features = field.density(samples.position)
     harmonics = field.encode_directions(directions)[samples.ray.long()]
     color = field.color(features, harmonics)
+    density, color = faded(density, color, samples.distance, sampling.fade)
     values = torch.cat([color, samples.distance[:, None]], 1)
     out = composite(density, samples.length, values, samples.ray_offsets)
     seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
@@ -157,5 +160,6 @@ def learn_rays(
     view, loss = fused_rays.learn_rays(
         fused, samples, directions, background, target, STOP,
         HUBER_EDGE if loss_kind == "huber" else NO_EDGE, rays_per_pixel,
+        sampling.fade,
     )  # fmt: skip
     return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss

@@ -67,6 +67,7 @@ struct RadianceRays {
   float limit;
   float scale;
   float edge;
+  float fade;
 
   FN int encoded_width() const { return n_levels * F; }
   FN int input_width() const { return RADIANCE_FEATURES + bands; }
@@ -327,8 +328,11 @@ struct RadianceRays {
       const float w = r.weight[row];
       const float along = pull[0] * c[0] + pull[1] * c[1] + pull[2] * c[2];
       behind -= w * along;
-      const float by_thickness = r.through[row] * along - behind;
-      for (int a = 0; a < 3; ++a) c[a] = w * pull[a] * c[a] * (1 - c[a]);
+      // Space close to a camera is seen by it in many samples, by others in few or none: each counts
+      // as it would if rays were as dense there as at the distance `fade`.
+      const float t = distance[r.sample[row]], share = t < fade ? t * t / (fade * fade) : 1.f;
+      const float by_thickness = share * (r.through[row] * along - behind);
+      for (int a = 0; a < 3; ++a) c[a] = share * w * pull[a] * c[a] * (1 - c[a]);
       const float z = r.input[(size_t)row * input_width()];
       const float density = exponential(z < -15.f ? -15.f : z > 15.f ? 15.f : z);
       r.through[row] = by_thickness * r.length[row] * density;

@@ -144,6 +144,23 @@ def test_loss_and_gradients_equal_the_reference(device, shape, edge, rays):
     close(view.color, radiance_view(*on(device, without_target(values)), shape).color.cpu(), 1e-6)
 
 
+def test_samples_near_the_camera_count_by_the_square_of_their_distance(device):
+    values = scene(SMALL, COUNTS)
+    samples = values[0]
+    fade = float(samples.distance.median())
+    _, plain = radiance_gradients(*on(device, values), SMALL)
+    _, expected = radiance_gradients_reference(*values, SMALL, fade=fade)
+    view, got = radiance_gradients(*on(device, values), SMALL, fade=fade)
+    share = (samples.distance / fade).square().clamp_max(1)[:, None]
+    kept = got.kept.cpu()
+    assert (share[kept] < 0.9).any() and (share[kept] == 1).any()
+    close(got.encoded[got.kept], (share * plain.encoded.cpu())[kept], 1e-4)
+    close(got.loss, plain.loss, 1e-7)
+    close(view.color, radiance_view(*on(device, without_target(values)), SMALL).color.cpu(), 1e-6)
+    for name in ("density_weights", "color_weights"):
+        close(getattr(got, name), getattr(expected, name), 1e-4)
+
+
 def test_the_gradient_to_the_encoding_is_that_of_the_separate_operations(device):
     values = scene(SMALL, COUNTS)
     samples, harmonics, background, target, table, density_weights, color_weights = values
