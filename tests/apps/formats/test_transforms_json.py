@@ -204,7 +204,7 @@ def test_names_stay_unique_where_stems_repeat(tmp_path):
     for frame, camera in zip(contents["frames"], "ab", strict=True):
         (tmp_path / "images" / camera).mkdir(parents=True)
         frame["file_path"] = f"images/{camera}/1.png"
-    assert load_scene(write(tmp_path, contents)).frame_names == ("images_a_1", "images_b_1")
+    assert load_scene(write(tmp_path, contents)).frame_names == ("a_1", "b_1")
 
 
 @pytest.mark.parametrize("stem", ["images/0001", "./images/0001", "images\\0001.png"])
