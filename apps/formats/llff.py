@@ -98,12 +98,12 @@ def _rows(path: Path) -> Float64[Tensor, "n 17"]:
 def _photographs(
     folder: Path, images: str | None, count: int, notes: list[str]
 ) -> tuple[list[Path], list[ImageHeader]]:
-    root, places = folder.resolve(), IMAGE_FOLDERS
+    root, places = folder.resolve(), list(IMAGE_FOLDERS)
     if images is not None:
         where, expected = f"--images {images[:80]}", f"one of {', '.join(IMAGE_FOLDERS)}"
         if inner_folder(root, images, root, where, expected) is None:
             raise InputError(where, "no such folder", expected)
-        places = (images,)
+        places = [images]
     listed = {place: _listed(root / place, root) for place in places}
     listed = {place: files for place, files in listed.items() if files}
     if not listed:
