@@ -130,10 +130,7 @@ def depth_places(depths: Sequence[Path | None], images: Sequence[str]) -> list[s
     plain = [str(PurePosixPath(image).with_suffix("")) for image in images]
     names = plain if len(set(plain)) == len(plain) else images
     places = [f"depths/{name.removeprefix('images/')}.png" for name in names]
-    return [
-        None if depth is None else place
-        for depth, place in zip(depths, places, strict=True)
-    ]
+    return [None if depth is None else place for depth, place in zip(depths, places, strict=True)]
 
 
 def scene_document(

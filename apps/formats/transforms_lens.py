@@ -16,6 +16,7 @@ _PERSPECTIVE = ("PINHOLE", "OPENCV", "FULL_OPENCV")  # the narrowest first
 _FISHEYE = ("OPENCV_FISHEYE", "THIN_PRISM_FISHEYE")
 # Which lenses each camera_model may be: the first that has all coefficients that are given.
 _CANDIDATES: dict[str, tuple[str, ...]] = {
+    "OPENCV": _PERSPECTIVE,  # the usual one stands first in messages
     **{name: _PERSPECTIVE for name, (lens, _) in COLMAP_LENSES.items() if lens in _PERSPECTIVE},
     **{name: _FISHEYE for name, (lens, _) in COLMAP_LENSES.items() if lens in _FISHEYE},
     "RAD_TAN_THIN_PRISM_FISHEYE": ("RAD_TAN_THIN_PRISM_FISHEYE",),
