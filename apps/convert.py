@@ -182,7 +182,8 @@ def _free_folder(out: Path) -> Path:
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(where, str(error)[:200], expected) from error
+        got = getattr(error, "strerror", None) or str(error)[:200]
+        raise InputError(where, got, expected) from error
     return out
 
 
