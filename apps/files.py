@@ -109,9 +109,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
-            path.rmdir()  # which refuses what is not empty
-        os.rename(temporary, path)
+        if os.name == "nt" and path.exists():
+            path.rmdir()
+        os.rename(temporary, path)  # which takes an empty folder's place, and no other's
         sync_folder(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
