@@ -96,9 +96,7 @@ _CONVERT = (
 )
 
 
-def load_scene(
-    folder: Path, images: str | None = None, *, unbounded: bool = False
-) -> Scene:
+def load_scene(folder: Path, images: str | None = None, *, unbounded: bool = False) -> Scene:
     """Read the scene in a folder; its format is found out from the files that are there.
 
     images: the folder in it whose copies of the photographs are used, such as images_4; else the

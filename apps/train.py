@@ -92,9 +92,7 @@ def train(
     if options.images not in (None, images_folder):
         got = f"the run has {images_folder or 'none'}"
         raise InputError(f"--images {options.images[:80]}", got, "the folder that it began with")
-    scene = load_scene(
-        scene_path, images_folder, unbounded=options.space == "unbounded"
-    )
+    scene = load_scene(scene_path, images_folder, unbounded=options.space == "unbounded")
     for note in scene.notes:
         tell(note)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
