@@ -15,7 +15,7 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.radiance_task import shown_image
-from polyfield.apps.scene import Scene, load_scene
+from polyfield.apps.scene import Scene
 from polyfield.apps.trained import (
     BACKGROUNDS,
     SAMPLES_PER_PIXEL,
@@ -23,6 +23,7 @@ from polyfield.apps.trained import (
     Trained,
     check_samples_per_pixel,
     load,
+    scene_of,
 )
 from polyfield.cuda.errors import InputError
 from polyfield.render.metrics import psnr_8bit, ssim
@@ -66,7 +67,7 @@ def evaluate(options: Eval) -> EvalResult:
     check_samples_per_pixel(options.samples_per_pixel)
     device = choose_device(options.device)
     trained = load(options.run, device)
-    scene = load_scene(options.scene or Path(trained.settings.scene))
+    scene = scene_of(trained.settings, options.scene)
     images = scene_images(scene, 1 << 28)
     background = BACKGROUNDS.get(options.background)
     return measure(trained, scene, images, options.split, background, options.samples_per_pixel)

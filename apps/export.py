@@ -16,8 +16,7 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.mesh_files import write_mesh, write_points
 from polyfield.apps.option_help import DEVICE, optional
-from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import Trained, load, orbit_cameras
+from polyfield.apps.trained import Trained, load, orbit_cameras, scene_of
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
@@ -83,7 +82,7 @@ def export(options: Export) -> ExportResult:
     device = choose_device(options.device)
     trained = load(options.run, device)
     if options.kind == "cameras":
-        scene = load_scene(options.scene or Path(trained.settings.scene))
+        scene = scene_of(trained.settings, options.scene)
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
     mesh, level = surface_of(trained, options.resolution, options.level, options.keep_unseen)

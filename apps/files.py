@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -91,6 +92,32 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         # Without a number it is not the system's: encoders raise OSError for their own faults.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise refusal(path, error) from error
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that appears at `path`, absent or empty, when the block ends.
+
+    Until then it has another name beside it. After an error of any kind nothing is left of it, nor
+    of folders above that had to be made. Raises InputError where the system refuses.
+    """
+    made = [above for above in path.parents if not above.exists()]
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if os.name == "nt" and path.exists():
+            path.rmdir()
+        os.rename(temporary, path)  # which takes an empty folder's place, and no other's
+        sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for above in made:
+            with suppress(OSError):
+                above.rmdir()
         if isinstance(error, OSError) and error.errno is not None:
             raise refusal(path, error) from error
         raise

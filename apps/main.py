@@ -55,6 +55,13 @@ VERBS = {
         "polyfield.apps.export",
         "export",
     ),
+    "convert": Verb(
+        "Write a scene of any format as a transforms.json with its images, points and depths.",
+        "polyfield.apps.convert",
+        "Convert",
+        "polyfield.apps.convert",
+        "convert",
+    ),
     "eval": Verb(
         "Measure a trained run on the views it has not seen.",
         "polyfield.apps.eval",

@@ -19,13 +19,13 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.option_help import DEVICE, optional
-from polyfield.apps.scene import load_scene
 from polyfield.apps.trained import (
     SAMPLES_PER_PIXEL,
     Trained,
     check_samples_per_pixel,
     load,
     orbit_cameras,
+    scene_of,
 )
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
@@ -119,7 +119,7 @@ def to_8bit(image: Float[Tensor, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
 def _render_test(
     options: Render, trained: Trained, size: tuple[int, int] | None, device: torch.device
 ) -> RenderResult:
-    scene = load_scene(options.scene or Path(trained.settings.scene))
+    scene = scene_of(trained.settings, options.scene)
     test = scene.splits["test"].tolist()
     if not test:
         raise InputError("--views test", "the scene has no test views", "a scene with a test split")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from polyfield.apps.bounds import (
@@ -23,6 +23,7 @@ from polyfield.apps.bounds import (
     synthetic_bounds,
 )
 from polyfield.apps.formats import colmap, llff, nerf_synthetic, transforms_json
+from polyfield.apps.formats.depth_files import MILLIMETRES
 from polyfield.apps.formats.posed_images import PosedImages
 from polyfield.apps.image_files import SUFFIXES, decode
 from polyfield.cuda.errors import InputError
@@ -67,6 +68,12 @@ class Scene:
     """What was found or adjusted, for the user."""
     points: Float64[Tensor, "p 3"] | None = None
     """Sparse points on what was photographed, in the input's frame, where the files have them."""
+    point_colors: UInt8[Tensor, "p 3"] | None = None
+    """Their colours in sRGB, where the files have them."""
+    depth_paths: tuple[Path | None, ...] = ()
+    """Of each frame that has one, its depth image, see depth_files; empty where no frame has."""
+    depth_unit: float = MILLIMETRES
+    """Metres that a step of a depth image's pixels means."""
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -75,7 +82,10 @@ class Scene:
         return tuple(zip(width, height, strict=True))
 
 
-LOADERS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], PosedImages]], ...] = (
+Loader = Callable[[Path, str | None], PosedImages]
+"""Of a scene's folder, and of the folder in it whose copies of the photographs are used."""
+
+LOADERS: tuple[tuple[str, Callable[[Path], bool], Loader], ...] = (
     ("nerf-synthetic", lambda f: (f / "transforms_train.json").is_file(), nerf_synthetic.read),
     ("transforms.json", lambda f: (f / "transforms.json").is_file(), transforms_json.read),
     ("colmap", lambda f: colmap.model_folder(f) is not None, colmap.read),
@@ -91,12 +101,22 @@ _CONVERT = (
 )
 
 
-def load_scene(folder: Path, unbounded: bool = False) -> Scene:
+def load_scene(folder: Path, images: str | None = None, *, unbounded: bool = False) -> Scene:
     """Read the scene in a folder; its format is found out from the files that are there.
 
-    unbounded: also where an object stands alone, the bounds leave room for what is behind it.
-    All images' headers and end markers are read and a few images decoded; the others are decoded
-    when training needs them. Raises InputError, naming file and field, for whatever cannot be used.
+    images: the folder in it whose copies of the photographs are used, such as images_4; else the
+    largest that are not too long. unbounded: also where an object stands alone, the bounds leave
+    room for what is behind it. All images' headers and end markers are read and a few images
+    decoded; the others are decoded when training needs them. Raises InputError, naming file and
+    field, for whatever cannot be used.
+    """
+    return _assemble(*read_scene(folder, images), unbounded)
+
+
+def read_scene(folder: Path, images: str | None = None) -> tuple[Path, str, PosedImages]:
+    """What the files of a scene say: its resolved folder, its kind, and its frames as they are.
+
+    InputError as load_scene, whose first half this is: no pixel is decoded.
     """
     try:
         folder = folder.resolve()
@@ -109,7 +129,7 @@ def load_scene(folder: Path, unbounded: bool = False) -> Scene:
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(str(folder)[:200], str(error)[:200], "a scene's folder") from error
     kind, read = found[0]
-    return _assemble(folder, kind, read(folder), unbounded)
+    return folder, kind, read(folder, images)
 
 
 def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> Scene:
@@ -156,6 +176,9 @@ def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> S
         backdrop,
         (*notes, _bounds_note(bounds)),
         posed.points,
+        posed.point_colors,
+        posed.depth_paths,
+        posed.depth_unit,
     )
 
 

@@ -88,7 +88,11 @@ def train(
     scene_path = options.scene or (Path(known_settings.scene) if known_settings else None)
     if scene_path is None:
         raise InputError("SCENE", "is not given", "a folder of posed images")
-    scene = load_scene(scene_path, options.space == "unbounded")
+    images_folder = known_settings.images if known_settings else options.images
+    if options.images not in (None, images_folder):
+        got = f"the run has {images_folder or 'none'}"
+        raise InputError(f"--images {options.images[:80]}", got, "the folder that it began with")
+    scene = load_scene(scene_path, images_folder, unbounded=options.space == "unbounded")
     for note in scene.notes:
         tell(note)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
@@ -240,6 +244,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         plan.image_bytes,
         options.pixel,
         options.loss,
+        options.images,
     )
     return settings, plan
 

@@ -24,6 +24,9 @@ class Train:
     """Kind of field to train."""
     out: Annotated[Path | None, optional("RUN")] = None
     """Folder for everything the run writes. The default is runs/<scene>-<field>."""
+    images: Annotated[str | None, optional("FOLDER")] = None
+    """Folder in the scene whose copies of the photographs are used, such as images_4. The default
+    is the largest whose longer side is at most 1,600 pixels."""
     minutes: Annotated[float | None, optional("M")] = None
     """Time budget, from the command's start to the last checkpoint. The default is 3."""
     steps: Annotated[int | None, optional("N")] = None

@@ -14,7 +14,7 @@ from polyfield.apps import checkpoint
 from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.run_folder import RunFolder
-from polyfield.apps.scene import Scene
+from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.train_options import Pixel
 from polyfield.cuda.errors import InputError
 from polyfield.fields.field import TrainableField
@@ -57,6 +57,8 @@ class Settings:
     """Where training rays go through their pixels."""
     loss: LossKind = "squared"
     """What training minimises."""
+    images: str | None = None
+    """Folder in the scene whose copies of the photographs are used, where somebody chose one."""
 
 
 @dataclass
@@ -124,6 +126,7 @@ def settings_of(
     image_bytes: int,
     pixel: Pixel = "centre",
     loss: LossKind = "squared",
+    images: str | None = None,
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
@@ -161,7 +164,16 @@ def settings_of(
         image_bytes=image_bytes,
         pixel=pixel,
         loss=loss,
+        images=images,
     )
+
+
+def scene_of(settings: Settings, folder: Path | None = None) -> Scene:
+    """The scene that a run was trained on, from the same copies of its photographs.
+
+    folder: where it lies now, if no longer where the settings say. InputError as load_scene.
+    """
+    return load_scene(folder or Path(settings.scene), settings.images)
 
 
 def pixel_size(scene: Scene) -> float:
@@ -205,6 +217,7 @@ def read_settings(values: Any, where: str) -> Settings:
             raise found.refuse(key, f"one of {', '.join(known)}")
     if found.text("scene") is None:
         raise found.refuse("scene", "a folder's path")
+    found.text("images")
     found.part("to_field")
     arguments = found.part("arguments")
     for name in arguments.values:

@@ -16,6 +16,7 @@ from polyfield.apps.formats.colmap_model import (
     read_images,
     read_points,
 )
+from polyfield.apps.formats.lens_models import COLMAP_LENSES, Lens, common_lens
 from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
@@ -32,29 +33,6 @@ from polyfield.render.cameras import Cameras
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
 IMAGE_FOLDERS = ("images", "images_2", "images_4", "images_8", "input", ".")
 
-# The engine's lens for each of COLMAP's models, and which of its coefficients the parameters
-# behind focal lengths and centre are; the others are zero.
-_LENSES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "SIMPLE_PINHOLE": ("PINHOLE", ()),
-    "PINHOLE": ("PINHOLE", ()),
-    "SIMPLE_RADIAL": ("OPENCV", (0,)),
-    "RADIAL": ("OPENCV", (0, 1)),
-    "OPENCV": ("OPENCV", (0, 1, 2, 3)),
-    "FULL_OPENCV": ("FULL_OPENCV", tuple(range(8))),
-    "SIMPLE_RADIAL_FISHEYE": ("OPENCV_FISHEYE", (0,)),
-    "RADIAL_FISHEYE": ("OPENCV_FISHEYE", (0, 1)),
-    "OPENCV_FISHEYE": ("OPENCV_FISHEYE", (0, 1, 2, 3)),
-    "THIN_PRISM_FISHEYE": ("THIN_PRISM_FISHEYE", tuple(range(8))),
-    "RAD_TAN_THIN_PRISM_FISHEYE": ("RAD_TAN_THIN_PRISM_FISHEYE", tuple(range(12))),
-}
-# Lenses that are the wider one with zeros: its name, and where the coefficients go.
-_WIDER = {
-    "PINHOLE": ("OPENCV", ()),
-    "OPENCV": ("FULL_OPENCV", (0, 1, 2, 3)),
-    "OPENCV_FISHEYE": ("THIN_PRISM_FISHEYE", (0, 1, 4, 5)),
-}
-_COEFFICIENTS = 12
-
 
 def model_folder(folder: Path) -> Path | None:
     """Where a scene's sparse model lies, if it has one."""
@@ -67,11 +45,12 @@ def model_folder(folder: Path) -> Path | None:
     return None
 
 
-def read(folder: Path) -> PosedImages:
+def read(folder: Path, images: str | None = None) -> PosedImages:
     """The scene of folder/sparse/0 (or sparse, colmap/sparse/0, or the folder itself).
 
-    Photographs lie in images, with its sub-folders, or beside the model. Every eighth in name order
-    is held out. InputError names file and field of whatever cannot be used.
+    Photographs lie in images, with its sub-folders, or beside the model; `images` names another
+    folder of copies. Every eighth in name order is held out. InputError names file and field of
+    whatever cannot be used.
     """
     place = model_folder(folder)
     if place is None:
@@ -84,34 +63,35 @@ def read(folder: Path) -> PosedImages:
 
     known = read_cameras(*path_of("cameras"))
     where = path_of("images")[1]
-    images = sorted(read_images(*path_of("images")), key=lambda image: image.name)
-    if not images:
+    registered = sorted(read_images(*path_of("images")), key=lambda image: image.name)
+    if not registered:
         raise InputError(where, "no image", "at least one registered image")
-    for image, following in zip(images, images[1:] + images[:1], strict=True):
+    for image, following in zip(registered, registered[1:] + registered[:1], strict=True):
         if image.camera not in known:
             got = f"camera {image.camera}, which is none of {len(known)}"
             raise InputError(f"{where}: {image.name[:80]!r}", got, "a camera of the model")
         if image.name == following.name and image is not following:
             raise InputError(where, f"{image.name[:80]!r} twice", "each image once")
     notes: list[str] = []
-    base = _image_folder(folder, images[0].name)
-    originals = [find_image(f"{base}/{i.name}", folder, f"{where}: {i.name}") for i in images]
-    paths, headers, _ = read_headers(originals, folder, notes)
-    cameras = _cameras(images, known, headers, where, notes)
+    base = _image_folder(folder, registered[0].name)
+    originals = [find_image(f"{base}/{i.name}", folder, f"{where}: {i.name}") for i in registered]
+    paths, headers, _ = read_headers(originals, folder, notes, images)
+    cameras = _cameras(registered, known, headers, where, notes)
     points = None
     if path_of("points3D")[0].is_file():
         points = read_points(*path_of("points3D"))
         notes.append(f"{len(points.position)} sparse points")
     notes.append("no split in the files: every eighth frame in name order is held out")
     return PosedImages(
-        tuple(unique_names(originals, folder)),
+        tuple(unique_names(originals)),
         tuple(paths),
         any(header.has_alpha for header in headers),
         cameras,
-        every_eighth([image.name for image in images]),
+        every_eighth([image.name for image in registered]),
         None,
         tuple(notes),
         None if points is None else points.position,
+        None if points is None else points.color,
     )
 
 
@@ -144,16 +124,16 @@ def _cameras(
         cx, cy, *rest = camera.parameters[1 if one else 2 :]
         focal.append((fx * scale_x, fy * scale_y))
         center.append((cx * scale_x, cy * scale_y))
-        lens, places = _LENSES[camera.model]
-        lenses.append((lens, _spread(rest, places)))
+        model, names = COLMAP_LENSES[camera.model]
+        lenses.append(Lens(model, dict(zip(names.split(), rest, strict=True))))
     if scaled:
         notes.append(f"intrinsics of {len(scaled)} frames scaled to the images: {scaled[0]}")
-    model, distortion = _common_lens(lenses, where)
+    model, distortion = common_lens(lenses, where)
     cameras = Cameras(
         camera_to_world(images),
         torch.tensor(focal, dtype=torch.float64),
         torch.tensor(center, dtype=torch.float64),
-        torch.tensor(distortion, dtype=torch.float64),
+        distortion,
         torch.tensor([header.width for header in headers]),
         torch.tensor([header.height for header in headers]),
         model,
@@ -181,33 +161,3 @@ def camera_to_world(images: Sequence[ModelImage]) -> Float64[Tensor, "n 3 4"]:
     rotation = torch.stack([torch.stack(row, 1) for row in rows], 2)
     translation = torch.tensor([image.translation for image in images], dtype=torch.float64)
     return torch.cat([rotation, -rotation @ translation[:, :, None]], 2)
-
-
-def _spread(values: Sequence[float], places: Sequence[int]) -> list[float]:
-    coefficients = [0.0] * _COEFFICIENTS
-    for place, value in zip(places, values, strict=True):
-        coefficients[place] = value
-    return coefficients
-
-
-def _common_lens(
-    lenses: Sequence[tuple[str, list[float]]], where: str
-) -> tuple[str, list[list[float]]]:
-    """One model for all frames: the narrower ones are the widest with zeros."""
-    names = sorted({name for name, _ in lenses})
-    for model in names:
-        widened = [_widened(name, values, model) for name, values in lenses]
-        found = [values for values in widened if values is not None]
-        if len(found) == len(lenses):
-            return model, found
-    got, remedy = f"frames taken through {' and '.join(names)}", "Make a scene of each."
-    raise InputError(where, got, "lenses of one kind, all perspective or all fisheye", remedy)
-
-
-def _widened(name: str, values: list[float], model: str) -> list[float] | None:
-    while name != model:
-        if name not in _WIDER:
-            return None
-        name, places = _WIDER[name]
-        values = _spread(values[: len(places)], places)
-    return values

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from polyfield.apps.formats.json_fields import LARGEST
 from polyfield.cuda.errors import InputError
 
 # Number in binary files -> name and count of parameters. Source: COLMAP's sensor/models.h.
@@ -232,8 +233,9 @@ def _image(name: str, camera: int, pose: list[float], where: str) -> ModelImage:
 
 
 def _point(values: list[float], where: str) -> list[float]:
-    if not all(math.isfinite(value) for value in values[:3]):
-        raise InputError(where, f"position {tuple(values[:3])}", "finite numbers")
+    if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values[:3]):
+        got = f"position {tuple(values[:3])}"
+        raise InputError(where, got, f"finite numbers, at most {LARGEST:g}")
     if not all(0 <= value <= 255 for value in values[3:]):
         raise InputError(where, f"colour {tuple(values[3:])}", "0 to 255")
     return values

@@ -9,42 +9,44 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from polyfield.apps.formats.image_copies import inner_folder
 from polyfield.apps.formats.posed_images import (
+    LONGEST_SIDE,
     PosedImages,
+    check_headers,
     every_eighth,
+    find_image,
     image_scale,
-    read_headers,
+    longest_side,
     rigid_poses,
     unique_names,
 )
-from polyfield.apps.image_files import SUFFIXES
+from polyfield.apps.image_files import SUFFIXES, ImageHeader, read_header
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
 FILE = "poses_bounds.npy"
-# Best first; the largest whose photographs are no longer than the engine takes is chosen from them.
+# Largest first. Names may differ between them: what tells photographs apart is their order.
 IMAGE_FOLDERS = ("images", "images_2", "images_4", "images_8")
 _NUMBERS = 17  # of a photograph: 3 rows of 5, then the nearest and the farthest depth
 
 
-def read(folder: Path) -> PosedImages:
+def read(folder: Path, images: str | None = None) -> PosedImages:
     """The capture in a folder: row i of the file belongs to the i-th photograph in name order.
 
-    Every eighth is held out. InputError names file and row of whatever cannot be used.
+    Photographs lie in images, images_2, ...; the largest no longer than LONGEST_SIDE are taken, or
+    those of the folder `images`. Every eighth is held out. InputError names file and row of
+    whatever cannot be used.
     """
     rows = _rows(folder / FILE)
     notes: list[str] = []
-    originals = _photographs(folder)
-    if len(originals) != len(rows):
-        got = f"{len(rows)} rows for {len(originals)} images in {originals[0].parent.name}"
-        raise InputError(FILE, got, "one row an image", "Take away images without a pose.")
-    paths, headers, _ = read_headers(originals, folder, notes)
+    paths, headers = _photographs(folder, images, len(rows), notes)
     matrices = rows[:, :15].view(-1, 3, 5)
     # Columns are down, right, backwards; then the position, then (height, width, focal length).
     down, right, back, position, sensor = matrices.unbind(2)
     poses = torch.stack([right, down, -back, position], 2)
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64).expand(len(rows), 1, 4)
-    names = [f"{FILE}: row {index} ({path.name})" for index, path in enumerate(originals)]
+    names = [f"{FILE}: row {index} ({path.name})" for index, path in enumerate(paths)]
     poses = rigid_poses(torch.cat([poses, last], 1), names, notes)
     focal, scaled = [], []
     for name, header, (height, width, length) in zip(names, headers, sensor.tolist(), strict=True):
@@ -66,11 +68,11 @@ def read(folder: Path) -> PosedImages:
         *size.T.contiguous(),
     )
     return PosedImages(
-        tuple(unique_names(originals, folder)),
+        tuple(unique_names(paths)),
         tuple(paths),
         any(header.has_alpha for header in headers),
         cameras,
-        every_eighth([path.name for path in originals]),
+        every_eighth([path.name for path in paths]),
         None,
         tuple(notes),
     )
@@ -93,10 +95,36 @@ def _rows(path: Path) -> Float64[Tensor, "n 17"]:
     return rows
 
 
-def _photographs(folder: Path) -> list[Path]:
-    for place in IMAGE_FOLDERS:
-        if (folder / place).is_dir():
-            files = sorted(p for p in (folder / place).iterdir() if p.suffix.lower() in SUFFIXES)
-            if files:
-                return files
-    raise InputError(str(folder), "no image", f"images in one of {', '.join(IMAGE_FOLDERS)}")
+def _photographs(
+    folder: Path, images: str | None, count: int, notes: list[str]
+) -> tuple[list[Path], list[ImageHeader]]:
+    root, places = folder.resolve(), list(IMAGE_FOLDERS)
+    if images is not None:
+        where, expected = f"--images {images[:80]}", f"one of {', '.join(IMAGE_FOLDERS)}"
+        if inner_folder(root, images, root, where, expected) is None:
+            raise InputError(where, "no such folder", expected)
+        places = [images]
+    listed = {place: _listed(root / place, root) for place in places}
+    listed = {place: files for place, files in listed.items() if files}
+    if not listed:
+        raise InputError(str(folder), "no image", f"images in one of {', '.join(places)}")
+    first, files = next(iter(listed.items()))
+    fitting = {place: found for place, found in listed.items() if len(found) == count}
+    if not fitting:
+        got = f"{count} rows for {len(files)} images in {first}"
+        raise InputError(FILE, got, "one row an image", "Take away images without a pose.")
+    for taken in fitting:
+        headers = [read_header(path) for path in fitting[taken]]
+        if longest_side(headers) <= LONGEST_SIDE:
+            break
+    if taken != first or images is not None:
+        notes.append(f"photographs of {taken}")
+    check_headers(fitting[taken], headers, notes)
+    return fitting[taken], headers
+
+
+def _listed(place: Path, root: Path) -> list[Path]:
+    if not place.is_dir():
+        return []
+    names = sorted(path.name for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    return [find_image(str(place.relative_to(root) / name), root, name) for name in names]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -15,10 +14,15 @@ from torch import Tensor
 
 from polyfield.apps.files import refusal, replacing
 from polyfield.apps.formats.json_fields import Fields, read_object
+from polyfield.apps.formats.lens_models import joined
 from polyfield.apps.formats.posed_images import PosedImages, every_eighth
-from polyfield.apps.formats.transforms_json import Frames, read_bounds, read_frames
+from polyfield.apps.formats.transforms_json import (
+    Frames,
+    read_bounds,
+    read_depth_unit,
+    read_frames,
+)
 from polyfield.cuda.errors import InputError
-from polyfield.render.cameras import Cameras
 
 SPLITS = ("train", "val", "test")
 
@@ -26,13 +30,16 @@ View = tuple[str, Float[Tensor, "3 4"], UInt8[Tensor, "height width 4"]]
 """Name, camera_to_world with OpenCV axes, and image in sRGB with straight alpha."""
 
 
-def read(folder: Path) -> PosedImages:
+def read(folder: Path, images: str | None = None) -> PosedImages:
     """The scene that folder/transforms_train.json describes, with val and test where they exist.
 
     Frame names are unique within a split: r_0 exists in each. Without a test file, the frames of
     val are the test views; without both, every eighth of train. InputError names file and field of
-    whatever cannot be used.
+    whatever cannot be used, and `images`: such scenes have no folder of copies.
     """
+    if images is not None:
+        expected = "nothing: the images of this scene lie where its transforms_train.json says"
+        raise InputError(f"--images {images[:80]}", "a folder of copies", expected)
     notes: list[str] = []
     parts: dict[str, Frames] = {}
     documents: dict[str, Fields] = {}
@@ -55,10 +62,12 @@ def read(folder: Path) -> PosedImages:
         tuple(name for part in parts.values() for name in part.names),
         tuple(path for part in parts.values() for path in part.paths),
         any(header.has_alpha for part in parts.values() for header in part.headers),
-        _joined([part.cameras for part in parts.values()]),
+        joined([part.cameras for part in parts.values()], folder.name),
         splits,
         read_bounds(documents["train"]),
         tuple(dict.fromkeys(notes)),
+        depth_paths=tuple(path for part in parts.values() for path in part.depth_paths),
+        depth_unit=read_depth_unit(documents["train"]),
     )
 
 
@@ -103,10 +112,3 @@ def write_nerf_synthetic(
         path = folder / f"transforms_{split}.json"
         with replacing(path) as file:
             file.write(json.dumps(document, indent=1).encode())
-
-
-def _joined(parts: list[Cameras]) -> Cameras:
-    model = "OPENCV" if any(part.model == "OPENCV" for part in parts) else "PINHOLE"
-    names = [field.name for field in fields(Cameras) if field.name != "model"]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return Cameras(**joined, model=model)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from polyfield.apps.bounds import Bounds
+from polyfield.apps.formats.depth_files import MILLIMETRES
+from polyfield.apps.formats.image_copies import common_folder, copies_within, smaller_copies
 from polyfield.apps.image_files import MOST_PIXELS, SUFFIXES, ImageHeader, read_header
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
-LONGEST_SIDE = 1600  # of two copies of the photographs, the largest within this is taken
+LONGEST_SIDE = 1600  # of several copies of the photographs, the largest within this are taken
 ROTATION_TOLERANCE = 1e-3
 
 
@@ -35,6 +37,15 @@ class PosedImages:
     """What was adjusted, a sentence each."""
     points: Float64[Tensor, "p 3"] | None = None
     """Sparse points on what was photographed, in the input's frame, where the files have them."""
+    point_colors: UInt8[Tensor, "p 3"] | None = None
+    """Their colours in sRGB, where the files have them."""
+    depth_paths: tuple[Path | None, ...] = ()
+    """Of each frame that has one, its depth image, see depth_files; empty where no frame has."""
+    depth_unit: float = MILLIMETRES
+    """Metres that a step of a depth image's pixels means."""
+    applied_transform: Float64[Tensor, "3 4"] | None = None
+    """What nerfstudio says it has done already to the frame of whoever found the poses."""
+    applied_scale: float | None = None
 
 
 def find_image(name: str, folder: Path, where: str) -> Path:
@@ -60,29 +71,43 @@ def find_image(name: str, folder: Path, where: str) -> Path:
 
 
 def read_headers(
-    paths: Sequence[Path], folder: Path, notes: list[str]
+    paths: Sequence[Path], folder: Path, notes: list[str], images: str | None = None
 ) -> tuple[list[Path], list[ImageHeader], list[ImageHeader]]:
     """Check all images without decoding them: (paths to use, their headers, headers of `paths`).
 
-    Where the photographs are longer than LONGEST_SIDE and stand beside smaller copies (images_2,
-    images_4, images_8), those are used, and a note says so.
+    images: the folder of the scene whose copies of the photographs are used. Without it, where the
+    photographs are longer than LONGEST_SIDE and stand beside smaller copies (images_2, images_4,
+    ..., with the same sub-folders), the largest within it are used, or the smallest.
+    A note says which. InputError for an image that cannot be used, and a folder without copies.
     """
     originals = [read_header(path) for path in paths]
     used, headers = list(paths), originals
-    parents = {path.parent for path in paths}
-    if len(parents) == 1 and max(max(h.width, h.height) for h in headers) > LONGEST_SIDE:
-        parent = parents.pop()
-        for factor in (2, 4, 8):
-            copies = [parent.parent / f"{parent.name}_{factor}" / path.name for path in paths]
-            inside = all(path.resolve().is_relative_to(folder.resolve()) for path in copies)
-            if not inside or not all(path.is_file() for path in copies):
-                continue
-            used, headers = copies, [read_header(path) for path in copies]
-            if max(max(h.width, h.height) for h in headers) <= LONGEST_SIDE:
+    if images is not None:
+        used = copies_within(paths, folder, images)
+        headers = [read_header(path) for path in used]
+        notes.append(f"photographs of {images}, as --images says")
+    elif longest_side(headers) > LONGEST_SIDE:
+        for copies in smaller_copies(paths, folder):
+            found = [read_header(path) for path in copies]
+            if longest_side(found) < longest_side(headers):
+                used, headers = copies, found
+            if longest_side(headers) <= LONGEST_SIDE:
                 break
         if used != list(paths):
-            notes.append(f"photographs longer than {LONGEST_SIDE}: took {used[0].parent.name}")
-    for path, header in zip(used, headers, strict=True):
+            place = used[0].parent.relative_to(folder.resolve())
+            notes.append(f"photographs longer than {LONGEST_SIDE}: took {place}")
+    check_headers(used, headers, notes)
+    return used, headers, originals
+
+
+def longest_side(headers: Sequence[ImageHeader]) -> int:
+    """Pixels of the longest side of all images."""
+    return max(max(header.width, header.height) for header in headers)
+
+
+def check_headers(paths: Sequence[Path], headers: Sequence[ImageHeader], notes: list[str]) -> None:
+    """Refuse images of too many pixels; note what of them is not used."""
+    for path, header in zip(paths, headers, strict=True):
         if header.width * header.height > MOST_PIXELS:
             got = f"{header.width}x{header.height} pixels"
             remedy = f"Put smaller copies of all into {path.parent.name}_2, _4 or _8 beside it."
@@ -91,7 +116,6 @@ def read_headers(
         notes.append(f"{count} images of 16 bits a channel are read as 8 bits")
     if count := sum(header.turned for header in headers):
         notes.append(f"EXIF orientation of {count} images is not applied: poses belong to the file")
-    return used, headers, originals
 
 
 def image_scale(
@@ -143,10 +167,12 @@ def rigid_poses(
     return torch.cat([left @ right, matrices[:, :3, 3:]], 2)
 
 
-def unique_names(paths: Sequence[Path], folder: Path) -> list[str]:
-    """A name for each image's results: its stem; with its folders or suffix where stems repeat."""
-    root = folder.resolve()
-    relative = [path.relative_to(root) for path in paths]
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each image's results: its stem; with its folders or suffix where stems repeat.
+
+    Folders that all images share are left out.
+    """
+    relative = [path.relative_to(common_folder(paths)) for path in paths]
     whole = ["_".join(path.parts) for path in relative]
     shorter = ["_".join(path.with_suffix("").parts) for path in relative]
     for names in ([path.stem for path in relative], shorter, whole):

@@ -8,37 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from polyfield.apps.bounds import Bounds
-from polyfield.apps.formats.json_fields import LARGEST, Fields, read_object
+from polyfield.apps.formats.depth_files import MILLIMETRES, check_depth
+from polyfield.apps.formats.image_copies import common_folder
+from polyfield.apps.formats.json_fields import Fields, read_object
+from polyfield.apps.formats.lens_models import common_lens
+from polyfield.apps.formats.point_ply import Points, read_points
 from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
     find_image,
-    image_scale,
     read_headers,
     rigid_poses,
     unique_names,
 )
+from polyfield.apps.formats.transforms_lens import read_lens
 from polyfield.apps.image_files import ImageHeader
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
-MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL")
-_UNDISTORT = "Undistort the photographs first, for example with COLMAP's image_undistorter."
-
-
-@dataclass(frozen=True)
-class FrameLens:
-    """Intrinsics of one frame, at the size of the image that is used."""
-
-    focal: tuple[float, float]
-    center: tuple[float, float]
-    distortion: tuple[float, ...]
-    scaled: str
-    """What was scaled to the image's size, for a note; empty if nothing."""
+SPARSE_POINTS = "sparse_pc.ply"  # where nerfstudio puts them, also before it had a key for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,33 +40,50 @@ class Frames:
     names: list[str]
     files: list[str]
     """file_path as it is written."""
+    originals: list[Path]
+    """The images that it names."""
     paths: list[Path]
+    """Those that are used, perhaps smaller copies."""
     headers: list[ImageHeader]
     cameras: Cameras
+    depth_paths: list[Path | None]
 
 
-def read(folder: Path) -> PosedImages:
+def read(folder: Path, images: str | None = None) -> PosedImages:
     """The scene that folder/transforms.json describes.
 
     Intrinsics of a frame win over those of the file. train_filenames, val_filenames and
-    test_filenames win over every eighth; applied_transform and applied_scale say how the world was
-    made, and change nothing. InputError names file and field of whatever cannot be used.
+    test_filenames win over every eighth. Sparse points are read from ply_file_path, or from
+    sparse_pc.ply beside the JSON: nerfstudio writes them in the frame of transform_matrix, that is
+    after applied_transform and applied_scale, which say how the world was made and change nothing.
+    images: a folder of other copies of the photographs. InputError names file and field of whatever
+    cannot be used.
     """
     notes: list[str] = []
     document = read_object(folder / "transforms.json", folder)
-    frames = read_frames(document, folder, notes)
+    frames = read_frames(document, folder, notes, images)
+    lists = _split_lists(document, frames.files, notes)
+    points = _points(document, folder, notes)
     return PosedImages(
-        tuple(frames.names),
+        tuple(frames.names if lists is None else _split_names(frames, lists)),
         tuple(frames.paths),
         any(header.has_alpha for header in frames.headers),
         frames.cameras,
-        _splits(document, frames.files, notes),
+        every_eighth(frames.files) if lists is None else lists,
         read_bounds(document),
         tuple(notes),
+        None if points is None else points.position,
+        None if points is None else points.color,
+        tuple(frames.depth_paths),
+        read_depth_unit(document),
+        _applied_transform(document),
+        document.number("applied_scale", 0.0),
     )
 
 
-def read_frames(document: Fields, folder: Path, notes: list[str]) -> Frames:
+def read_frames(
+    document: Fields, folder: Path, notes: list[str], images: str | None = None
+) -> Frames:
     """All frames of a JSON object: images found, headers read, poses and lenses checked."""
     entries = document.items("frames")
     if not entries:
@@ -105,7 +114,7 @@ def read_frames(document: Fields, folder: Path, notes: list[str]) -> Frames:
         if (earlier := first.setdefault(path, index)) != index:
             got = f"{files[index]!r} again, as in frames[{earlier}]"
             raise InputError(frames[index].name("file_path"), got, "each image once")
-    paths, headers, original_headers = read_headers(originals, folder, notes)
+    paths, headers, original_headers = read_headers(originals, folder, notes, images)
     lenses = [
         read_lens(frame, document, header, original)
         for frame, header, original in zip(frames, headers, original_headers, strict=True)
@@ -113,78 +122,28 @@ def read_frames(document: Fields, folder: Path, notes: list[str]) -> Frames:
     if scaled := [lens.scaled for lens in lenses if lens.scaled]:
         notes.append(f"intrinsics of {len(scaled)} frames scaled to the images: {scaled[0]}")
     _note_unused(document, frames, notes)
+    model, distortion = common_lens(
+        [lens.lens for lens in lenses], document.name("frames.camera_model")
+    )
     cameras = Cameras(
         poses,
         torch.tensor([lens.focal for lens in lenses], dtype=torch.float64),
         torch.tensor([lens.center for lens in lenses], dtype=torch.float64),
-        torch.tensor([lens.distortion for lens in lenses], dtype=torch.float64),
+        distortion,
         torch.tensor([header.width for header in headers]),
         torch.tensor([header.height for header in headers]),
-        "OPENCV" if any(any(lens.distortion) for lens in lenses) else "PINHOLE",
+        model,
     )
     if bad := (~cameras.invertible()).nonzero()[:, 0].tolist():
         lens = lenses[bad[0]]
-        got = "k1 {:g}, k2 {:g}, p1 {:g}, p2 {:g}".format(*lens.distortion)
+        bends = {"fl_x": lens.focal[0], **lens.lens.coefficients}
+        got = ", ".join(f"{key} {value:g}" for key, value in bends.items())
         got += " fold the image: one pixel has no ray, or several"
-        expected = "a lens that can be inverted over the whole image"
-        raise InputError(frames[bad[0]].name("k1..p2"), got, expected)
-    return Frames(unique_names(originals, folder), files, paths, headers, cameras)
-
-
-def read_lens(
-    frame: Fields, document: Fields, header: ImageHeader, original: ImageHeader
-) -> FrameLens:
-    """Intrinsics of one frame at the size of its image; a key of the frame wins over the file's.
-
-    `original` is the image that the JSON names, where a smaller copy of it is used. Focal lengths
-    come from fl_x / fl_y in pixels, x_fov / y_fov in degrees or camera_angle_x / _y in radians, in
-    this order; where only one axis is given, pixels are square.
-    """
-
-    def number(key: str, low: float = -LARGEST, high: float = LARGEST) -> float | None:
-        return (frame if key in frame else document).number(key, low, high)
-
-    owner = frame if "camera_model" in frame else document
-    if (owner.text("camera_model") or MODELS[0]) not in MODELS:
-        expected = f"one of {', '.join(MODELS)}"
-        raise owner.refuse("camera_model", expected, _UNDISTORT)
-    for owner in (frame, document):
-        if owner.flag("is_fisheye") or "ftheta_p0" in owner:
-            got = "a fisheye lens"
-            raise InputError(owner.name("is_fisheye"), got, "a perspective lens", _UNDISTORT)
-    for key in ("k3", "k4", "k5", "k6"):
-        if number(key):
-            owner = frame if key in frame else document
-            raise owner.refuse(key, "0: lenses have k1, k2, p1, p2 here", _UNDISTORT)
-
-    width, height = number("w", 0.5), number("h", 0.5)
-    if width is None or height is None:
-        # One of the two still tells the scale, with the image's aspect.
-        scale = width / original.width if width else height / original.height if height else 1.0
-        width, height = original.width * scale, original.height * scale
-    where = frame.name("file_path")
-    (scale_x, scale_y), scaled = image_scale((width, height), header, where)
-
-    given = [_focal(frame, document, "x", width), _focal(frame, document, "y", height)]
-    known = [focal for focal in given if focal is not None]
-    if not known:
-        where = frame.name("fl_x")
-        raise InputError(where, "missing", "fl_x, x_fov or camera_angle_x, here or at the top")
-    focal_x, focal_y = known[0], known[-1]
-    if min(focal_x, focal_y) < 1e-3 * width:
-        got = f"a focal length of {min(focal_x, focal_y):g} pixels"
-        raise InputError(frame.name("fl_x"), got, f"a lens narrower than 179 degrees on {width:g}")
-    center_x = number("cx", -10 * width, 10 * width)
-    center_y = number("cy", -10 * height, 10 * height)
-    return FrameLens(
-        (focal_x * scale_x, focal_y * scale_y),
-        (
-            (width / 2 if center_x is None else center_x) * scale_x,
-            (height / 2 if center_y is None else center_y) * scale_y,
-        ),
-        tuple(number(key, -1e3, 1e3) or 0.0 for key in ("k1", "k2", "p1", "p2")),
-        scaled,
-    )
+        expected = f"a lens {model} that can be inverted over the whole image"
+        raise InputError(frames[bad[0]].name("camera_model"), got, expected)
+    depths = _depths(frames, headers, folder)
+    names = unique_names(originals)
+    return Frames(names, files, originals, paths, headers, cameras, depths)
 
 
 def read_bounds(document: Fields) -> Bounds | None:
@@ -209,23 +168,52 @@ def read_bounds(document: Fields) -> Bounds | None:
     )
 
 
-def _focal(frame: Fields, document: Fields, axis: str, pixels: float) -> float | None:
-    for owner in (frame, document):
-        if (focal := owner.number(f"fl_{axis}", 0.0, what="a focal length in pixels")) is not None:
-            return focal
-        degrees = owner.number(f"{axis}_fov", 0.0, 180.0, "an angle in degrees")
-        radians = owner.number(f"camera_angle_{axis}", 0.0, math.pi, "an angle in radians")
-        angle = math.radians(degrees) if degrees is not None else radians
-        if angle is not None:
-            return 0.5 * pixels / math.tan(0.5 * angle)
-    return None
+def read_depth_unit(document: Fields) -> float:
+    """Metres that a step of the depth images' pixels means: depth_unit_scale_factor."""
+    return document.number("depth_unit_scale_factor", 0.0) or MILLIMETRES
 
 
-def _matrix(frame: Fields) -> list[list[float]]:
-    rows = frame.items("transform_matrix")
+def _depths(
+    frames: Sequence[Fields], headers: Sequence[ImageHeader], folder: Path
+) -> list[Path | None]:
+    """The depth image of each frame that names one, of the photograph's aspect."""
+    found: list[Path | None] = []
+    for frame, header in zip(frames, headers, strict=True):
+        name, where = frame.text("depth_file_path"), frame.name("depth_file_path")
+        path = None if name is None else find_image(name, folder, where)
+        if path is not None:
+            size, photograph = check_depth(path), (header.width, header.height)
+            (width, height), (longer, taller) = sorted([size, photograph])
+            # In pixels of the coarser one, whose sides are rounded.
+            if abs(height - taller * width / longer) > 1 < abs(width - longer * height / taller):
+                got = "{}x{} pixels beside a photograph of {}x{}".format(*size, *photograph)
+                raise InputError(where, got, "the photograph's aspect")
+        found.append(path)
+    return found
+
+
+def _points(document: Fields, folder: Path, notes: list[str]) -> Points | None:
+    name, where = document.text("ply_file_path"), document.name("ply_file_path")
+    if name is None:
+        if not (folder / SPARSE_POINTS).is_file():
+            return None
+        name, where = SPARSE_POINTS, f"{folder.name}/{SPARSE_POINTS}"
+    points = read_points(find_image(name, folder, where), where)
+    notes.append(f"{len(points.position)} sparse points")
+    return points
+
+
+def _applied_transform(document: Fields) -> Float64[Tensor, "3 4"] | None:
+    if "applied_transform" not in document:
+        return None
+    return torch.tensor(_matrix(document, "applied_transform")[:3], dtype=torch.float64)
+
+
+def _matrix(frame: Fields, key: str = "transform_matrix") -> list[list[float]]:
+    rows = frame.items(key)
     if rows is None or len(rows) not in (3, 4):
-        raise frame.refuse("transform_matrix", "4 rows of 4 numbers, camera to world")
-    name = frame.name("transform_matrix")
+        raise frame.refuse(key, "4 rows of 4 numbers")
+    name = frame.name(key)
     entries = Fields(name, {f"[{index}]": row for index, row in enumerate(rows)})
     found = [entries.numbers(row, 4) for row in entries.values]
     for index, row in enumerate(found):
@@ -234,9 +222,10 @@ def _matrix(frame: Fields) -> list[list[float]]:
     return [row for row in found if row is not None] + [[0.0, 0.0, 0.0, 1.0]] * (4 - len(rows))
 
 
-def _splits(
+def _split_lists(
     document: Fields, files: Sequence[str], notes: list[str]
-) -> dict[str, Int64[Tensor, " m"]]:
+) -> dict[str, Int64[Tensor, " m"]] | None:
+    """The splits that the file lists; None where it lists none."""
     index_of = {_plain(file): index for index, file in enumerate(files)}
     lists: dict[str, list[int]] = {}
     for split in ("train", "val", "test"):
@@ -251,7 +240,7 @@ def _splits(
         lists[split] = list(dict.fromkeys(index_of[_plain(name)] for name in names))
     if not any(lists.values()):
         notes.append("no split in the files: every eighth frame in name order is held out")
-        return every_eighth(files)
+        return None
     if "train" not in lists:
         held_out = {index for split in lists.values() for index in split}
         lists["train"] = [index for index in range(len(files)) if index not in held_out]
@@ -265,6 +254,28 @@ def _splits(
     if unused := len(files) - len({index for split in lists.values() for index in split}):
         notes.append(f"{unused} frames are in no split and are not used")
     return {split: torch.tensor(lists[split], dtype=torch.int64) for split in lists}
+
+
+def _split_names(frames: Frames, splits: dict[str, Int64[Tensor, " m"]]) -> list[str]:
+    """Names that are unique within each split, where each has its frames in a folder of its name.
+
+    So a scene of the form of NeRF-synthetic keeps its names: r_0 exists in each split. Otherwise
+    names are unique in the whole scene.
+    """
+    folder = common_folder(frames.originals)
+    inner = [path.relative_to(folder).parts for path in frames.originals]
+    held = {split: set(indices.tolist()) for split, indices in splits.items()}
+    for index, parts in enumerate(inner):
+        if len(parts) < 2 or index not in held.get(parts[0], ()):
+            return frames.names
+    names = list(frames.names)
+    for split in held:
+        own = [index for index, parts in enumerate(inner) if parts[0] == split]
+        short = unique_names([frames.originals[index] for index in own]) if own else []
+        for index, name in zip(own, short, strict=True):
+            names[index] = name
+    repeated = any(len({names[i] for i in own}) < len(own) for own in held.values())
+    return frames.names if repeated else names
 
 
 def _plain(file: str) -> str:

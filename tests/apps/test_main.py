@@ -115,7 +115,16 @@ def test_help_shows_what_an_option_takes_and_never_none(name, capsys):
 
 def test_the_table_says_what_train_says_of_itself():
     assert VERBS["train"].purpose == Train.__doc__
-    assert list(VERBS) == ["train", "render", "export", "eval", "doctor", "bench", "demo"]
+    assert list(VERBS) == [
+        "train",
+        "render",
+        "export",
+        "convert",
+        "eval",
+        "doctor",
+        "bench",
+        "demo",
+    ]
 
 
 def run(*command):

@@ -172,6 +172,19 @@ def test_photographs_may_lie_in_folders_of_the_images(tmp_path):
     assert len(set(scene.frame_names)) == 12
 
 
+def test_copies_in_folders_of_another_folder_are_chosen_by_its_name(tmp_path):
+    images = [replace(i, name=f"{'ab'[k % 2]}/{k:02}.png") for k, i in enumerate(CIRCLE)]
+    write(tmp_path / "small", images=images, size=(WIDTH // 2, HEIGHT // 2))
+    write(tmp_path, images=images)
+    (tmp_path / "small" / "images").rename(tmp_path / "images_2")
+    assert load_scene(tmp_path).sizes[0] == (WIDTH, HEIGHT)
+    scene = load_scene(tmp_path, "images_2")
+    assert scene.image_paths[0] == tmp_path / "images_2" / "a" / "00.png"
+    assert scene.cameras.focal[0].tolist() == [10.0, 10.5]
+    assert scene.cameras.center[0].tolist() == [6.25, 3.75]
+    assert scene.frame_names == load_scene(tmp_path).frame_names
+
+
 def test_every_eighth_photograph_in_name_order_is_held_out(tmp_path):
     shuffled = [CIRCLE[k] for k in (5, 0, 11, 3, 8, 1, 2, 10, 4, 9, 6, 7)]
     scene = load_scene(write(tmp_path, images=shuffled))
@@ -182,6 +195,7 @@ def test_every_eighth_photograph_in_name_order_is_held_out(tmp_path):
 def test_points_and_their_number_are_kept(tmp_path):
     scene = load_scene(write(tmp_path, points=[(1.0, 2.0, 3.0, 9, 8, 7)]))
     assert scene.points.tolist() == [[1.0, 2.0, 3.0]]
+    assert scene.point_colors.tolist() == [[9, 8, 7]]
     assert "1 sparse points" in scene.notes
     (tmp_path / "sparse" / "0" / "points3D.txt").unlink()
     assert load_scene(tmp_path).points is None

@@ -1,0 +1,177 @@
+"""Points in PLY files: positions, with colours where there are any."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from polyfield.apps.files import MOST_TEXT_BYTES, replacing
+from polyfield.apps.formats.json_fields import LARGEST
+from polyfield.cuda.errors import InputError
+
+_TYPES = {
+    **dict.fromkeys(("char", "int8"), "i1"),
+    **dict.fromkeys(("uchar", "uint8"), "u1"),
+    **dict.fromkeys(("short", "int16"), "i2"),
+    **dict.fromkeys(("ushort", "uint16"), "u2"),
+    **dict.fromkeys(("int", "int32"), "i4"),
+    **dict.fromkeys(("uint", "uint32"), "u4"),
+    **dict.fromkeys(("float", "float32"), "f4"),
+    **dict.fromkeys(("double", "float64"), "f8"),
+}
+_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_LONGEST_HEADER = _LONGEST_LINE = 1 << 16
+_MOST_POINTS, _MOST_BYTES = 1 << 24, 1 << 32  # ten times what a sparse cloud has
+_EXPECTED = "a PLY of points: vertices first, with x, y, z and no lists"
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points with sRGB colours, if they have any, in the frame of whoever has them."""
+
+    position: Float64[Tensor, "n 3"]
+    color: UInt8[Tensor, "n 3"] | None
+
+
+@dataclass(frozen=True)
+class _Header:
+    order: str
+    """Of bytes, as numpy writes it; empty for text."""
+    count: int
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+def read_points(path: Path, where: str) -> Points:
+    """The vertices of a PLY, text or binary, with their colours where red, green, blue are uint8.
+
+    No count is believed that the file cannot hold. InputError, beginning with `where`, for another
+    file, one that is cut off, and positions that are not finite or beyond LARGEST.
+    """
+    try:
+        with path.open("rb") as file:
+            header = _header(file, where)
+            table = _text(file, header, where) if not header.order else _binary(file, header, where)
+    except OSError as error:
+        raise InputError(where, f"cannot be read ({error.strerror})", _EXPECTED) from error
+    position = torch.from_numpy(np.stack([table[axis].astype(np.float64) for axis in "xyz"], 1))
+    # NaN compares as false.
+    if bad := (~(position.abs() <= LARGEST).all(1)).nonzero()[:1, 0].tolist():
+        got = f"position {tuple(position[bad[0]].tolist())}"
+        raise InputError(f"{where}: point {bad[0]}", got, f"finite numbers, at most {LARGEST:g}")
+    kinds = dict(zip(header.names, header.types, strict=True))
+    color = None
+    if all(kinds.get(name) == "u1" for name in ("red", "green", "blue")):
+        channels = [table[name].astype(np.uint8) for name in ("red", "green", "blue")]
+        color = torch.from_numpy(np.stack(channels, 1))
+    return Points(position, color)
+
+
+def write_points(path: Path, points: Points) -> None:
+    """Write a binary PLY, positions in float64, that `read_points` reads to the last digit.
+
+    InputError where the file cannot be written.
+    """
+    form = [(axis, "<f8") for axis in "xyz"]
+    if points.color is not None:
+        form += [(name, "u1") for name in ("red", "green", "blue")]
+    table = np.empty(len(points.position), form)
+    for column, axis in enumerate("xyz"):
+        table[axis] = points.position[:, column].cpu().numpy()
+    if points.color is not None:
+        for column, name in enumerate(("red", "green", "blue")):
+            table[name] = points.color[:, column].cpu().numpy()
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
+    lines += [f"property {'double' if kind == '<f8' else 'uchar'} {name}" for name, kind in form]
+    with replacing(path) as file:
+        file.write(("\n".join([*lines, "end_header"]) + "\n").encode())
+        file.write(table.tobytes())
+
+
+def _header(file: BinaryIO, where: str) -> _Header:
+    order, count, element, read = None, -1, "", 0
+    names: list[str] = []
+    types: list[str] = []
+    for number in range(_LONGEST_HEADER):
+        line = file.readline(_LONGEST_HEADER)
+        read += len(line)
+        words = line.decode("latin-1").split()
+        at = f"{where}: line {number + 1}"
+        if number == 0 and words != ["ply"]:
+            raise InputError(where, "no PLY", _EXPECTED)
+        if not line.endswith(b"\n") or read > _LONGEST_HEADER:
+            raise InputError(where, "no end of its header", _EXPECTED)
+        if words[:1] == ["end_header"]:
+            break
+        if words[:1] == ["format"]:
+            order = _ORDERS.get(words[1] if len(words) > 1 else "")
+        elif words[:1] == ["element"]:
+            if count < 0 and (len(words) != 3 or words[1] != "vertex"):
+                raise InputError(at, f"{line[:80]!r}", _EXPECTED)
+            element = words[1] if len(words) > 1 else ""
+            if count < 0:
+                digits = words[2].isascii() and words[2].isdigit() and len(words[2]) < 16
+                count = int(words[2]) if digits else -1
+                if not digits:
+                    raise InputError(at, f"{words[2][:40]!r} vertices", "a whole number")
+        elif words[:1] == ["property"] and element == "vertex":
+            if len(words) != 3 or words[1] not in _TYPES or words[2] in names:
+                raise InputError(at, f"{line[:80]!r}", _EXPECTED)
+            types.append(_TYPES[words[1]])
+            names.append(words[2])
+    if count > _MOST_POINTS:
+        raise InputError(where, f"{count} vertices", f"at most {_MOST_POINTS:,}")
+    if order is None or count < 0 or not {"x", "y", "z"} <= set(names):
+        raise InputError(where, "a header without format or vertices", _EXPECTED)
+    return _Header(order, count, tuple(names), tuple(types))
+
+
+def _binary(file: BinaryIO, header: _Header, where: str) -> np.ndarray:
+    form = np.dtype(
+        [(n, header.order + t) for n, t in zip(header.names, header.types, strict=True)]
+    )
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if header.count * form.itemsize > left:
+        got = f"{header.count} vertices of {form.itemsize} bytes in {left}"
+        raise InputError(where, got, "what the file holds", "Copy it again.")
+    if header.count * form.itemsize > _MOST_BYTES:
+        raise InputError(where, f"{left} bytes", f"at most {_MOST_BYTES:,}")
+    if not header.count:
+        return np.empty(0, form)
+    # Mapped: only the columns that are wanted take memory.
+    return np.memmap(file, form, "r", file.tell(), (header.count,))
+
+
+def _text(file: BinaryIO, header: _Header, where: str) -> np.ndarray:
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if not header.count:
+        return np.empty(0, [(name, "f8") for name in header.names])
+    # A number and what parts it from the next.
+    if header.count * 2 * len(header.names) > left + 1:
+        got = f"{header.count} vertices in {left} bytes"
+        raise InputError(where, got, "what the file holds", "Copy it again.")
+    if left > MOST_TEXT_BYTES:
+        raise InputError(where, f"{left} bytes of text", f"at most {MOST_TEXT_BYTES:,}, or binary")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numpy's, that there is nothing to read
+            lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
+            rows = np.loadtxt(lines, np.float64, comments=None, max_rows=header.count, ndmin=2)
+    except (ValueError, UnicodeDecodeError, OverflowError) as error:
+        raise InputError(where, f"no table of numbers ({str(error)[:80]})", _EXPECTED) from error
+    if rows.shape != (header.count, len(header.names)):
+        got = f"{rows.shape[0]} rows of {rows.shape[1]} numbers"
+        raise InputError(where, got, f"{header.count} rows of {len(header.names)}")
+    whole = {n for n, t in zip(header.names, header.types, strict=True) if t == "u1"}
+    for name, column in zip(header.names, rows.T, strict=True):
+        if name in whole and not ((column >= 0) & (column <= 255)).all():
+            raise InputError(where, f"{name} beyond 0 to 255", _EXPECTED)
+    return np.ascontiguousarray(rows).view([(name, "f8") for name in header.names])[:, 0]
