@@ -16,6 +16,7 @@ from polyfield.apps.formats.colmap_model import (
     read_images,
     read_points,
 )
+from polyfield.apps.formats.masks import find_masks
 from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
@@ -102,6 +103,7 @@ def read(folder: Path) -> PosedImages:
     if path_of("points3D")[0].is_file():
         points = read_points(*path_of("points3D"))
         notes.append(f"{len(points.position)} sparse points")
+    masks = find_masks(originals, paths, headers, folder, notes)
     notes.append("no split in the files: every eighth frame in name order is held out")
     return PosedImages(
         tuple(unique_names(originals, folder)),
@@ -112,6 +114,7 @@ def read(folder: Path) -> PosedImages:
         None,
         tuple(notes),
         None if points is None else points.position,
+        masks,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from polyfield.apps.formats.masks import find_masks, is_mask
 from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
@@ -57,6 +58,7 @@ def read(folder: Path) -> PosedImages:
     if scaled:
         notes.append(f"intrinsics of {len(scaled)} frames scaled to the images: {scaled[0]}")
     size = torch.tensor([(header.width, header.height) for header in headers])
+    masks = find_masks(originals, paths, headers, folder, notes)
     notes.append("no split in the files: every eighth frame in name order is held out")
     cameras = Cameras(
         poses,
@@ -73,6 +75,7 @@ def read(folder: Path) -> PosedImages:
         every_eighth([path.name for path in originals]),
         None,
         tuple(notes),
+        masks=masks,
     )
 
 
@@ -96,7 +99,7 @@ def _rows(path: Path) -> Float64[Tensor, "n 17"]:
 def _photographs(folder: Path) -> list[Path]:
     for place in IMAGE_FOLDERS:
         if (folder / place).is_dir():
-            files = sorted(p for p in (folder / place).iterdir() if p.suffix.lower() in SUFFIXES)
-            if files:
+            found = sorted(p for p in (folder / place).iterdir() if p.suffix.lower() in SUFFIXES)
+            if files := [path for path in found if not is_mask(path)]:
                 return files
     raise InputError(str(folder), "no image", f"images in one of {', '.join(IMAGE_FOLDERS)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from polyfield.apps.files import refusal, replacing
 from polyfield.apps.formats.json_fields import Fields, read_object
 from polyfield.apps.formats.posed_images import PosedImages, every_eighth
 from polyfield.apps.formats.transforms_json import Frames, read_bounds, read_frames
+from polyfield.apps.mask_files import Mask
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -59,6 +60,7 @@ def read(folder: Path) -> PosedImages:
         splits,
         read_bounds(documents["train"]),
         tuple(dict.fromkeys(notes)),
+        masks=_masks(parts.values()),
     )
 
 
@@ -103,6 +105,12 @@ def write_nerf_synthetic(
         path = folder / f"transforms_{split}.json"
         with replacing(path) as file:
             file.write(json.dumps(document, indent=1).encode())
+
+
+def _masks(parts: Collection[Frames]) -> tuple[Mask | None, ...]:
+    if not any(part.masks for part in parts):
+        return ()
+    return tuple(m for part in parts for m in part.masks or (None,) * len(part.names))
 
 
 def _joined(parts: list[Cameras]) -> Cameras:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polyfield.apps.bounds import Bounds
 from polyfield.apps.image_files import MOST_PIXELS, SUFFIXES, ImageHeader, read_header
+from polyfield.apps.mask_files import Mask
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -35,6 +36,8 @@ class PosedImages:
     """What was adjusted, a sentence each."""
     points: Float64[Tensor, "p 3"] | None = None
     """Sparse points on what was photographed, in the input's frame, where the files have them."""
+    masks: tuple[Mask | None, ...] = ()
+    """One a frame; empty where no frame has one."""
 
 
 def find_image(name: str, folder: Path, where: str) -> Path:

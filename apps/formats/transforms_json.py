@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polyfield.apps.bounds import Bounds
 from polyfield.apps.formats.json_fields import LARGEST, Fields, read_object
+from polyfield.apps.formats.masks import find_masks
 from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
@@ -23,6 +24,7 @@ from polyfield.apps.formats.posed_images import (
     unique_names,
 )
 from polyfield.apps.image_files import ImageHeader
+from polyfield.apps.mask_files import Mask
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -51,6 +53,7 @@ class Frames:
     paths: list[Path]
     headers: list[ImageHeader]
     cameras: Cameras
+    masks: tuple[Mask | None, ...]
 
 
 def read(folder: Path) -> PosedImages:
@@ -71,6 +74,7 @@ def read(folder: Path) -> PosedImages:
         _splits(document, frames.files, notes),
         read_bounds(document),
         tuple(notes),
+        masks=frames.masks,
     )
 
 
@@ -128,7 +132,8 @@ def read_frames(document: Fields, folder: Path, notes: list[str]) -> Frames:
         got += " fold the image: one pixel has no ray, or several"
         expected = "a lens that can be inverted over the whole image"
         raise InputError(frames[bad[0]].name("k1..p2"), got, expected)
-    return Frames(unique_names(originals, folder), files, paths, headers, cameras)
+    masks = find_masks(originals, paths, headers, folder, notes, frames)
+    return Frames(unique_names(originals, folder), files, paths, headers, cameras, masks)
 
 
 def read_lens(
@@ -272,8 +277,6 @@ def _plain(file: str) -> str:
 
 
 def _note_unused(document: Fields, frames: Sequence[Fields], notes: list[str]) -> None:
-    if count := sum("mask_path" in frame for frame in frames):
-        notes.append(f"mask_path of {count} frames is not used: whole images are trained on")
     times = {str(frame.values.get("time")) for frame in frames}
     if len(times) > 1:
         notes.append("frames have different times, which are not used: what moves will blur")
