@@ -63,7 +63,7 @@ def checked_mask(path: Path, meaning: Meaning, image: ImageHeader, root: Path) -
         got = f"{header.width}x{header.height} pixels"
         raise InputError(str(path), got, f"at most {MOST_PIXELS:,} pixels")
     try:
-        image_scale((image.width, image.height), header, str(path))
+        image_scale((float(image.width), float(image.height)), header, str(path))
     except InputError as error:
         got = f"{header.width}x{header.height} pixels for {image.width}x{image.height}"
         raise InputError(str(path), got, "a mask of its photograph's aspect") from error
