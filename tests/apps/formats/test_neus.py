@@ -377,7 +377,11 @@ def test_the_real_scissors_lie_within_their_sphere_and_masks():
     if not (DATA / "dtu_scan37_400").is_dir():
         pytest.skip("no dtu_scan37_400 among the real scenes ($POLYFIELD_DATA)")
     scene = load_scene(DATA / "dtu_scan37_400")
-    assert (len(scene.frame_names), scene.sizes[0], len(scene.splits["test"])) == (49, (400, 300), 7)
+    assert (len(scene.frame_names), scene.sizes[0], len(scene.splits["test"])) == (
+        49,
+        (400, 300),
+        7,
+    )
     assert scene.cameras.focal[0].tolist() == pytest.approx([723.08, 720.79], abs=0.01)
     assert 1 / scene.to_field.scale == pytest.approx(2 * 256.048, rel=1e-4)  # millimetres
     # Every pixel of the object sees the sphere, so the rays of all views are true to one another.
