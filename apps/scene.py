@@ -172,19 +172,20 @@ def _decoded(posed: PosedImages, frames: Tensor) -> Iterator[Tensor]:
 
 def _masks_note(posed: PosedImages, frames: Tensor) -> list[str]:
     """How much of the photographs is left by masks. InputError where it is nothing of all."""
-    masks = [mask for frame in frames.tolist() if posed.masks and (mask := posed.masks[frame])]
-    if not masks:
+    if not posed.masks:
         return []
-    shares = [_share_left(mask) for mask in masks]
-    share, where = sum(shares) / len(shares), str(masks[0].path)
-    if share == 0:
-        got = f"nothing of its photograph is left by it, or by the masks of {len(masks)} views"
-        meaning = WORDS[masks[0].meaning]
-        raise InputError(where, got, f"pixels to train on: {meaning}", "Perhaps it is inverted.")
-    return [f"{100 * share:.3g} % of the pixels are left by the masks of {len(masks)} views"]
+    masks = [posed.masks[frame] for frame in frames.tolist()]
+    share = sum(_share_left(mask) for mask in masks) / len(masks)
+    if share == 0 and masks[0] is not None:
+        got = f"nothing of its photograph is left by it, nor by the masks of {len(masks)} views"
+        expected = f"pixels to train on: {WORDS[masks[0].meaning]}"
+        raise InputError(str(masks[0].path), got, expected, "Perhaps it is inverted.")
+    return [f"{100 * share:.3g} % of the pixels of {len(masks)} views are left by masks"]
 
 
-def _share_left(mask: Mask) -> float:
+def _share_left(mask: Mask | None) -> float:
+    if mask is None:
+        return 1.0
     if mask.meaning == "object":
         left = read_mask(mask, mask.width, mask.height) > HALF
     else:

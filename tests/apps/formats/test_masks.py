@@ -181,7 +181,7 @@ def test_a_scene_has_one_entry_a_frame_and_says_what_masks_mean(tmp_path):
         None
     ]
     assert "masks of 5 of 6 photographs: what is black is ignored" in scene.notes
-    assert any("100 % of the pixels are left" in note for note in scene.notes)
+    assert any("100 % of the pixels of 4 views are left" in note for note in scene.notes)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,14 @@ def test_masks_that_leave_nothing_are_refused_with_their_meaning(tmp_path, name,
         picture(tmp_path / name.format(index), value=value)
     with pytest.raises(InputError, match=rf"nothing of its photograph is left .*{meaning}"):
         load_scene(tmp_path)
+
+
+def test_single_photographs_may_be_ignored_in_whole(tmp_path):
+    nerfstudio(tmp_path)
+    picture(tmp_path / "masks/r_1.png", value=0)
+    scene = load_scene(tmp_path)
+    assert scene.splits["train"][0] == 1 and scene.masks[1] is not None
+    assert any("75 % of the pixels of 4 views are left" in note for note in scene.notes)
 
 
 def test_splits_of_the_synthetic_layout_keep_their_masks_apart(tmp_path):
