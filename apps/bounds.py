@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, max_pool2d
 
@@ -175,6 +175,20 @@ def object_bounds(
     center = (low + high) / 2
     side = 1.1 * float((high - low).max())
     return Bounds(center, side, 1, _near_object(cameras, center, side), f"visual hull of {what}")
+
+
+def sphere_bounds(
+    cameras: Cameras, center: Float64[Tensor, " 3"], radius: float, *, background: bool
+) -> Bounds:
+    """The cube about a sphere that holds the object, as the scene's files say.
+
+    With a background it is the finest of four nested cubes, the largest eight times as wide.
+    """
+    side, near = 2 * radius, _near_object(cameras, center, 2 * radius)
+    if not background:
+        return Bounds(center, side, 1, near, "the sphere that the files put about the object")
+    reason = "the sphere that the files put about the object, amid four nested cubes"
+    return Bounds(center, 8 * side, 4, near, reason)
 
 
 def _near_object(cameras: Cameras, center: Tensor, side: float) -> float:

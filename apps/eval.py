@@ -13,8 +13,8 @@ from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.mask_files import HALF
 from polyfield.apps.option_help import DEVICE, optional
-from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.scene import Scene
 from polyfield.apps.trained import (
     BACKGROUNDS,
@@ -25,6 +25,7 @@ from polyfield.apps.trained import (
     load,
     scene_of,
 )
+from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
 from polyfield.render.metrics import psnr_8bit, ssim
 
@@ -55,6 +56,7 @@ class EvalResult:
     psnr: float
     ssim: float
     images: dict[str, dict[str, float]]
+    """Of each image "psnr", "ssim" and "share", that of its pixels which count (1: all)."""
     protocol: dict[str, object]
     seconds_per_view: float
 
@@ -62,7 +64,8 @@ class EvalResult:
 def evaluate(options: Eval) -> EvalResult:
     """PSNR in dB and SSIM of each view of a split, and their means. Prints nothing.
 
-    InputError if this is no run, its scene is gone, or the split holds no view.
+    InputError if this is no run, its scene is gone, or the split holds no view, or none of which
+    masks leave anything.
     """
     check_samples_per_pixel(options.samples_per_pixel)
     device = choose_device(options.device)
@@ -98,6 +101,11 @@ def measure(
     seconds = 0.0
     while len(found) < len(frames):
         frame = frames[len(found)]
+        truth = true_view(scene, images, frame, background)
+        if not truth.measurable:
+            held = [other for other in held if other != frame]
+            frames = [other for other in frames if other != frame]
+            continue
         begin = time.perf_counter()
         view = trained.view(
             cameras,
@@ -106,30 +114,51 @@ def measure(
             background=background,
         )
         seconds += time.perf_counter() - begin
-        truth = shown_image(images.image(frame), background)
         color = view.color.cpu()
         found[scene.frame_names[frame]] = {
-            "psnr": psnr_8bit(color, truth),
-            "ssim": ssim(color, truth),
+            "psnr": psnr_8bit(color, truth.color, truth.kept),
+            "ssim": ssim(color, truth.color, truth.kept),
+            "share": truth.share,
         }
         if frame == held[0] and seconds * len(held) > within:
             frames = spread(held, max(1, int(within / seconds)))
+    if not found:
+        got = f"ignore all of the {len(scene.splits[split])} views of {split}"
+        raise InputError("masks", got, "pixels to measure")
     sizes = sorted({scene.sizes[frame] for frame in frames})
+    masked = ""
+    if scene.masks:
+        masked = " whose middle pixel counts; pixels that do not count are set to the photograph's"
+    left_out = len(scene.splits[split]) - len(held)
     return EvalResult(
         psnr=sum(v["psnr"] for v in found.values()) / len(found),
         ssim=sum(v["ssim"] for v in found.values()) / len(found),
         images=found,
         protocol={
             "split": split,
-            "views": f"{len(frames)} of {len(held)}",
+            "views": f"{len(frames)} of {len(held)}"
+            + (f", {left_out} left out that masks ignore" if left_out else ""),
             "background": list(background),
+            "pixels": _measured_pixels(scene, frames),
             "resolution": [f"{w}x{h}" for w, h in sizes],
             "rounding": "both images to 8 bits, PSNR per image, mean over images",
-            "ssim": "11x11 Gaussian window, sigma 1.5, valid windows only",
+            "ssim": "11x11 Gaussian window, sigma 1.5, valid windows only" + masked,
             "samples_per_pixel": samples_per_pixel,
         },
         seconds_per_view=seconds / len(found),
     )
+
+
+def _measured_pixels(scene: Scene, frames: list[int]) -> str:
+    """Which pixels of these frames count, in words."""
+    masks = [scene.masks[frame] for frame in frames] if scene.masks else []
+    kinds = {"" if mask is None else mask.meaning for mask in masks}
+    if "object" in kinds:
+        return (
+            f"the object's (mask above {HALF}): the photograph as it is, against the view on the"
+            " background"
+        )
+    return "those that no mask ignores" if kinds & {"keep", "ignore"} else "all"
 
 
 def spread(frames: list[int], count: int) -> list[int]:
@@ -140,7 +169,10 @@ def spread(frames: list[int], count: int) -> list[int]:
 
 def summary(result: EvalResult) -> str:
     """A table for the terminal."""
-    rows = [f"{n:>12}  {v['psnr']:6.2f} dB  {v['ssim']:.4f}" for n, v in result.images.items()]
+    rows = []
+    for name, found in result.images.items():
+        pixels = "" if found["share"] == 1 else f"  {100 * found['share']:.3g} % of its pixels"
+        rows.append(f"{name:>12}  {found['psnr']:6.2f} dB  {found['ssim']:.4f}{pixels}")
     protocol = ", ".join(f"{key} {value}" for key, value in result.protocol.items())
     mean = f"{'mean':>12}  {result.psnr:6.2f} dB  {result.ssim:.4f}"
     return "\n".join([*rows, mean, f"({protocol}; {result.seconds_per_view:.2f} s a view)"])

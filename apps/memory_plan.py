@@ -40,21 +40,34 @@ def default_limit() -> int:
     return min(4_000_000_000, machine_bytes() // 2)
 
 
+def stored_bytes(size: tuple[int, int], channels: int, masked: bool) -> int:
+    """Of one image in the cache of photographs: its pixels, and a bit for each where masks are."""
+    pixels = size[0] * size[1]
+    if not masked:
+        return pixels * channels
+    eighths = -(-pixels // 8)
+    return eighths * (8 * channels + 1)
+
+
 def plan_memory(
-    limit: int, image_sizes: Sequence[tuple[int, int]], channels: int, parameters: int
+    limit: int,
+    image_sizes: Sequence[tuple[int, int]],
+    channels: int,
+    parameters: int,
+    mask_sizes: Sequence[tuple[int, int]] = (),
 ) -> MemoryPlan:
     """The largest batch, field and cache of photographs within `limit` bytes for the process.
 
-    image_sizes: (width, height) of all photographs. parameters: the wished number, never exceeded.
-    Photographs leave the cache first, down to four; then batches shrink, then the field. The limit
-    is met on the CPU; what a GPU holds does not count. Raises InputError, with what is needed,
-    where not even the smallest sizes fit.
+    image_sizes, mask_sizes: (width, height) of all photographs and of their masks. parameters: the
+    wished number, never exceeded. Photographs leave the cache first, down to four; then batches
+    shrink, then the field. The limit is met on the CPU; what a GPU holds does not count. Raises
+    InputError, with what is needed, where not even the smallest sizes fit.
     """
-    sizes = [width * height * channels for width, height in image_sizes]
+    sizes = [stored_bytes(size, channels, bool(mask_sizes)) for size in image_sizes]
     fewest = min(sum(sizes), 4 * max(sizes))
     samples = _SAMPLES
     while True:
-        fixed = _fixed(image_sizes, parameters, samples)
+        fixed = _fixed(image_sizes, mask_sizes, parameters, samples)
         left = limit - fixed
         if left >= fewest + VIEW_BYTES[0]:
             view = min(VIEW_BYTES[1], max(VIEW_BYTES[0], left // 4), left - fewest)
@@ -74,25 +87,32 @@ def known_plan(
     parameters: int,
     samples_per_step: int,
     image_bytes: int,
+    mask_sizes: Sequence[tuple[int, int]] = (),
 ) -> MemoryPlan:
     """The plan of a run whose sizes are fixed already: only rendering can still give way.
 
     Raises InputError, with what is needed, where the limit is below it.
     """
-    fixed = _fixed(image_sizes, parameters, samples_per_step) + image_bytes
+    fixed = _fixed(image_sizes, mask_sizes, parameters, samples_per_step) + image_bytes
     if limit < fixed + VIEW_BYTES[0]:
         raise _too_little(limit, fixed + VIEW_BYTES[0])
     view = min(VIEW_BYTES[1], limit - fixed)
     return MemoryPlan(parameters, samples_per_step, image_bytes, view, fixed + view)
 
 
-def _fixed(image_sizes: Sequence[tuple[int, int]], parameters: int, samples: int) -> int:
+def _fixed(
+    image_sizes: Sequence[tuple[int, int]],
+    mask_sizes: Sequence[tuple[int, int]],
+    parameters: int,
+    samples: int,
+) -> int:
     """Everything but the cache of photographs and rendering."""
     pixels = max(width * height for width, height in image_sizes)
+    decoded = max(width * height for width, height in (*image_sizes, *mask_sizes))
     # A whole hundred megabytes, so that the plan does not hang on what this process did before.
     base = max(BASE_BYTES, -(-resident_bytes() // 100_000_000) * 100_000_000)
     batch = parameters * BYTES_A_PARAMETER + samples * BYTES_A_SAMPLE
-    return base + batch + BYTES_A_PIXEL * pixels + max(DECODED_BYTES, 5 * 4 * pixels)
+    return base + batch + BYTES_A_PIXEL * pixels + max(DECODED_BYTES, 5 * 4 * decoded)
 
 
 def _too_little(limit: int, need: int) -> InputError:

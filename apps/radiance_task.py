@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Color, Trained, check_tensors
+from polyfield.apps.trained import Trained, check_tensors
+from polyfield.apps.true_view import true_view
+from polyfield.cuda.errors import InputError
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
@@ -27,6 +28,7 @@ MOST_RAYS = 1 << 14
 MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes memory before it is cut
 MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for empty
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
+DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
@@ -50,7 +52,7 @@ class RadianceTask:
         self.rays = max(RAYS, trained.settings.samples_per_step // FIRST_SAMPLES // RAYS * RAYS)
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
-        self.held_out = int(held_out[0]) if len(held_out) else int(self.frames[0])
+        self.held_out = held_out if len(held_out) else self.frames
         opaque = scene.backdrop is not None or not scene.has_alpha
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
 
@@ -100,14 +102,10 @@ class RadianceTask:
             drawable = self.images.frames_resident(step // WINDOW_STEPS, self.frames)
             self.images.load(drawable)
         count = self.rays // self.rays_per_pixel
-        frames = drawable[torch.randint(len(drawable), (count,), generator=random)]
-        place = torch.rand(count, 2, generator=random)
+        frames, point = self._points(drawable, count, random)
         background = torch.rand(count, 3, generator=random)
         if self.backdrop is not None:
             background = self.backdrop.expand(count, 3)
-        # A uniform place in the image is a uniform pixel and a uniform point of it at once.
-        size = torch.stack([self.width[frames], self.height[frames]], 1)
-        point = torch.minimum(place * size, size - 1e-3)
         column, row = point.long().unbind(1)
         pixels = self.images.gather(frames, row, column)
         if self.trained.settings.pixel == "centre":
@@ -122,12 +120,60 @@ class RadianceTask:
         origins, directions = self.cameras.rays(frames, point)
         return origins, directions, pixels.to(self.device) / 255, background.to(self.device)
 
+    def _points(
+        self, drawable: Tensor, count: int, random: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Frames, and points of their images, of pixels that no mask ignores."""
+        frames, point = self._any_points(drawable, count, random)
+        if not self.images.ignoring:
+            return frames, point
+        found: list[tuple[Tensor, Tensor]] = []
+        enough = 0
+        for _ in range(DRAWS):
+            column, row = point.long().unbind(1)
+            kept = self.images.kept(frames, row, column)
+            found.append((frames[kept], point[kept]))
+            enough += len(found[-1][0])
+            if enough >= count:
+                break
+            frames, point = self._any_points(drawable, count, random)
+        if not enough:
+            return self._rare_points(count, random)
+        frames, point = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # Where masks leave next to nothing, some pixels come twice.
+        again = torch.arange(count) % enough
+        return frames[again], point[again]
+
+    def _any_points(
+        self, drawable: Tensor, count: int, random: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        frames = drawable[torch.randint(len(drawable), (count,), generator=random)]
+        place = torch.rand(count, 2, generator=random)
+        # A uniform place in the image is a uniform pixel and a uniform point of it at once.
+        size = torch.stack([self.width[frames], self.height[frames]], 1)
+        return frames, torch.minimum(place * size, size - 1e-3)
+
+    def _rare_points(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As above, of the first view, from a random one on, that has any such pixel."""
+        first = int(torch.randint(len(self.frames), (), generator=random))
+        for frame in self.frames.roll(-first).tolist():
+            places = self.images.kept_image(frame).nonzero()
+            if len(places):
+                chosen = places[torch.randint(len(places), (count,), generator=random)]
+                inside = torch.rand(count, 2, generator=random) * 0.999
+                return torch.full((count,), frame), chosen.flip(1) + inside
+        raise InputError("masks", "ignore every pixel of all training views", "something to see")
+
     def validate(self, step: int) -> dict[str, float]:
-        """PSNR in dB of one held-out view, one ray a pixel."""
-        view = self.trained.view(self.cameras, self.held_out, samples_per_pixel=1)
-        truth = shown_image(self.images.image(self.held_out), self.trained.settings.background)
+        """PSNR in dB of the first held-out view of which masks leave something, one ray a pixel."""
+        background = self.trained.settings.background
+        for frame in (*self.held_out.tolist(), *self.frames.tolist()):
+            truth = true_view(self.scene, self.images, frame, background)
+            if truth.measurable:
+                break
+        view = self.trained.view(self.cameras, frame, samples_per_pixel=1)
         return {
-            "psnr": psnr_8bit(view.color.cpu(), truth),
+            "psnr": psnr_8bit(view.color.cpu(), truth.color, truth.kept),
             "occupied": self.trained.grid.occupied,
         }
 
@@ -155,13 +201,3 @@ class RadianceTask:
         )
         self.optimiser.clear()
         self.rays = rays
-
-
-def shown_image(
-    pixels: UInt8[Tensor, "height width channels"], background: Color
-) -> Float[Tensor, "height width 3"]:
-    """An sRGB image of 3 channels, or of 4 with straight alpha, in [0, 1] on a background."""
-    image = pixels.float() / 255
-    if image.shape[-1] == 3:
-        return image
-    return image[..., :3] * image[..., 3:] + torch.tensor(background) * (1 - image[..., 3:])

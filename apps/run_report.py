@@ -7,12 +7,12 @@ from pathlib import Path
 
 from polyfield.apps.eval import EvalResult, spread
 from polyfield.apps.images import ImageStore
-from polyfield.apps.radiance_task import shown_image
 from polyfield.apps.render import to_8bit, turntable_frames
 from polyfield.apps.report import HeldOutView, ReportData, write_report
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained
+from polyfield.apps.true_view import shown_image
 
 SHOWN = 4  # held-out views
 ORBIT_FRAMES = 72

@@ -22,10 +22,11 @@ from polyfield.apps.bounds import (
     object_mask,
     synthetic_bounds,
 )
-from polyfield.apps.formats import colmap, llff, nerf_synthetic, transforms_json
+from polyfield.apps.formats import colmap, llff, nerf_synthetic, neus, transforms_json
 from polyfield.apps.formats.depth_files import MILLIMETRES
 from polyfield.apps.formats.posed_images import PosedImages
-from polyfield.apps.image_files import SUFFIXES, decode
+from polyfield.apps.image_files import SUFFIXES
+from polyfield.apps.mask_files import HALF, WORDS, Mask, decode_masked, kept_pixels, read_mask
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras
@@ -43,7 +44,7 @@ class Scene:
     name: str
     folder: Path
     kind: str
-    """"nerf-synthetic", "transforms.json", "colmap" or "llff"."""
+    """"nerf-synthetic", "transforms.json", "neus", "colmap" or "llff"."""
     frame_names: tuple[str, ...]
     """Unique within a split; what is rendered for a frame is named after it."""
     image_paths: tuple[Path, ...]
@@ -74,6 +75,13 @@ class Scene:
     """Of each frame that has one, its depth image, see depth_files; empty where no frame has."""
     depth_unit: float = MILLIMETRES
     """Metres that a step of a depth image's pixels means."""
+    masks: tuple[Mask | None, ...] = ()
+    """One a frame; empty where no frame has one. Those of an object are the images' alpha."""
+
+    @property
+    def mask_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each mask, as its file has it."""
+        return tuple((mask.width, mask.height) for mask in self.masks if mask is not None)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -88,16 +96,9 @@ Loader = Callable[[Path, str | None], PosedImages]
 LOADERS: tuple[tuple[str, Callable[[Path], bool], Loader], ...] = (
     ("nerf-synthetic", lambda f: (f / "transforms_train.json").is_file(), nerf_synthetic.read),
     ("transforms.json", lambda f: (f / "transforms.json").is_file(), transforms_json.read),
+    ("neus", lambda f: neus.camera_file(f) is not None, neus.read),
     ("colmap", lambda f: colmap.model_folder(f) is not None, colmap.read),
     ("llff", lambda f: (f / llff.FILE).is_file(), llff.read),
-)
-
-_OTHERS = {
-    "cameras_sphere.npz": "a NeuS / IDR capture",
-}
-_CONVERT = (
-    "This version does not read it: write transforms.json once with nerfstudio's `ns-process-data`"
-    " or instant-ngp's `colmap2nerf.py`."
 )
 
 
@@ -134,13 +135,15 @@ def read_scene(folder: Path, images: str | None = None) -> tuple[Path, str, Pose
 
 def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> Scene:
     train = posed.splits["train"]
-    borders, means, transparent = [], [], False
-    for image in _decoded(posed, _spread(train, _PEEKED)):  # one at a time: they may be large
+    borders, means, transparent, notes = [], [], False, list(posed.notes)
+    peeked = _spread(train, _PEEKED)
+    notes += _masks_note(posed, peeked)
+    for image in _decoded(posed, peeked):  # one at a time: they may be large
         borders.append(border(image))
         means.append(image[:, :, :3].float().mean((0, 1)) / 255)
         transparent = transparent or bool((image[:, :, 3] < 255).any())
     backdrop = None if transparent else find_backdrop(borders)
-    bounds, notes = posed.bounds, list(posed.notes)
+    bounds = posed.bounds
     if bounds is not None and not looked_at(posed.cameras, bounds):
         notes.append(f"{bounds.reason} is not used: the cameras look past its box")
         bounds = None
@@ -179,6 +182,7 @@ def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> S
         posed.point_colors,
         posed.depth_paths,
         posed.depth_unit,
+        posed.masks,
     )
 
 
@@ -194,19 +198,48 @@ def _spread(frames: Tensor, count: int) -> Tensor:
 
 
 def _decoded(posed: PosedImages, frames: Tensor) -> Iterator[Tensor]:
-    return (decode(posed.image_paths[frame], 4) for frame in frames.tolist())
+    for frame in frames.tolist():
+        yield decode_masked(
+            posed.image_paths[frame], posed.masks[frame] if posed.masks else None, 4
+        )
+
+
+def _masks_note(posed: PosedImages, frames: Tensor) -> list[str]:
+    """How much of the photographs is left by masks. InputError where it is nothing of all."""
+    if not posed.masks:
+        return []
+    masks = [posed.masks[frame] for frame in frames.tolist()]
+    share = sum(_share_left(mask) for mask in masks) / len(masks)
+    if share == 0 and masks[0] is not None:
+        got = f"nothing of its photograph is left by it, nor by the masks of {len(masks)} views"
+        expected = f"pixels to train on: {WORDS[masks[0].meaning]}"
+        raise InputError(str(masks[0].path), got, expected, "Perhaps it is inverted.")
+    return [f"{100 * share:.3g} % of the pixels of {len(masks)} views are left by masks"]
+
+
+def _share_left(mask: Mask | None) -> float:
+    if mask is None:
+        return 1.0
+    if mask.meaning == "object":
+        left = read_mask(mask, mask.width, mask.height) > HALF
+    else:
+        left = kept_pixels(mask, mask.width, mask.height)
+    return float(left.float().mean())
 
 
 def _no_scene(folder: Path) -> InputError:
     where = str(folder)
-    expected = "transforms.json, transforms_train.json, poses_bounds.npy or sparse/0 in it"
+    expected = (
+        "transforms.json, transforms_train.json, cameras_sphere.npz, poses_bounds.npy or sparse/0"
+        " in it"
+    )
     if not folder.exists():
         return InputError(where, "no such folder", expected)
     if not folder.is_dir():
         return InputError(where, "a file", expected, "Give the folder that it lies in.")
-    for file, what in _OTHERS.items():
-        if (folder / file).exists():
-            return InputError(where, what, expected, _CONVERT)
+    if any((folder / file).is_file() for file in neus.FILES):
+        got = "a NeuS / IDR capture without its photographs"
+        return InputError(where, got, "a folder image in it, and mask")
     for place in ("sparse", "colmap/sparse"):
         if (folder / place).is_dir():
             got, files = (

@@ -232,7 +232,9 @@ def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
 
 def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, MemoryPlan]:
     resolution, parameters = wished_sizes(scene, options)
-    plan = plan_memory(limit, scene.sizes, 4 if scene.has_alpha else 3, parameters)
+    plan = plan_memory(
+        limit, scene.sizes, 4 if scene.has_alpha else 3, parameters, scene.mask_sizes
+    )
     contraction = scene.grid_levels if options.space == "unbounded" else 0
     arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters, contraction)
     settings = settings_of(
@@ -254,7 +256,7 @@ def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:
     field = build(settings, torch.device("meta")).field
     parameters = sum(p.numel() for _, p in field.named_parameters())
     samples, images = settings.samples_per_step, settings.image_bytes
-    return known_plan(limit, scene.sizes, parameters, samples, images)
+    return known_plan(limit, scene.sizes, parameters, samples, images, scene.mask_sizes)
 
 
 def _final_report(

@@ -130,8 +130,8 @@ def settings_of(
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    # Behind photographs lies their mean colour: one that they do not have would be covered, at first
-    # by fog right before the cameras.
+    # Behind photographs lies their mean colour: another would be covered, and at first by fog right
+    # before the cameras.
     background = BACKGROUNDS["white"] if scene.has_alpha else scene.mean_color
     if scene.backdrop is not None:
         red, green, blue = scene.backdrop

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -26,24 +26,31 @@ def rounded_to_8bit(image: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def psnr_8bit(
     prediction: Float[Tensor, "height width channels"],
     truth: Float[Tensor, "height width channels"],
+    kept: Bool[Tensor, "height width"] | None = None,
 ) -> float:
     """Peak signal-to-noise ratio of one image in dB: -10 log10 of the mean squared error.
 
     Both images are clipped to [0, 1] and rounded to 8 bits first; the mean runs over pixels and
     channels. Equal images give infinity. A table's figure is the mean of this over images, never
-    the PSNR of the mean error. Raises InputError for an image without pixels or with NaN.
+    the PSNR of the mean error. kept: the pixels that count, all unless given. Raises InputError for
+    an image without pixels, without one that counts, or with NaN.
     """
     _refuse_unusable(prediction, truth, smallest=1)
-    total = 0.0
-    for p, t in zip(prediction.split(BAND), truth.split(BAND), strict=True):
-        total += (rounded_to_8bit(p) - rounded_to_8bit(t)).square().sum().item()
-    error = total / truth.numel()
+    total, count = 0.0, truth.numel() if kept is None else int(kept.sum()) * truth.shape[2]
+    if not count:
+        raise InputError("kept", "no pixel", "at least one")
+    for top in range(0, len(truth), BAND):
+        band = slice(top, top + BAND)
+        square = (rounded_to_8bit(prediction[band]) - rounded_to_8bit(truth[band])).square()
+        total += (square if kept is None else square[kept[band]]).sum().item()
+    error = total / count
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ssim(
     prediction: Float[Tensor, "height width channels"],
     truth: Float[Tensor, "height width channels"],
+    kept: Bool[Tensor, "height width"] | None = None,
 ) -> float:
     """Mean structural similarity of one image, at most 1 for equal images.
 
@@ -51,16 +58,29 @@ def ssim(
     only windows that lie wholly inside the image count, so a border of 5 pixels has no value of its
     own; the mean runs over windows and channels. Values are taken as they are: pass images through
     `rounded_to_8bit` where the figure should equal that of the written files.
-    Raises InputError for an image under 11 pixels a side or with NaN.
+    kept: the pixels that count, all unless given. The others have the truth's values in both
+    images, and the mean runs over windows whose middle counts.
+    Raises InputError for an image under 11 pixels a side, without such a window, or with NaN.
     Source: Wang et al., Image Quality Assessment (IEEE TIP 13(4), 2004), eq. 13.
     """
     _refuse_unusable(prediction, truth, smallest=WINDOW)
     height, width, channels = truth.shape
-    rows, total = height - WINDOW + 1, 0.0
+    rows, columns, margin = height - WINDOW + 1, width - WINDOW + 1, WINDOW // 2
+    total, count = 0.0, rows * columns
+    if kept is not None:
+        count = int(kept[margin : margin + rows, margin : margin + columns].sum())
+    if not count:
+        raise InputError("kept", f"no pixel {margin} from the border", "at least one")
     for top in range(0, rows, BAND):
         part = slice(top, min(top + BAND, rows) + WINDOW - 1)
-        total += _likeness(prediction[part], truth[part]).sum().item()
-    return total / (rows * (width - WINDOW + 1) * channels)
+        predicted, true = prediction[part], truth[part]
+        if kept is None:
+            total += _likeness(predicted, true).sum().item()
+            continue
+        predicted = torch.where(kept[part, :, None], predicted, true)
+        middles = kept[part][margin : len(true) - margin, margin : margin + columns]
+        total += (_likeness(predicted, true) * middles).sum().item()
+    return total / (count * channels)
 
 
 def _likeness(prediction: Tensor, truth: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from polyfield.apps.formats.colmap_model import (
     read_points,
 )
 from polyfield.apps.formats.lens_models import COLMAP_LENSES, Lens, common_lens
+from polyfield.apps.formats.masks import find_masks
 from polyfield.apps.formats.posed_images import (
     PosedImages,
     every_eighth,
@@ -81,6 +82,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
     if path_of("points3D")[0].is_file():
         points = read_points(*path_of("points3D"))
         notes.append(f"{len(points.position)} sparse points")
+    masks = find_masks(originals, paths, headers, folder, notes)
     notes.append("no split in the files: every eighth frame in name order is held out")
     return PosedImages(
         tuple(unique_names(originals)),
@@ -92,6 +94,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
         tuple(notes),
         None if points is None else points.position,
         None if points is None else points.color,
+        masks=masks,
     )
 
 

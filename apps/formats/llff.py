@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from polyfield.apps.formats.image_copies import inner_folder
+from polyfield.apps.formats.masks import find_masks, is_mask
 from polyfield.apps.formats.posed_images import (
     LONGEST_SIDE,
     PosedImages,
@@ -59,6 +60,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
     if scaled:
         notes.append(f"intrinsics of {len(scaled)} frames scaled to the images: {scaled[0]}")
     size = torch.tensor([(header.width, header.height) for header in headers])
+    masks = find_masks(paths, paths, headers, folder, notes)
     notes.append("no split in the files: every eighth frame in name order is held out")
     cameras = Cameras(
         poses,
@@ -75,6 +77,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
         every_eighth([path.name for path in paths]),
         None,
         tuple(notes),
+        masks=masks,
     )
 
 
@@ -126,5 +129,6 @@ def _photographs(
 def _listed(place: Path, root: Path) -> list[Path]:
     if not place.is_dir():
         return []
-    names = sorted(path.name for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = [path for path in place.iterdir() if path.suffix.lower() in SUFFIXES]
+    names = sorted(path.name for path in files if not is_mask(path))
     return [find_image(str(place.relative_to(root) / name), root, name) for name in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from polyfield.apps.formats.transforms_json import (
     read_depth_unit,
     read_frames,
 )
+from polyfield.apps.mask_files import Mask
 from polyfield.cuda.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -68,6 +69,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
         tuple(dict.fromkeys(notes)),
         depth_paths=tuple(path for part in parts.values() for path in part.depth_paths),
         depth_unit=read_depth_unit(documents["train"]),
+        masks=_masks(parts.values()),
     )
 
 
@@ -112,3 +114,9 @@ def write_nerf_synthetic(
         path = folder / f"transforms_{split}.json"
         with replacing(path) as file:
             file.write(json.dumps(document, indent=1).encode())
+
+
+def _masks(parts: Collection[Frames]) -> tuple[Mask | None, ...]:
+    if not any(part.masks for part in parts):
+        return ()
+    return tuple(m for part in parts for m in part.masks or (None,) * len(part.names))

@@ -14,6 +14,7 @@ from polyfield.apps.bounds import Bounds
 from polyfield.apps.formats.depth_files import MILLIMETRES
 from polyfield.apps.formats.image_copies import common_folder, copies_within, smaller_copies
 from polyfield.apps.image_files import MOST_PIXELS, SUFFIXES, ImageHeader, read_header
+from polyfield.apps.mask_files import Mask
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -46,6 +47,8 @@ class PosedImages:
     applied_transform: Float64[Tensor, "3 4"] | None = None
     """What nerfstudio says it has done already to the frame of whoever found the poses."""
     applied_scale: float | None = None
+    masks: tuple[Mask | None, ...] = ()
+    """One a frame; empty where no frame has one."""
 
 
 def find_image(name: str, folder: Path, where: str) -> Path:

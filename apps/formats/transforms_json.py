@@ -16,6 +16,7 @@ from polyfield.apps.formats.depth_files import MILLIMETRES, check_depth
 from polyfield.apps.formats.image_copies import common_folder
 from polyfield.apps.formats.json_fields import Fields, read_object
 from polyfield.apps.formats.lens_models import common_lens
+from polyfield.apps.formats.masks import find_masks
 from polyfield.apps.formats.point_ply import Points, read_points
 from polyfield.apps.formats.posed_images import (
     PosedImages,
@@ -27,6 +28,7 @@ from polyfield.apps.formats.posed_images import (
 )
 from polyfield.apps.formats.transforms_lens import read_lens
 from polyfield.apps.image_files import ImageHeader
+from polyfield.apps.mask_files import Mask
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -47,6 +49,7 @@ class Frames:
     headers: list[ImageHeader]
     cameras: Cameras
     depth_paths: list[Path | None]
+    masks: tuple[Mask | None, ...]
 
 
 def read(folder: Path, images: str | None = None) -> PosedImages:
@@ -78,6 +81,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
         read_depth_unit(document),
         _applied_transform(document),
         document.number("applied_scale", 0.0),
+        masks=frames.masks,
     )
 
 
@@ -141,9 +145,10 @@ def read_frames(
         got += " fold the image: one pixel has no ray, or several"
         expected = f"a lens {model} that can be inverted over the whole image"
         raise InputError(frames[bad[0]].name("camera_model"), got, expected)
+    masks = find_masks(originals, paths, headers, folder, notes, frames)
     depths = _depths(frames, headers, folder)
     names = unique_names(originals)
-    return Frames(names, files, originals, paths, headers, cameras, depths)
+    return Frames(names, files, originals, paths, headers, cameras, depths, masks)
 
 
 def read_bounds(document: Fields) -> Bounds | None:
@@ -283,8 +288,6 @@ def _plain(file: str) -> str:
 
 
 def _note_unused(document: Fields, frames: Sequence[Fields], notes: list[str]) -> None:
-    if count := sum("mask_path" in frame for frame in frames):
-        notes.append(f"mask_path of {count} frames is not used: whole images are trained on")
     times = {str(frame.values.get("time")) for frame in frames}
     if len(times) > 1:
         notes.append("frames have different times, which are not used: what moves will blur")

@@ -197,7 +197,7 @@ def test_the_result_goes_to_a_machine_too(run, tmp_path, capsys):
         assert main([name, str(out), *options, "--json", str(path)]) == 0
         assert isinstance(json.loads(path.read_text()), dict)
     result = json.loads((tmp_path / "eval.json").read_text())
-    assert set(result["images"]["r_1"]) == {"psnr", "ssim"}
+    assert set(result["images"]["r_1"]) == {"psnr", "ssim", "share"}
     assert result["psnr"] == pytest.approx(result["images"]["r_1"]["psnr"])
     assert result["protocol"]["background"] == [1.0, 1.0, 1.0]
     assert result["protocol"] | {"split": "test", "resolution": ["40x40"]} == result["protocol"]

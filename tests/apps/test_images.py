@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from polyfield.apps.images import ImageStore
+from polyfield.apps.mask_files import Mask
+from polyfield.apps.memory_plan import stored_bytes
 from polyfield.cuda.errors import InputError
 
 SIZES = [(7, 5), (4, 9), (7, 5), (6, 6), (3, 2), (7, 5), (5, 7)]  # (width, height)
@@ -142,3 +144,66 @@ def test_a_file_that_changed_its_size_is_refused(files):
 def test_more_frames_at_once_than_there_are_slots_are_refused(files):
     with pytest.raises(InputError, match="at most 2"):
         store_of(files, 2).load(torch.arange(3))
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """A mask of every second image, of both meanings, and what they keep."""
+    folder, random = tmp_path_factory.mktemp("masks"), np.random.default_rng(1)
+    found, kept = [], []
+    for index, (width, height) in enumerate(SIZES):
+        values = random.integers(0, 2, (height, width), dtype=np.uint8) * 90
+        kept.append(np.ones((height, width), bool))
+        found.append(None)
+        if index % 2 == 0:
+            Image.fromarray(values).save(folder / f"{index}.png")
+            meaning = "keep" if index % 4 else "ignore"
+            found[-1] = Mask(folder / f"{index}.png", meaning, width, height)
+            kept[-1] = values > 0 if meaning == "keep" else values == 0
+    return found, kept
+
+
+def masked_store(files, masks, slots):
+    limit = 10**6 if slots is None else slots * stored_bytes((6, 6), 4, True)
+    return ImageStore(files[0], SIZES, 4, limit, masks=masks[0])
+
+
+@pytest.mark.parametrize("slots", [None, 1, 2, 5])
+def test_what_masks_keep_is_known_of_every_pixel_whatever_the_memory(files, masks, slots):
+    store = masked_store(files, masks, slots)
+    frames, rows, columns = every_pixel()
+    places = list(zip(frames.tolist(), rows.tolist(), columns.tolist(), strict=True))
+    for _ in range(2):
+        assert store.kept(frames, rows, columns).tolist() == [
+            masks[1][f][r, c] for f, r, c in places
+        ]
+        colors = store.gather(frames, rows, columns).tolist()
+        assert colors == [files[1][f][r, c].tolist() for f, r, c in places]
+    assert store.ignoring and store.slots == (slots or len(SIZES))
+    for frame in (3, 0, 4, 6, 2):
+        assert np.array_equal(store.kept_image(frame), masks[1][frame])
+        assert np.array_equal(store.image(frame), files[1][frame])
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_masks_and_images_stay_within_the_limit(files, masks, slots):
+    store = masked_store(files, masks, slots)
+    store.kept(*every_pixel())
+    assert store.resident_bytes <= slots * stored_bytes((6, 6), 4, True)
+    needed = sum(stored_bytes(size, 4, True) for size in SIZES)
+    assert ImageStore(files[0], SIZES, 4, needed, masks=masks[0]).all_fit
+    assert not ImageStore(files[0], SIZES, 4, needed - 1, masks=masks[0]).all_fit
+
+
+def test_without_masks_everything_is_kept_and_no_bit_stored(files, masks):
+    none, object_masks = [None] * 7, [m and Mask(m.path, "object", 7, 5) for m in masks[0]]
+    for some in ((), none, object_masks):
+        store = ImageStore(files[0], SIZES, 4, 10**6, masks=some)
+        assert not store.ignoring and store.kept(*every_pixel()).all()
+        assert store.resident_bytes == sum(w * h for w, h in SIZES) * 4
+        assert store.kept_image(3).shape == (6, 6)
+
+
+def test_a_mask_for_each_image_or_none_at_all(files):
+    with pytest.raises(InputError, match="3 masks"):
+        ImageStore(files[0], SIZES, 4, 10**6, masks=[None] * 3)

@@ -42,6 +42,17 @@ def test_a_plan_is_within_the_limit_or_refused(limit, sizes, channels, parameter
     assert again.total_bytes <= limit
 
 
+def test_masks_take_a_bit_a_pixel_and_room_to_be_decoded():
+    sizes, large = [(201, 7)] * 40, [(8000, 6000)] * 40
+    plain, masked = (plan_memory(4_000_000_000, sizes, 3, 1 << 21, m) for m in ([], sizes))
+    assert plain.image_bytes == 40 * 201 * 7 * 3
+    assert masked.image_bytes == 40 * 176 * (8 * 3 + 1)  # 1,407 pixels are 176 bytes of bits
+    wide = plan_memory(4_000_000_000, sizes, 3, 1 << 21, large)
+    assert wide.total_bytes >= masked.total_bytes + 20 * 48_000_000 - 100_000_000
+    values = wide.parameters, wide.samples_per_step, wide.image_bytes
+    assert known_plan(4_000_000_000, sizes, *values, large).total_bytes == wide.total_bytes
+
+
 def test_photographs_give_way_first_then_batches_then_the_field():
     photographs = [(1600, 1200)] * 300  # 2.3 GB
     plans = [plan_memory(int(gb * 1e9), photographs, 4, 1 << 23) for gb in (6, 2.5, 1.45, 1.0)]

@@ -3,14 +3,18 @@
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from polyfield.apps.images import ImageStore
+from polyfield.apps.mask_files import Mask
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
 from polyfield.apps.train_options import Pixel
 from polyfield.apps.trained import build, settings_of
+from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
 
 SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 16}
@@ -18,12 +22,12 @@ SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 
 
 @pytest.fixture
 def task(disc_scene):
-    def make(**changes):
-        scene = load_scene(disc_scene)
+    def make(masks=(), limit=1 << 24, **changes):
+        scene = replace(load_scene(disc_scene), masks=tuple(masks))
         arguments = arguments_of(FIELDS["hash-grid"][0](**SIZES))
         settings = settings_of(scene, "hash-grid", arguments, 3, 1 << 14, 1 << 24)
         device = torch.device("cpu")
-        images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 24)
+        images = ImageStore(scene.image_paths, scene.sizes, 4, limit, masks=masks)
         return RadianceTask(build(replace(settings, **changes), device), scene, images, device)
 
     return make
@@ -88,3 +92,100 @@ def test_all_rays_of_the_first_step_fit_the_batch(task):
     for samples in (1 << 12, 1 << 14, 1 << 16):
         made = task(samples_per_step=samples)
         assert made.rays % 16 == 0 and made.rays * 256 <= max(samples, 16 * 256)
+
+
+def drawn(made, step):
+    """The pixels of a batch: frame, row, column of each ray that is well within its pixel."""
+    frame, point = places(made, *made._batch(step)[:2])
+    assert len(frame) == made.rays
+    clear = ((point.remainder(1) - 0.5).abs() < 0.49).all(1)  # rays are float32
+    column, row = point[clear].floor().long().unbind(1)
+    return frame[clear], row, column
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """Masks of the eight frames of the scene, of which these many pixels are kept."""
+
+    def make(*counts, meaning="keep"):
+        masks = []
+        for index in range(8):
+            keep = np.zeros(256, np.uint8)
+            order = np.random.default_rng(index).permutation(256)
+            keep[order[: counts[index % len(counts)]]] = 255
+            values = (keep if meaning == "keep" else 255 - keep).reshape(16, 16)
+            Image.fromarray(values).save(tmp_path / f"{index}.png")
+            masks.append(Mask(tmp_path / f"{index}.png", meaning, 16, 16))
+        return masks
+
+    return make
+
+
+@pytest.mark.parametrize("pixel", get_args(Pixel))
+@pytest.mark.parametrize("meaning", ["keep", "ignore"])
+@pytest.mark.parametrize("count", [1, 40, 250])
+def test_no_ignored_pixel_is_ever_trained_on(task, masked, pixel, meaning, count):
+    made = task(masked(count, meaning=meaning), pixel=pixel, samples_per_step=1 << 16)
+    for step in range(12):
+        frame, row, column = drawn(made, step)
+        assert made.rays == 256 and len(frame) > 200
+        assert made.images.kept(frame, row, column).all()
+
+
+def test_kept_pixels_are_drawn_evenly_across_all_frames(task, masked):
+    made = task(masked(10, 60, 200), samples_per_step=1 << 20)
+    made.rays = 1 << 12
+    times = torch.zeros(6, 256)
+    for step in range(20):
+        frame, row, column = drawn(made, step)
+        times.index_put_((frame, row * 16 + column), torch.ones(len(frame)), accumulate=True)
+    seen = times[times > 0]
+    assert len(seen) == 2 * (10 + 60 + 200)
+    # Each count is close to Poisson's: of 540 the most lies within five deviations.
+    mean = 20 * 4096 / 540
+    assert (seen - mean).abs().max() < 5 * mean**0.5
+    assert 0.8 < (seen - mean).square().mean() / mean < 1.2
+
+
+@pytest.mark.parametrize("limit", [1 << 24, 3 * 32 * 33])
+def test_a_masked_batch_is_a_function_of_seed_and_step(task, masked, limit):
+    masks = masked(3, 90)
+    first, again = task(masks, limit), task(masks, limit)
+    again._batch(3)  # what was drawn before does not matter
+    for step in (70, 7):
+        for one, other in zip(first._batch(step), again._batch(step), strict=True):
+            assert torch.equal(one, other)
+    assert first.images.all_fit == (limit > 1 << 20)
+
+
+def test_where_one_pixel_of_one_frame_is_left_it_is_found(task, masked):
+    masks = masked(0)
+    alone = np.zeros((16, 16), np.uint8)
+    alone[3, 11] = 1
+    Image.fromarray(alone).save(masks[4].path)
+    for limit in (1 << 24, 2 * 32 * 33):
+        frame, row, column = drawn(task(masks, limit), 0)
+        assert {*frame.tolist()} == {4} and {*row.tolist()} == {3} and {*column.tolist()} == {11}
+
+
+def test_masks_that_leave_nothing_are_refused(task, masked):
+    with pytest.raises(InputError, match="ignore every pixel of all training views"):
+        task(masked(0))._batch(0)
+
+
+def test_masks_that_keep_everything_change_no_batch(task, masked):
+    for one, other in zip(task()._batch(2), task(masked(256))._batch(2), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_watched_view_is_one_of_which_masks_leave_something(task, masked, monkeypatch):
+    masks = masked(256)
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(masks[6].path)  # the only one of val
+    made = task(masks)
+    assert made.held_out.tolist() == [6]
+    shown = []
+    view = type(made.trained).view
+    monkeypatch.setattr(
+        type(made.trained), "view", lambda *a, **k: (shown.append(a[2]), view(*a, **k))[1]
+    )
+    assert np.isfinite(made.validate(0)["psnr"]) and shown == [0]

@@ -94,19 +94,6 @@ def test_photographs_without_poses_are_told_the_next_step(tmp_path):
             load_scene(folder)
 
 
-@pytest.mark.parametrize(
-    ("file", "what"),
-    [
-        ("cameras_sphere.npz", "NeuS"),
-    ],
-)
-def test_other_captures_are_named_with_what_to_do(tmp_path, file, what):
-    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).touch()
-    with pytest.raises(InputError, match=f"{what}.*ns-process-data"):
-        load_scene(tmp_path)
-
-
 @pytest.mark.parametrize("file", ["sparse/0/cameras.bin", "colmap/sparse/0/cameras.txt"])
 def test_half_a_model_is_named(tmp_path, file):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,50 @@ def test_ssim_of_two_even_images_has_only_the_luminance_term():
     assert ssim(x, y) == pytest.approx(expected, abs=1e-9)
 
 
+def some(height, width, seed=0):
+    return torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.4
+
+
+@pytest.mark.parametrize("height", [12, 140, 300])
+def test_psnr_of_some_pixels_is_that_of_an_image_of_them_alone(height):
+    x, y, kept = image(1, height, 13), image(2, height, 13), some(height, 13)
+    alone = psnr_8bit(x[kept][:, None], y[kept][:, None])
+    assert psnr_8bit(x, y, kept) == pytest.approx(alone, abs=1e-9)
+    x[~kept] = 7.0
+    assert psnr_8bit(x, y, kept) == pytest.approx(alone, abs=1e-9)
+    assert psnr_8bit(x, y, torch.ones_like(kept)) == pytest.approx(psnr_8bit(x, y))
+
+
+@pytest.mark.parametrize("height", [13, 150])
+def test_ssim_of_some_pixels_is_the_mean_over_windows_about_them(height):
+    x, y, kept = (
+        image(1, height, 14, 1).double(),
+        image(2, height, 14, 1).double(),
+        some(height, 14),
+    )
+    equal = torch.where(kept[..., None], x, y)
+    windows = [
+        one_window(equal[i : i + 11, j : j + 11, 0], y[i : i + 11, j : j + 11, 0])
+        for i in range(height - 10)
+        for j in range(4)
+        if kept[i + 5, j + 5]
+    ]
+    assert ssim(x, y, kept) == pytest.approx(sum(windows) / len(windows), abs=1e-12)
+    x[~kept] = 0.5
+    assert ssim(x, y, kept) == pytest.approx(sum(windows) / len(windows), abs=1e-12)
+    assert ssim(x, y, torch.ones_like(kept)) == pytest.approx(ssim(x, y), abs=1e-12)
+
+
+def test_where_no_pixel_counts_there_is_nothing_to_measure():
+    x, kept = torch.zeros(12, 12, 3), torch.zeros(12, 12, dtype=torch.bool)
+    with pytest.raises(InputError, match="kept: no pixel"):
+        psnr_8bit(x, x, kept)
+    kept[4] = True  # of no whole window the middle
+    assert psnr_8bit(x, x, kept) == math.inf
+    with pytest.raises(InputError, match="kept: no pixel 5 from the border"):
+        ssim(x, x, kept)
+
+
 def test_unusable_images_are_named():
     with pytest.raises(InputError, match="truth: 10 x 30 pixels"):
         ssim(torch.zeros(30, 10, 3), torch.zeros(30, 10, 3))

@@ -185,6 +185,15 @@ def test_copies_in_folders_of_another_folder_are_chosen_by_its_name(tmp_path):
     assert scene.frame_names == load_scene(tmp_path).frame_names
 
 
+def test_masks_beside_the_folder_of_photographs_are_found(tmp_path):
+    write(tmp_path)
+    (tmp_path / "masks").mkdir()
+    name = load_scene(tmp_path).image_paths[2].name
+    Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "masks" / f"{name}.png")
+    masks = load_scene(tmp_path).masks
+    assert [mask and mask.path.name for mask in masks[:4]] == [None, None, f"{name}.png", None]
+
+
 def test_every_eighth_photograph_in_name_order_is_held_out(tmp_path):
     shuffled = [CIRCLE[k] for k in (5, 0, 11, 3, 8, 1, 2, 10, 4, 9, 6, 7)]
     scene = load_scene(write(tmp_path, images=shuffled))

@@ -1,0 +1,63 @@
+"""The photograph that a rendered view is compared with, and which of its pixels count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from polyfield.apps.images import ImageStore
+from polyfield.apps.mask_files import HALF
+from polyfield.apps.scene import Scene
+from polyfield.apps.trained import Color
+from polyfield.render.metrics import WINDOW
+
+
+@dataclass(frozen=True, eq=False)
+class TrueView:
+    """A photograph in [0, 1], sRGB, with the pixels of it that a measure is taken over."""
+
+    color: Float[Tensor, "height width 3"]
+    kept: Bool[Tensor, "height width"] | None
+    """None: all of them."""
+
+    @property
+    def share(self) -> float:
+        """Of its pixels that count, 0 to 1."""
+        return 1.0 if self.kept is None else float(self.kept.double().mean())
+
+    @property
+    def measurable(self) -> bool:
+        """Whether a pixel counts that is the middle of a whole window of SSIM, and so for both."""
+        if self.kept is None:
+            return True
+        margin = WINDOW // 2
+        return bool(self.kept[margin:-margin, margin:-margin].any())
+
+
+def true_view(scene: Scene, images: ImageStore, frame: int, background: Color) -> TrueView:
+    """What a view of a frame should show, and where.
+
+    The pixels that a mask ignores do not count. Where a mask tells the object from a background
+    that is not wanted, the object's pixels count (mask above 127), and their colours are the
+    photograph's, on no background: it is in the photograph that the object is opaque.
+    """
+    pixels = images.image(frame)
+    mask = scene.masks[frame] if scene.masks else None
+    if mask is None:
+        return TrueView(shown_image(pixels, background), None)
+    if mask.meaning == "object":
+        return TrueView(pixels[..., :3].float() / 255, pixels[..., 3] > HALF)
+    return TrueView(shown_image(pixels, background), images.kept_image(frame))
+
+
+def shown_image(
+    pixels: UInt8[Tensor, "height width channels"], background: Color
+) -> Float[Tensor, "height width 3"]:
+    """An sRGB image of 3 channels, or of 4 with straight alpha, in [0, 1] on a background."""
+    image = pixels.float() / 255
+    if image.shape[-1] == 3:
+        return image
+    return image[..., :3] * image[..., 3:] + torch.tensor(background) * (1 - image[..., 3:])
