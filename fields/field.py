@@ -43,6 +43,9 @@ class RadianceField(Protocol):
 class TrainableField(RadianceField, Protocol):
     """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
 
+    learning_rate: float
+    """Of Adam, at its highest: what suits a table of features would break a deep network."""
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What is learned, by name."""
         ...

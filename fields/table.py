@@ -12,6 +12,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.contraction import Contracted
 from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
 from polyfield.fields.radiance import Radiance
 
 
@@ -78,6 +79,7 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
 FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., TrainableField]]] = {
     "hash-grid": (HashGridArguments, hash_grid_field),
+    "mlp": (NerfMlpArguments, NerfMlp),
 }
 
 
