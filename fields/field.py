@@ -40,8 +40,8 @@ class RadianceField(Protocol):
 
 
 @runtime_checkable
-class TrainableField(RadianceField, Protocol):
-    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
+class Learnable(Protocol):
+    """What an optimiser asks of something with parameters; of torch.nn.Module, all but the rate."""
 
     learning_rate: float
     """Of Adam, at its highest: what suits a table of features would break a deep network."""
@@ -51,8 +51,13 @@ class TrainableField(RadianceField, Protocol):
         ...
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """The field's parts, by name."""
+        """Its parts, by name."""
         ...
+
+
+@runtime_checkable
+class TrainableField(RadianceField, Learnable, Protocol):
+    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""

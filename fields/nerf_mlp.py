@@ -65,7 +65,10 @@ class NerfMlp(nn.Module):
         self.direction_frequencies = sizes.direction_frequencies
         self.skip = _skip(sizes.layers)
         inputs = _encoded_width(sizes.position_frequencies)
-        wide = [sizes.width + inputs if i - 1 == self.skip else sizes.width for i in range(1, sizes.layers)]
+        wide = [
+            sizes.width + inputs if i - 1 == self.skip else sizes.width
+            for i in range(1, sizes.layers)
+        ]
         self.trunk = nn.ModuleList(nn.Linear(n, sizes.width) for n in [inputs, *wide])
         self.density_layer = nn.Linear(sizes.width, 1)
         self.bottleneck = nn.Linear(sizes.width, sizes.width)
