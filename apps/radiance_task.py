@@ -27,6 +27,7 @@ MOST_RAYS = 1 << 14
 MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes memory before it is cut
 MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for empty
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
+FULL_BATCH = 1 << 14  # samples: the grid is looked at once in 16 such batches, or as many samples
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
@@ -61,7 +62,7 @@ class RadianceTask:
     def step(self, step: int, rate: float) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
-        if step % UPDATE_EVERY == 0:
+        if step % (UPDATE_EVERY * max(1, FULL_BATCH // settings.samples_per_step)) == 0:
             update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
         origins, directions, pixels, background = self._batch(step)
         target = pixels[:, :3]

@@ -241,7 +241,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         options.field,
         arguments_of(arguments),
         options.seed,
-        plan.samples_per_step,
+        min(plan.samples_per_step, arguments.samples_per_step),
         plan.image_bytes,
         options.pixel,
         options.loss,

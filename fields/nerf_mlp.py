@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Generator, Tensor, nn
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import truncated_exponential
 
+PIECE = 1 << 12  # points whose hidden values a CPU keeps in its cache
 MOST_LAYERS, MOST_WIDTH, MOST_FREQUENCIES = 32, 1024, 16
 
 
@@ -18,6 +20,7 @@ MOST_LAYERS, MOST_WIDTH, MOST_FREQUENCIES = 32, 1024, 16
 class NerfMlpArguments:
     """Sizes of NeRF's network; the defaults are the paper's."""
 
+    samples_per_step: ClassVar[int] = 1 << 12
     layers: int = 8
     width: int = 256
     position_frequencies: int = 10
@@ -53,7 +56,7 @@ class NerfMlp(nn.Module):
     encoding; density: Instant Neural Graphics Primitives (arXiv:2201.05989).
     """
 
-    learning_rate = 1e-3
+    learning_rate = 2e-3
 
     def __init__(
         self, arguments: NerfMlpArguments | None = None, generator: Generator | None = None
@@ -81,6 +84,12 @@ class NerfMlp(nn.Module):
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n w"]]:
         """Density and the features that `color` takes. x in the unit cube."""
+        if torch.is_grad_enabled() or x.device.type != "cpu" or len(x) <= PIECE:
+            return self._density(x)
+        density, features = zip(*[self._density(part) for part in x.split(PIECE)], strict=True)
+        return torch.cat(density), torch.cat(features)
+
+    def _density(self, x: Tensor) -> tuple[Tensor, Tensor]:
         encoded = encode_frequencies(2 * x - 1, self.position_frequencies)
         features = encoded
         for number, layer in enumerate(self.trunk):

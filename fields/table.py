@@ -21,6 +21,8 @@ class FieldArguments(Protocol):
     """Arguments of a field: a frozen dataclass of plain numbers, each with a default."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    samples_per_step: ClassVar[int]
+    """Beyond that many, more steps teach the field more than larger ones."""
 
     @classmethod
     def fitted(cls, resolution: int, parameters: int, contraction: int) -> FieldArguments:
@@ -35,6 +37,7 @@ class FieldArguments(Protocol):
 class HashGridArguments:
     """Sizes of the hash-grid radiance field."""
 
+    samples_per_step: ClassVar[int] = 1 << 14
     levels: int = 8
     features: int = 4
     log2_table_size: int = 16

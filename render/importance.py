@@ -104,10 +104,10 @@ def weighted_edges(
     below = torch.cat([torch.zeros_like(total), share.cumsum(1)], 1).clamp_max(1)
     below[:, -1] = 1
     wanted = _strata(rays, count, seed, stream, WEIGHTED, jitter).to(edges)
-    # From the right: of intervals without weight the last one is left, so its end is where matter
-    # begins.
+    # From the right: where several intervals begin at the same share, all but the last are empty.
     index = torch.searchsorted(below, wanted, right=True) - 1
-    index = index.clamp_(0, weights.shape[1] - 1)
+    end_of_weight = weights.shape[1] - 1 - (padded.flip(1) > 0).int().argmax(1, keepdim=True)
+    index = torch.minimum(index.clamp_min(0), end_of_weight)
     low, high = below.gather(1, index), below.gather(1, index + 1)
     within = ((wanted - low) / (high - low)).nan_to_num(0.0, 0.0, 0.0)
     begin, end = edges.gather(1, index), edges.gather(1, index + 1)
