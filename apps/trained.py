@@ -289,6 +289,7 @@ def load(path: Path, device: torch.device) -> Trained:
     trained.field.load_state_dict(part_of(found, "field."))
     if trained.proposal is not None:
         trained.proposal.load_state_dict(part_of(found, "proposal."))
+        trained.proposal.requires_grad_(False)
     trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
     trained.grid.values.copy_(found["grid.values"])
     trained.grid.bits.copy_(found["grid.bits"])

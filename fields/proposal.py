@@ -22,7 +22,7 @@ class ProposalNetwork(nn.Module):
 
     def __init__(self, resolution: int = 128, *, generator: Generator | None = None):
         super().__init__()
-        self.encoding = HashGrid(5, 2, 16, 16, resolution, generator=generator)
+        self.encoding = HashGrid(5, 2, 15, 16, resolution, generator=generator)
         self.widths = (self.encoding.width, HIDDEN, 1)
         self.weights = nn.Parameter(initial_weights(self.widths, generator))
 
