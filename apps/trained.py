@@ -260,8 +260,10 @@ def build(settings: Settings, device: torch.device) -> Trained:
         field = build_field(settings.field, settings.arguments, generator)
         proposal = None
         if settings.sampler == "proposal":
-            finest = PROPOSAL_RESOLUTION << settings.grid_levels - 1
-            proposal = ProposalNetwork(finest, generator=generator).to(device)
+            nested = settings.grid_levels if settings.grid_levels > 1 else 0
+            proposal = ProposalNetwork(
+                PROPOSAL_RESOLUTION * (2 if nested else 1), nested, generator=generator
+            ).to(device)
     field = field.to(device)
     if settings.grid_resolution not in (32, 64, 128, 256):
         got = f"{settings.grid_resolution}"
