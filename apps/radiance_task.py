@@ -8,7 +8,7 @@ from torch import Tensor
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Trained, check_tensors
+from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.optimiser import FieldOptimiser
@@ -20,7 +20,7 @@ from polyfield.render.occupancy import (
     step_generator,
     update_grid,
 )
-from polyfield.render.volume import learn_rays
+from polyfield.render.samplers import learn_rays
 
 FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides anything
 RAYS = 16  # their number is a multiple of it
@@ -29,6 +29,7 @@ MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes mem
 MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for empty
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
+FULL_BATCH = 1 << 14  # samples: the grid is looked at once in 16 such batches, or as many samples
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
@@ -49,6 +50,10 @@ class RadianceTask:
         self.width, self.height = scene.cameras.width, scene.cameras.height
         self.optimiser = FieldOptimiser(trained.field)
         self.optimiser.to(device)
+        self.proposal_optimiser = None
+        if trained.proposal is not None:
+            self.proposal_optimiser = FieldOptimiser(trained.proposal)
+            self.proposal_optimiser.to(device)
         self.rays = max(RAYS, trained.settings.samples_per_step // FIRST_SAMPLES // RAYS * RAYS)
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
@@ -59,16 +64,20 @@ class RadianceTask:
     def step(self, step: int, rate: float) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
-        if step % UPDATE_EVERY == 0:
+        if step % (UPDATE_EVERY * max(1, FULL_BATCH // settings.samples_per_step)) == 0:
             update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
         origins, directions, pixels, background = self._batch(step)
         target = pixels[:, :3]
         if pixels.shape[1] == 4:
             target = target * pixels[:, 3:] + background * (1 - pixels[:, 3:])
-        self.optimiser.clear()
+        optimisers = [self.optimiser]
+        if self.proposal_optimiser is not None:
+            optimisers.append(self.proposal_optimiser)
+        for optimiser in optimisers:
+            optimiser.clear()
         seen, loss = learn_rays(
             self.trained.field,
-            grid,
+            self.trained.guide,
             origins,
             directions,
             background,
@@ -78,10 +87,12 @@ class RadianceTask:
             stream=step,
             rays_per_pixel=self.rays_per_pixel,
             loss_kind=settings.loss,
+            distortion_weight=settings.distortion,
         )
-        finite = bool(torch.isfinite(loss)) and self.optimiser.finite()
+        finite = bool(torch.isfinite(loss)) and all(each.finite() for each in optimisers)
         if finite:
-            self.optimiser.step(step, rate)
+            for optimiser in optimisers:
+                optimiser.step(step, rate)
         rays = len(origins)
         wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
         marched = rays * MOST_MARCHED * settings.samples_per_step / max(1, seen.samples_marched)
@@ -182,6 +193,10 @@ class RadianceTask:
         grid = self.trained.grid
         tensors = {f"field.{k}": v for k, v in self.trained.field.state_dict().items()}
         tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.moments.items()}
+        if self.trained.proposal is not None and self.proposal_optimiser is not None:
+            moments = self.proposal_optimiser.moments
+            tensors |= {f"proposal.{k}": v for k, v in self.trained.proposal.state_dict().items()}
+            tensors |= {f"optimiser.proposal.{k}": v for k, v in moments.items()}
         tensors |= {"grid.values": grid.values, "grid.bits": grid.bits}
         return tensors, {"rays": self.rays}
 
@@ -189,10 +204,14 @@ class RadianceTask:
         """Take on a state that `state` returned. InputError for what is none of this field's."""
         check_tensors(tensors, self.state()[0], "state")
         rays = Fields("state", values).whole("rays", RAYS, MOST_RAYS)
-        field = {k[6:]: v for k, v in tensors.items() if k.startswith("field.")}
-        self.trained.field.load_state_dict(field)
+        self.trained.field.load_state_dict(part_of(tensors, "field."))
         for name, moment in self.optimiser.moments.items():
             moment.copy_(tensors[f"optimiser.{name}"])
+        if self.trained.proposal is not None and self.proposal_optimiser is not None:
+            self.trained.proposal.load_state_dict(part_of(tensors, "proposal."))
+            for name, moment in self.proposal_optimiser.moments.items():
+                moment.copy_(tensors[f"optimiser.proposal.{name}"])
+            self.proposal_optimiser.clear()
         grid = self.trained.grid
         self.trained.grid = OccupancyGrid(
             tensors["grid.values"].to(self.device, copy=True),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -38,6 +39,7 @@ from polyfield.apps.trained import (
 )
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.render.samplers import SamplerKind
 
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
 ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
@@ -81,6 +83,9 @@ def train(
     tell = on_message or (lambda message: None)
     if options.field not in FIELDS:
         raise InputError("--field", repr(options.field), f"one of {', '.join(FIELDS)}")
+    if options.sampler not in get_args(SamplerKind):
+        known_kinds = ", ".join(get_args(SamplerKind))
+        raise InputError("--sampler", repr(options.sampler), f"one of {known_kinds}")
     device = choose_device(options.device, tell)
     known = _known_config(options)
     known_from = f"--from {options.from_config}" if options.from_config else "config.json"
@@ -242,11 +247,13 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         options.field,
         arguments_of(arguments),
         options.seed,
-        plan.samples_per_step,
+        min(plan.samples_per_step, arguments.samples_per_step),
         plan.image_bytes,
         options.pixel,
         options.loss,
         options.images,
+        options.sampler,
+        options.distortion,
     )
     return settings, plan
 

@@ -12,6 +12,7 @@ from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
 Space = Literal["auto", "bounded", "unbounded"]
+MOST_DISTORTION = 1e3
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Train:
     loss: Literal["squared", "huber"] = "squared"
     """Error of colours that training minimises; huber goes on as a straight line beyond 0.1, so
     that what moved between the photographs pulls less."""
+    sampler: Literal["occupancy", "importance", "proposal"] = "occupancy"
+    """Where samples lie along rays: in cells of a grid that follows the field, where a first round
+    through the field found its weights, or where a small network proposes that learns beside it."""
+    distortion: Annotated[float, arg(metavar="W")] = 0.0
+    """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
+    0.001 to 0.01 is usual."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True
@@ -89,6 +96,9 @@ def check(options: Train) -> None:
     for name, value in (("--minutes", options.minutes), ("--memory", options.memory)):
         if value is not None and not 0 < value <= 1e6:
             raise InputError(name, str(value), "a number above 0, at most a million")
+    if not 0 <= options.distortion <= MOST_DISTORTION:
+        expected = f"a number from 0 to {MOST_DISTORTION:g}"
+        raise InputError("--distortion", str(options.distortion), expected)
     if options.steps is not None and not 1 <= options.steps <= MOST_STEPS:
         raise InputError("--steps", str(options.steps)[:80], f"1 to {MOST_STEPS:,}")
     if not 0 <= options.seed < 2**63:

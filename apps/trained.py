@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,17 +16,23 @@ from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.train_options import Pixel
+from polyfield.apps.train_options import MOST_DISTORTION, Pixel
 from polyfield.cuda.errors import InputError
 from polyfield.fields.field import TrainableField
+from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.table import FIELDS, build_field
 from polyfield.render.cameras import Cameras
+from polyfield.render.importance import Importance
+from polyfield.render.losses import LossKind
 from polyfield.render.occupancy import OccupancyGrid, full_grid
+from polyfield.render.proposal import Proposal
+from polyfield.render.samplers import Guide, SamplerKind
 from polyfield.render.view import View, render_bands, render_view
-from polyfield.render.volume import LossKind, Sampling
+from polyfield.render.volume import Sampling
 
 GRID_RESOLUTION = 64
+PROPOSAL_RESOLUTION = 128  # along the side of the finest grid
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 CONE = 1 / 96  # growth of steps with distance where cubes are nested
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
@@ -59,6 +66,10 @@ class Settings:
     """What training minimises."""
     images: str | None = None
     """Folder in the scene whose copies of the photographs are used, where somebody chose one."""
+    sampler: SamplerKind = "occupancy"
+    """Where samples lie along rays, in training and in views."""
+    distortion: float = 0.0
+    """Weight of the distortion loss."""
 
 
 @dataclass
@@ -69,8 +80,19 @@ class Trained:
     field: TrainableField
     grid: OccupancyGrid
     to_field: Similarity
+    proposal: ProposalNetwork | None = None
+    """Where samples lie, if that is learned."""
     memory_bytes: int = 1 << 28
     """For rendering."""
+
+    @property
+    def guide(self) -> Guide:
+        """What says where samples lie along rays."""
+        # Nested grids mean that there is more to see than what is looked at.
+        far = self.settings.grid_levels > 1
+        if self.proposal is not None:
+            return Proposal(self.proposal, disparity=far)
+        return Importance(disparity=far) if self.settings.sampler == "importance" else self.grid
 
     def view(
         self,
@@ -86,7 +108,7 @@ class Trained:
         """
         return render_view(
             self.field,
-            self.grid,
+            self.guide,
             cameras,
             index,
             background or self.settings.background,
@@ -106,7 +128,7 @@ class Trained:
         """`view` from top to bottom, in bands of rows that fit into the memory."""
         return render_bands(
             self.field,
-            self.grid,
+            self.guide,
             cameras,
             index,
             self.settings.background,
@@ -127,6 +149,8 @@ def settings_of(
     pixel: Pixel = "centre",
     loss: LossKind = "squared",
     images: str | None = None,
+    sampler: SamplerKind = "occupancy",
+    distortion: float = 0.0,
 ) -> Settings:
     """The settings of a new run on a scene."""
     train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
@@ -165,6 +189,8 @@ def settings_of(
         pixel=pixel,
         loss=loss,
         images=images,
+        sampler=sampler,
+        distortion=distortion,
     )
 
 
@@ -215,6 +241,11 @@ def read_settings(values: Any, where: str) -> Settings:
     for key, known in (("pixel", get_args(Pixel)), ("loss", get_args(LossKind)), ("field", FIELDS)):
         if found.text(key) not in known:
             raise found.refuse(key, f"one of {', '.join(known)}")
+    # Runs of earlier versions knew neither.
+    if found.values.get("sampler", "occupancy") not in get_args(SamplerKind):
+        raise found.refuse("sampler", f"one of {', '.join(get_args(SamplerKind))}")
+    if "distortion" in found.values:
+        found.real("distortion", 0.0, MOST_DISTORTION)
     if found.text("scene") is None:
         raise found.refuse("scene", "a folder's path")
     found.text("images")
@@ -245,17 +276,22 @@ def build(settings: Settings, device: torch.device) -> Trained:
 
     On the device "meta" it takes no memory, whatever sizes a file asks for, and has no values.
     """
-    if device.type == "meta":
-        with device:
-            field = build_field(settings.field, settings.arguments)
-    else:
-        generator = Generator().manual_seed(settings.seed)
-        field = build_field(settings.field, settings.arguments, generator).to(device)
+    meta = device.type == "meta"
+    generator = None if meta else Generator().manual_seed(settings.seed)
+    with device if meta else nullcontext():
+        field = build_field(settings.field, settings.arguments, generator)
+        proposal = None
+        if settings.sampler == "proposal":
+            nested = settings.grid_levels if settings.grid_levels > 1 else 0
+            proposal = ProposalNetwork(
+                PROPOSAL_RESOLUTION * (2 if nested else 1), nested, generator=generator
+            ).to(device)
+    field = field.to(device)
     if settings.grid_resolution not in (32, 64, 128, 256):
         got = f"{settings.grid_resolution}"
         raise InputError("settings.grid_resolution", got, "32, 64, 128 or 256")
     grid = full_grid(settings.grid_levels, settings.grid_resolution, device)
-    return Trained(settings, field, grid, Similarity.from_json(settings.to_field))
+    return Trained(settings, field, grid, Similarity.from_json(settings.to_field), proposal)
 
 
 def load(path: Path, device: torch.device) -> Trained:
@@ -269,14 +305,24 @@ def load(path: Path, device: torch.device) -> Trained:
     blank = build(settings, torch.device("meta"))
     expected = {f"field.{name}": tensor for name, tensor in blank.field.state_dict().items()}
     expected |= {"grid.values": blank.grid.values, "grid.bits": blank.grid.bits}
+    if blank.proposal is not None:
+        expected |= {f"proposal.{k}": v for k, v in blank.proposal.state_dict().items()}
     found = {k: v for k, v in saved.tensors.items() if not k.startswith("optimiser.")}
     check_tensors(found, expected, where)
     trained = build(settings, device)
-    trained.field.load_state_dict({k[6:]: v for k, v in found.items() if k.startswith("field.")})
+    trained.field.load_state_dict(part_of(found, "field."))
+    if trained.proposal is not None:
+        trained.proposal.load_state_dict(part_of(found, "proposal."))
+        trained.proposal.requires_grad_(False)
     trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
     trained.grid.values.copy_(found["grid.values"])
     trained.grid.bits.copy_(found["grid.bits"])
     return trained
+
+
+def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:

@@ -40,16 +40,24 @@ class RadianceField(Protocol):
 
 
 @runtime_checkable
-class TrainableField(RadianceField, Protocol):
-    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
+class Learnable(Protocol):
+    """What an optimiser asks of something with parameters; of torch.nn.Module, all but the rate."""
+
+    learning_rate: float
+    """Of Adam, at its highest: what suits a table of features would break a deep network."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What is learned, by name."""
         ...
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """The field's parts, by name."""
+        """Its parts, by name."""
         ...
+
+
+@runtime_checkable
+class TrainableField(RadianceField, Learnable, Protocol):
+    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""

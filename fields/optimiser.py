@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polyfield.cuda.table_adam import adam_, hash_grid_adam_
-from polyfield.fields.field import TrainableField
+from polyfield.fields.field import Learnable
 from polyfield.fields.hash_grid import HashGrid
 
 BETAS = (0.9, 0.99)
@@ -20,8 +20,8 @@ class FieldOptimiser:
     HashGrid) and is stepped by scatter and Adam together, so no dense gradient of it exists.
     """
 
-    def __init__(self, field: TrainableField, rate: float = 1e-2, weight_decay: float = 1e-6):
-        self.field, self.rate, self.weight_decay = field, rate, weight_decay
+    def __init__(self, field: Learnable, weight_decay: float = 1e-6):
+        self.field, self.rate, self.weight_decay = field, field.learning_rate, weight_decay
         self.grids = {n: m for n, m in field.named_modules() if isinstance(m, HashGrid)}
         self.parameters = dict(field.named_parameters())
         self.moments = {

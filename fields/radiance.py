@@ -22,6 +22,8 @@ class Radiance(nn.Module):
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989), section 5.4.
     """
 
+    learning_rate = 1e-2
+
     def __init__(
         self,
         encoding: Encoding,

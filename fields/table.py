@@ -12,6 +12,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.contraction import Contracted
 from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
 from polyfield.fields.radiance import Radiance
 
 
@@ -20,6 +21,8 @@ class FieldArguments(Protocol):
     """Arguments of a field: a frozen dataclass of plain numbers, each with a default."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    samples_per_step: ClassVar[int]
+    """Beyond that many, more steps teach the field more than larger ones."""
 
     @classmethod
     def fitted(cls, resolution: int, parameters: int, contraction: int) -> FieldArguments:
@@ -34,6 +37,7 @@ class FieldArguments(Protocol):
 class HashGridArguments:
     """Sizes of the hash-grid radiance field."""
 
+    samples_per_step: ClassVar[int] = 1 << 14
     levels: int = 8
     features: int = 4
     log2_table_size: int = 16
@@ -78,6 +82,7 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
 FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., TrainableField]]] = {
     "hash-grid": (HashGridArguments, hash_grid_field),
+    "mlp": (NerfMlpArguments, NerfMlp),
 }
 
 

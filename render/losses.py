@@ -1,8 +1,19 @@
-"""What training minimises: colour errors a ray, and penalties on how a ray's weights spread."""
+"""What training minimises: colour errors a ray, and what else is asked of its weights."""
 
-import torch
-from jaxtyping import Float, Int
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from jaxtyping import Float
 from torch import Tensor
+
+from polyfield.cuda.march import Samples
+from polyfield.render.distortion import distortion
+
+LossKind = Literal["squared", "huber"]
+RayLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, " samples"], Samples], Float[Tensor, ""]]
+"""Of the rays' colours, of the weights of the samples that can be seen, and of these samples."""
 
 HUBER_EDGE = 0.1  # where the square ends and the straight line begins
 
@@ -30,36 +41,26 @@ def huber(
     return (inside.square() + 2 * HUBER_EDGE * (size - inside)).mean(1)
 
 
-def distortion(
-    weights: Float[Tensor, " samples"],
-    midpoints: Float[Tensor, " samples"],
-    lengths: Float[Tensor, " samples"],
-    ray_offsets: Int[Tensor, " rays_and_end"],
-) -> Float[Tensor, " rays"]:
-    """How far each ray's weights lie apart: small where they gather in one short interval.
+def ray_loss(
+    target: Float[Tensor, "rays 3"],
+    kind: LossKind,
+    rays_per_pixel: int = 1,
+    distortion_weight: float = 0.0,
+) -> RayLoss:
+    """What training minimises: the mean colour error, and the mean distortion times its weight.
 
-    A ray's value is sum_ij w_i w_j |m_i - m_j| + sum_i w_i^2 d_i / 3 over its samples, in the unit
-    of midpoints m and lengths d, here in linear time. Samples of ray r lie at ray_offsets[r] to
-    ray_offsets[r + 1], midpoints ascending; a ray without samples gives zero. Differentiable in the
-    weights only: a gradient to the positions would pull samples together instead of matter.
-    Source: mip-NeRF 360 (arXiv:2111.12077), eq. 15.
+    rays_per_pixel: so many rays, one after the other, share a pixel: their mean is compared, and
+    targets repeat. Distances are taken in sides of the unit cube.
     """
-    counts = ray_offsets.diff()
-    ray = torch.repeat_interleave(counts)
-    # float64: sums over the whole batch are large, and only differences inside one ray count.
-    first = ray_offsets[:-1][ray]
-    mass = weights.double()
-    place = midpoints.detach().double()
-    length = lengths.detach().double()
-    mass_before = _sum_before(mass, first)
-    moment_before = _sum_before(mass * place, first)
-    apart = 2 * mass * (place * mass_before - moment_before)
-    within = mass.square() * length / 3
-    value = mass.new_zeros(len(counts)).index_add(0, ray, apart + within)
-    return value.to(weights.dtype)
 
+    def loss(
+        color: Float[Tensor, "rays 3"], weights: Float[Tensor, " samples"], samples: Samples
+    ) -> Float[Tensor, ""]:
+        means = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (color, target)]
+        error = (huber if kind == "huber" else squared_error)(*means).mean()
+        if not distortion_weight:
+            return error
+        spread = distortion(weights, samples.distance, samples.length, samples.ray_offsets)
+        return error + distortion_weight * spread.mean()
 
-def _sum_before(values: Tensor, first: Tensor) -> Tensor:
-    """Sum of the earlier samples of the same ray, whose first sample is named for each."""
-    running = torch.cat([values.new_zeros(1), values.cumsum(0)])[:-1]
-    return running - running[first]
+    return loss

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,13 +13,15 @@ from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.march import Samples
 from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
-from polyfield.render.occupancy import OccupancyGrid
-from polyfield.render.volume import STOP, Sampling, keep_samples, march_rays
+from polyfield.render.packed import keep_samples, runs_of_rays, some_rays
+from polyfield.render.samplers import Guide, most_samples_of_a_ray, place_samples
+from polyfield.render.volume import STOP, Sampling
 
 BYTES_A_RAY = 640  # the march's notes, and what the ray shows
 # Bytes that are alive at once, measured on the hash grid: samples along rays, and their shading
 # with all that lies between position and colour.
 BYTES_A_SAMPLE, BYTES_SHADED, BYTES_OF_A_GRADIENT = 32, 640, 1600
+AT_ONCE = 1 << 14  # samples shaded on a CPU: a wide network's hidden values leave its cache
 
 
 class Shaded(NamedTuple):
@@ -40,7 +40,7 @@ class Shaded(NamedTuple):
 @torch.no_grad()
 def shade_rays(
     field: RadianceField,
-    grid: OccupancyGrid,
+    guide: Guide,
     origins: Float[Tensor, "rays 3"],
     directions: Float[Tensor, "rays 3"],
     sampling: Sampling,
@@ -57,14 +57,15 @@ def shade_rays(
     is minus it, of length 1, in the axes of the unit cube.
     Source: NeRF (arXiv:2003.08934), eq. 3; normals: Ref-NeRF (arXiv:2112.03907).
     """
-    # Steps never shrink, so the diagonal of the outermost grid bounds the samples of a ray.
-    longest = min(sampling.limit, math.ceil(3**0.5 / sampling.step) + 2)
+    longest = most_samples_of_a_ray(guide, sampling)
     marched = max(1, memory_bytes // 4 // (longest * BYTES_A_SAMPLE + BYTES_A_RAY))
     most = memory_bytes // 2 // (BYTES_OF_A_GRADIENT if normals else BYTES_SHADED)
+    if origins.device.type == "cpu":
+        most = min(most, AT_ONCE)
     fused = None if normals else fused_rays.fused_field(field)
     parts = []
     for origin, direction in zip(origins.split(marched), directions.split(marched), strict=True):
-        samples = march_rays(grid, origin, direction, sampling, 0, 0, False)
+        samples = place_samples(field, guide, origin, direction, sampling)
         if fused is not None:
             black = torch.zeros_like(direction)
             view = fused_rays.view_rays(fused, samples, direction, black, STOP)
@@ -72,8 +73,8 @@ def shade_rays(
             parts.append(Shaded(view.color, view.opacity, view.depth * weight, None))
             continue
         harmonics = field.encode_directions(direction)
-        for first, last in _runs_of_rays(samples, most):
-            part = _some_rays(samples, first, last)
+        for first, last in runs_of_rays(samples, most):
+            part = some_rays(samples, first, last)
             parts.append(_shade(field, part, harmonics[first:last], normals))
     return Shaded(
         torch.cat([part.color for part in parts]),
@@ -109,25 +110,3 @@ def _shade(field: RadianceField, samples: Samples, harmonics: Tensor, normals: b
     out = composite(density, samples.length, torch.cat(channels, 1), samples.ray_offsets)
     values = out.values
     return Shaded(values[:, :3], out.opacity, values[:, 3], values[:, 4:] if normals else None)
-
-
-def _runs_of_rays(samples: Samples, most: int) -> Iterator[tuple[int, int]]:
-    """Consecutive rays, from first to before last, with at most `most` samples or a single ray."""
-    offsets = samples.ray_offsets.long().cpu()
-    first, rays = 0, len(offsets) - 1
-    while first < rays:
-        last = int(torch.searchsorted(offsets, offsets[first] + most, right=True)) - 1
-        last = min(max(last, first + 1), rays)
-        yield first, last
-        first = last
-
-
-def _some_rays(samples: Samples, first: int, last: int) -> Samples:
-    begin, end = int(samples.ray_offsets[first]), int(samples.ray_offsets[last])
-    return Samples(
-        samples.ray_offsets[first : last + 1] - begin,
-        samples.distance[begin:end],
-        samples.length[begin:end],
-        samples.position[begin:end],
-        samples.ray[begin:end] - first,
-    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from polyfield.cuda.errors import InputError
 from polyfield.fields.field import RadianceField
 from polyfield.render.cameras import Cameras
-from polyfield.render.occupancy import OccupancyGrid
+from polyfield.render.samplers import Guide
 from polyfield.render.shading import shade_rays
 from polyfield.render.volume import Sampling
 
@@ -55,7 +55,7 @@ def subpixel_offsets(count: int) -> Float[Tensor, "count 2"]:
 
 def render_bands(
     field: RadianceField,
-    grid: OccupancyGrid,
+    guide: Guide,
     cameras: Cameras,
     index: int,
     background: tuple[float, float, float],
@@ -73,13 +73,14 @@ def render_bands(
     """
     if samples_per_pixel < 1:
         raise InputError("samples per pixel", str(samples_per_pixel), "at least 1")
+    device = cameras.camera_to_world.device
     width, height = int(cameras.width[index]), int(cameras.height[index])
     rows = max(1, memory_bytes // 4 // (BYTES_A_PIXEL * width))
-    behind = torch.tensor(background, device=grid.bits.device)
-    offsets = subpixel_offsets(samples_per_pixel).to(grid.bits.device)
+    behind = torch.tensor(background, device=device)
+    offsets = subpixel_offsets(samples_per_pixel).to(device)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        pixels = torch.arange(top * width, bottom * width, device=grid.bits.device)
+        pixels = torch.arange(top * width, bottom * width, device=device)
         corner = torch.stack([pixels % width, pixels // width], 1).float()
         camera = torch.full_like(pixels, index)
         total: list[Tensor] = []
@@ -87,7 +88,7 @@ def render_bands(
             origins, directions = cameras.rays(camera, corner + offset)
             seen = shade_rays(
                 field,
-                grid,
+                guide,
                 origins,
                 directions,
                 sampling,
@@ -108,7 +109,7 @@ def render_bands(
 
 def render_view(
     field: RadianceField,
-    grid: OccupancyGrid,
+    guide: Guide,
     cameras: Cameras,
     index: int,
     background: tuple[float, float, float],
@@ -121,7 +122,7 @@ def render_view(
     """The whole image at once; memory_bytes, as `render_bands` takes it, does not count it."""
     bands = render_bands(
         field,
-        grid,
+        guide,
         cameras,
         index,
         background,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,10 +14,11 @@ from polyfield.cuda.march import Samples, march
 from polyfield.cuda.radiance import NO_EDGE, faded
 from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
-from polyfield.render.losses import HUBER_EDGE, huber, squared_error
+from polyfield.render.learning import learn_samples
+from polyfield.render.losses import HUBER_EDGE, LossKind, ray_loss
 from polyfield.render.occupancy import OccupancyGrid
+from polyfield.render.packed import keep_samples
 
-LossKind = Literal["squared", "huber"]
 STOP = 1e-4  # transmittance below which nothing more reaches the eye
 
 
@@ -73,22 +74,6 @@ def march_rays(
     )
 
 
-def keep_samples(samples: Samples, kept: Tensor) -> Samples:
-    """The samples marked in `kept` [samples], in order, with ray offsets that fit."""
-    chosen = torch.nonzero(kept)[:, 0]
-    ray = samples.ray[chosen]
-    counts = torch.bincount(ray, minlength=len(samples.ray_offsets) - 1)
-    offsets = torch.zeros_like(samples.ray_offsets)
-    offsets[1:] = counts.cumsum(0)
-    return Samples(
-        offsets,
-        samples.distance[chosen],
-        samples.length[chosen],
-        samples.position[chosen],
-        ray,
-    )
-
-
 def render_rays(
     field: RadianceField,
     grid: OccupancyGrid,
@@ -137,26 +122,24 @@ def learn_rays(
     stream: int = 0,
     rays_per_pixel: int = 1,
     loss_kind: LossKind = "squared",
+    distortion_weight: float = 0.0,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows along jittered rays, and its mean colour loss against `target`.
 
     loss_kind: `squared_error` or `huber` of render/losses.py. rays_per_pixel: so many rays, one
-    after the other, share a pixel: their mean is compared, and targets repeat. Gradients of the
-    loss are left with the field's parameters, as its backward pass would. A field that has a kernel
-    of its own for it takes that.
+    after the other, share a pixel: their mean is compared, and targets repeat. distortion_weight:
+    of `distortion`. Gradients of the loss are left with the field's parameters, as its backward
+    pass would. A field that has a kernel of its own for the loss takes that.
     """
-    fused = fused_rays.fused_field(field)
-    if fused is None:
-        seen = render_rays(
-            field, grid, origins, directions, background, sampling,
-            seed=seed, stream=stream, jitter=True,
-        )  # fmt: skip
-        means = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (seen.color, target)]
-        loss = (huber if loss_kind == "huber" else squared_error)(*means).mean()
-        if seen.samples_shaded:
-            loss.backward()
-        return seen, loss.detach()
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
+    fused = None if distortion_weight else fused_rays.fused_field(field)
+    if fused is None:
+        loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight)
+        learned = learn_samples(
+            field, samples, directions, background, loss_of, STOP, sampling.fade
+        )
+        counts = len(samples.distance), int(learned.visible.sum())
+        return Rendered(*learned[:3], *counts), learned.loss
     view, loss = fused_rays.learn_rays(
         fused, samples, directions, background, target, STOP,
         HUBER_EDGE if loss_kind == "huber" else NO_EDGE, rays_per_pixel,

@@ -75,6 +75,8 @@ SETTINGS = {
     "image_bytes": [0, -1, 1.5],
     "pixel": ["corner", [], None],
     "loss": ["x", {}],
+    "sampler": ["x", {}, [], None, 3],
+    "distortion": [-1, math.nan, math.inf, "1", None, True, 10**400],
     "wing": [1],
 }
 

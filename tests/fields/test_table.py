@@ -11,8 +11,9 @@ from torch import Generator, nn
 import polyfield.fields
 from polyfield.apps import checkpoint
 from polyfield.cuda.errors import InputError
-from polyfield.fields.field import RadianceField
+from polyfield.fields.field import TrainableField
 from polyfield.fields.optimiser import FieldOptimiser
+from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.table import FIELDS, arguments_of, build_field
 
 N = 300
@@ -45,7 +46,7 @@ def roughened(field):
 
 def offers_the_protocol(name, tmp_path):
     field = built(name)
-    assert isinstance(field, RadianceField) and isinstance(field, nn.Module)
+    assert isinstance(field, TrainableField) and isinstance(field, nn.Module)
 
 
 def has_the_shapes_and_ranges_of_a_radiance_field(name, tmp_path):
@@ -136,7 +137,15 @@ def fits_the_parameters_it_is_given(name, tmp_path):
         field = build_field(name, arguments)
         counts.append(sum(p.numel() for p in field.parameters()))
         assert counts[-1] < 1.2 * parameters
-    assert counts[0] < counts[1] < counts[2]
+    # A network need not fill the room: each of its numbers costs time at every sample.
+    assert counts[0] <= counts[1] <= counts[2]
+    small = build_field(name, arguments_of(FIELDS[name][0].fitted(256, 1 << 16)))
+    assert sum(p.numel() for p in small.parameters()) < counts[2]
+
+
+def tells_how_it_likes_to_learn(name, tmp_path):
+    assert 0 < built(name).learning_rate < 1
+    assert 256 <= FIELDS[name][0].samples_per_step <= 1 << 20
 
 
 CONTRACT = [
@@ -149,6 +158,7 @@ CONTRACT = [
     is_a_function_of_its_seed,
     has_typed_arguments_that_rebuild_it,
     fits_the_parameters_it_is_given,
+    tells_how_it_likes_to_learn,
 ]
 
 
@@ -158,7 +168,7 @@ def test_a_field_of_the_table(name, clause, tmp_path):
     clause(name, tmp_path)
 
 
-def test_every_module_of_fields_is_part_of_a_field_of_the_table():
+def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_proposes_to_it():
     """A backend without its line is found here, and so is a part that nothing uses."""
     defined = set()
     for found in pkgutil.iter_modules(polyfield.fields.__path__):
@@ -167,9 +177,9 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table():
             if isinstance(value, type) and issubclass(value, nn.Module):
                 if value.__module__ == module.__name__:
                     defined.add(value)
-    used = {type(part) for name in FIELDS for part in built(name).modules()}
-    for kind, constructor in FIELDS.values():
-        used |= {type(part) for part in constructor(kind.fitted(128, 1 << 12, 3)).modules()}
+    whole = [*(built(name) for name in FIELDS), ProposalNetwork()]
+    whole += [constructor(kind.fitted(128, 1 << 12, 3)) for kind, constructor in FIELDS.values()]
+    used = {type(part) for field in whole for part in field.modules()}
     assert defined and defined <= used
 
 

@@ -1,8 +1,11 @@
 """Learning from rays: the fused way and the composed one, and what both must leave behind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from polyfield.fields.contraction import Contracted
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 from polyfield.render.losses import huber, squared_error
@@ -31,26 +34,42 @@ def rays(count=RAYS):
     return origins, directions, background, wanted
 
 
-def learned(**options):
-    model = field()
+def learned(model=None, sampling=SAMPLING, **options):
+    model = model or field()
     origins, directions, background, wanted = rays()
     per_pixel = options.get("rays_per_pixel", 1)
     wanted = wanted[::per_pixel].repeat_interleave(per_pixel, 0)
     grid = full_grid(1, 32, torch.device("cpu"))
     seen, loss = learn_rays(
-        model, grid, origins, directions, background, wanted, SAMPLING, seed=3, stream=4, **options
+        model,
+        grid,
+        origins,
+        directions,
+        background,
+        wanted,
+        sampling,
+        seed=3,
+        stream=4,
+        **options,
     )
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     return seen, loss, gradients, wanted
 
 
+@pytest.mark.parametrize("fade, contraction", [(0.0, 0), (1.5, 0), (0.0, 2)])
 @pytest.mark.parametrize("per_pixel", [1, 2])
 @pytest.mark.parametrize("kind", ["squared", "huber"])
-def test_the_fused_way_is_the_composed_one(monkeypatch, kind, per_pixel):
-    options = {"loss_kind": kind, "rays_per_pixel": per_pixel}
-    seen, loss, gradients, _ = learned(**options)
+def test_the_fused_way_is_the_composed_one(monkeypatch, kind, per_pixel, fade, contraction):
+    def both():
+        model = field()
+        if contraction:
+            model.encoding = Contracted(model.encoding, contraction)
+        sampling = replace(SAMPLING, fade=fade)
+        return learned(model, sampling, loss_kind=kind, rays_per_pixel=per_pixel)
+
+    seen, loss, gradients, _ = both()
     monkeypatch.setenv("POLYFIELD_BACKEND", "reference")
-    expected_seen, expected_loss, expected, _ = learned(**options)
+    expected_seen, expected_loss, expected, _ = both()
     torch.testing.assert_close(seen.color, expected_seen.color, atol=2e-5, rtol=0)
     torch.testing.assert_close(seen.depth, expected_seen.depth, atol=2e-5, rtol=0)
     assert seen[3:] == expected_seen[3:]

@@ -1,0 +1,111 @@
+"""Learning from samples along rays: looked at whole, differentiated piece by piece in the cache."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from polyfield.cuda.composite import composite, visible_samples
+from polyfield.cuda.march import Samples
+from polyfield.cuda.radiance import faded
+from polyfield.fields.field import RadianceField
+from polyfield.render.losses import RayLoss
+from polyfield.render.packed import keep_samples, runs_of_rays, some_rays
+
+PIECE = {"cpu": 1 << 12, "cuda": 1 << 17}  # samples whose hidden values are alive at once
+
+
+class Learned(NamedTuple):
+    """What rays show, and what it was worth."""
+
+    color: Float[Tensor, "rays 3"]
+    opacity: Float[Tensor, " rays"]
+    depth: Float[Tensor, " rays"]
+    visible: Bool[Tensor, " samples"]
+    """Samples that light still reached; only they were shaded."""
+    weights: Float[Tensor, " samples"]
+    """Of each sample in what its ray shows; 0 where it cannot be seen."""
+    loss: Float[Tensor, ""]
+
+
+def learn_samples(
+    field: RadianceField,
+    samples: Samples,
+    directions: Float[Tensor, "rays 3"],
+    background: Float[Tensor, "rays 3"],
+    loss_of: RayLoss,
+    stop: float,
+    fade: float = 0.0,
+) -> Learned:
+    """What the field shows by these samples; gradients of the loss are left with its parameters.
+
+    directions: unit. Samples behind a transmittance of `stop` are left out; gradients of those
+    nearer than `fade` are scaled down, see `faded`. The field is asked
+    twice: without gradient for everything, then, once it is known what the loss wants of each
+    sample, once more for its own gradients. Hidden values never exist for more than a piece of the
+    samples, and none for those that cannot be seen.
+    """
+    piece = PIECE[samples.distance.device.type]
+    with torch.no_grad():
+        harmonics = field.encode_directions(directions)
+        looks = [
+            _look(field, some_rays(samples, first, last), harmonics[first:last], stop)
+            for first, last in runs_of_rays(samples, piece)
+        ]
+        density, color, visible = (torch.cat(found) for found in zip(*looks, strict=True))
+        seen = keep_samples(samples, visible)
+    density.requires_grad_()
+    color.requires_grad_()
+    near_density, near_color = faded(density, color, seen.distance, fade)
+    out = composite(
+        near_density,
+        seen.length,
+        torch.cat([near_color, seen.distance[:, None]], 1),
+        seen.ray_offsets,
+    )
+    shown = out.values[:, :3] + (1 - out.opacity)[:, None] * background
+    loss = loss_of(shown, out.weights, seen)
+    if len(seen.distance):
+        wanted = torch.autograd.grad(loss, (density, color))
+        _learn(field, seen, directions, wanted, piece)
+    weights = torch.zeros_like(samples.distance)
+    weights[visible] = out.weights.detach()
+    depth = out.values[:, 3] / out.opacity.clamp_min(1e-6)
+    return Learned(
+        shown.detach(), out.opacity.detach(), depth.detach(), visible, weights, loss.detach()
+    )
+
+
+def density_in_pieces(
+    field: RadianceField, x: Float[Tensor, "samples 3"]
+) -> Float[Tensor, " samples"]:
+    """The field's density at any number of points, without gradient."""
+    with torch.no_grad():
+        return torch.cat([field.density(part)[0] for part in x.split(PIECE[x.device.type])])
+
+
+def _look(
+    field: RadianceField, samples: Samples, harmonics: Tensor, stop: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    density, features = field.density(samples.position)
+    visible = visible_samples(density, samples.length, samples.ray_offsets, stop)
+    color = field.color(features[visible], harmonics[samples.ray[visible].long()])
+    return density[visible], color, visible
+
+
+def _learn(
+    field: RadianceField,
+    samples: Samples,
+    directions: Tensor,
+    wanted: tuple[Tensor, ...],
+    piece: int,
+) -> None:
+    parts = (t.split(piece) for t in (samples.position, samples.ray.long(), *wanted))
+    for x, ray, of_density, of_color in zip(*parts, strict=True):
+        with torch.enable_grad():
+            density, features = field.density(x)
+            color = field.color(features, field.encode_directions(directions)[ray])
+        torch.autograd.backward([density, color], [of_density, of_color])
