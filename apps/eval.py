@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.lpips_weights import find_lpips
 from polyfield.apps.mask_files import HALF
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import Scene
@@ -25,9 +28,14 @@ from polyfield.apps.trained import (
     load,
     scene_of,
 )
-from polyfield.apps.true_view import true_view
+from polyfield.apps.true_view import shown_image, true_view
 from polyfield.cuda.errors import InputError
-from polyfield.render.metrics import psnr_8bit, ssim
+from polyfield.render.lpips import PerceptualNetwork
+from polyfield.render.metrics import psnr_8bit, rounded_to_8bit, ssim
+
+COLORED = 64  # training images, at most, whose mean colour is the constant picture's
+PIXELS_AT_ONCE = 1 << 20
+LPIPS = "VGG, version 0.1, of both images at 8 bits"
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Eval:
     split: Literal["test", "val", "train"] = "test"
     """Which views to measure."""
     background: Literal["auto", "white", "black"] = "auto"
-    """Behind transparent pixels. auto: white, or a scene's own backdrop. Figures on different
-    backgrounds do not compare."""
+    """Behind transparent pixels. auto: the run's own, white where photographs have alpha. Figures
+    on different backgrounds do not compare."""
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
     scene: Annotated[Path | None, optional("SCENE")] = None
@@ -59,11 +67,16 @@ class EvalResult:
     """Of each image "psnr", "ssim" and "share", that of its pixels which count (1: all)."""
     protocol: dict[str, object]
     seconds_per_view: float
+    constant_psnr: float
+    """Mean of what a picture of one colour scores, the mean of the training images."""
+    lpips: float | None
+    """None where its weights are not on this machine: the protocol says so."""
 
 
 def evaluate(options: Eval) -> EvalResult:
-    """PSNR in dB and SSIM of each view of a split, and their means. Prints nothing.
+    """PSNR in dB, SSIM and, where its weights lie at hand, LPIPS of each view of a split.
 
+    Beside each PSNR stands that of a picture of the mean training colour. Prints nothing.
     InputError if this is no run, its scene is gone, or the split holds no view, or none of which
     masks leave anything.
     """
@@ -73,7 +86,17 @@ def evaluate(options: Eval) -> EvalResult:
     scene = scene_of(trained.settings, options.scene)
     images = scene_images(scene, 1 << 28)
     background = BACKGROUNDS.get(options.background)
-    return measure(trained, scene, images, options.split, background, options.samples_per_pixel)
+    network, why = find_lpips()
+    return measure(
+        trained,
+        scene,
+        images,
+        options.split,
+        background,
+        options.samples_per_pixel,
+        network=network,
+        without_network=why,
+    )
 
 
 def measure(
@@ -84,10 +107,14 @@ def measure(
     background: Color | None = None,
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
     within: float = math.inf,
+    *,
+    network: PerceptualNetwork | None = None,
+    without_network: str = "",
 ) -> EvalResult:
     """`evaluate` for a field and scene at hand, of as many evenly spread views as seconds allow.
 
     The first one tells how long a view takes. background: the run's own where none is given.
+    network: of LPIPS; without_network: why it is not measured where none is given.
     """
     background = background or trained.settings.background
     held = scene.splits.get(split, torch.zeros(0)).tolist()
@@ -97,6 +124,8 @@ def measure(
         raise InputError(f"--split {split}", "holds no view", f"one with views: {there}")
     device = trained.grid.bits.device
     cameras = scene.cameras.transformed(trained.to_field).to(device)
+    colored = spread(scene.splits["train"].tolist(), COLORED)
+    constant = mean_color(images, colored, background)
     found: dict[str, dict[str, float]] = {}
     seconds = 0.0
     while len(found) < len(frames):
@@ -115,24 +144,33 @@ def measure(
         )
         seconds += time.perf_counter() - begin
         color = view.color.cpu()
-        found[scene.frame_names[frame]] = {
+        score = {
             "psnr": psnr_8bit(color, truth.color, truth.kept),
+            "constant_psnr": psnr_8bit(constant.expand_as(color), truth.color, truth.kept),
             "ssim": ssim(color, truth.color, truth.kept),
             "share": truth.share,
         }
+        if network is not None:
+            score["lpips"] = network.distance(rounded_to_8bit(color), rounded_to_8bit(truth.color))
+        found[scene.frame_names[frame]] = score
         if frame == held[0] and seconds * len(held) > within:
             frames = spread(held, max(1, int(within / seconds)))
     if not found:
         got = f"ignore all of the {len(scene.splits[split])} views of {split}"
         raise InputError("masks", got, "pixels to measure")
+
+    def mean(name: str) -> float:
+        return sum(score[name] for score in found.values()) / len(found)
+
+    said = LPIPS if network else f"not measured ({without_network})" if without_network else ""
     sizes = sorted({scene.sizes[frame] for frame in frames})
     masked = ""
     if scene.masks:
         masked = " whose middle pixel counts; pixels that do not count are set to the photograph's"
     left_out = len(scene.splits[split]) - len(held)
     return EvalResult(
-        psnr=sum(v["psnr"] for v in found.values()) / len(found),
-        ssim=sum(v["ssim"] for v in found.values()) / len(found),
+        psnr=mean("psnr"),
+        ssim=mean("ssim"),
         images=found,
         protocol={
             "split": split,
@@ -144,8 +182,12 @@ def measure(
             "rounding": "both images to 8 bits, PSNR per image, mean over images",
             "ssim": "11x11 Gaussian window, sigma 1.5, valid windows only" + masked,
             "samples_per_pixel": samples_per_pixel,
-        },
+            "constant picture": f"the mean colour of {len(colored)} training images",
+        }
+        | ({} if not said else {"LPIPS": said}),
         seconds_per_view=seconds / len(found),
+        constant_psnr=mean("constant_psnr"),
+        lpips=None if network is None else mean("lpips"),
     )
 
 
@@ -167,12 +209,45 @@ def spread(frames: list[int], count: int) -> list[int]:
     return [frames[index * len(frames) // count] for index in range(count)]
 
 
+def mean_color(images: ImageStore, frames: list[int], background: Color) -> Float[Tensor, " 3"]:
+    """The mean over pixels, then over images, of sRGB on a background; one image at a time."""
+    total = torch.zeros(3, dtype=torch.float64)
+    for frame in frames:
+        pixels = images.image(frame).flatten(0, 1)
+        for part in pixels.split(PIXELS_AT_ONCE):
+            shown = shown_image(part[None], background)
+            total += shown.sum((0, 1), dtype=torch.float64) / len(pixels)
+    return (total / max(1, len(frames))).float()
+
+
 def summary(result: EvalResult) -> str:
     """A table for the terminal."""
-    rows = []
-    for name, found in result.images.items():
-        pixels = "" if found["share"] == 1 else f"  {100 * found['share']:.3g} % of its pixels"
-        rows.append(f"{name:>12}  {found['psnr']:6.2f} dB  {found['ssim']:.4f}{pixels}")
-    protocol = ", ".join(f"{key} {value}" for key, value in result.protocol.items())
-    mean = f"{'mean':>12}  {result.psnr:6.2f} dB  {result.ssim:.4f}"
-    return "\n".join([*rows, mean, f"({protocol}; {result.seconds_per_view:.2f} s a view)"])
+    means = {"psnr": result.psnr, "constant_psnr": result.constant_psnr, "ssim": result.ssim}
+    means |= {} if result.lpips is None else {"lpips": result.lpips}
+    width = max(12, *map(len, result.images))
+    heads = "      PSNR   constant    SSIM" + ("" if result.lpips is None else "   LPIPS")
+    lines = [" " * width + heads]
+    for name, score in [*result.images.items(), ("mean", means)]:
+        line = f"{name:>{width}}  {score['psnr']:6.2f} dB  {score['constant_psnr']:6.2f} dB  "
+        line += "  ".join(f"{score[key]:.4f}" for key in ("ssim", "lpips") if key in score)
+        part = score.get("share", 1.0)
+        lines.append(line + ("" if part == 1 else f"  {100 * part:.3g} % of its pixels"))
+    background = f"background {_color_name(result.protocol['background'])}"
+    others = {k: v for k, v in result.protocol.items() if k not in ("background", "LPIPS")}
+    protocol = ", ".join([background, *(f"{key} {value}" for key, value in others.items())])
+    return "\n".join(
+        [
+            *lines,
+            "Beside each figure stands the score of a constant picture of the mean training"
+            " colour.",
+            f"LPIPS: {result.protocol['LPIPS']}",
+            f"({protocol}; {result.seconds_per_view:.2f} s a view)",
+        ]
+    )
+
+
+def _color_name(color: object) -> str:
+    for name, known in BACKGROUNDS.items():
+        if color == list(known):
+            return name
+    return str(color)

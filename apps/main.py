@@ -42,7 +42,7 @@ VERBS = {
         "train_command",
     ),
     "render": Verb(
-        "Render views of a trained run: held-out ones or a turntable.",
+        "Render views of a trained run: held-out ones, or a flight as a film.",
         "polyfield.apps.render",
         "Render",
         "polyfield.apps.render",

@@ -1,4 +1,4 @@
-"""`polyfield render`: held-out views as images, or a turntable as a video."""
+"""`polyfield render`: views of a run as images or as a film."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.option_help import DEVICE, optional
-from polyfield.apps.trained import (
-    SAMPLES_PER_PIXEL,
-    Trained,
-    check_samples_per_pixel,
-    load,
-    orbit_cameras,
-    scene_of,
+from polyfield.apps.shots import (
+    KINDS,
+    Wish,
+    file_shots,
+    held_out_shots,
+    interpolated_shots,
+    spiral_shots,
+    turntable_shots,
 )
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, check_samples_per_pixel, load
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
-from polyfield.render.paths import turntable
+from polyfield.render.cameras import Cameras, LensKind
 from polyfield.render.view import View
 
-MOST_FRAMES = 100_000
+VIEWS = ("turntable", "test", "spiral", "interpolate")
+FILMS = (".mp4", ".webp")
+_NO_FOLDERS = (".avi", ".gif", ".jpg", ".jpeg", ".m4v", ".mkv", ".mov", ".png", ".tif", ".webm")
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,28 @@ class Render:
 
     run: Positional[Path]
     """Folder that `polyfield train` wrote."""
-    views: Literal["test", "turntable"] = "turntable"
-    """The held-out views as images, or a way around the subject as a video."""
+    views: Annotated[str, arg(metavar="turntable|test|spiral|interpolate|FILE.json")] = "turntable"
+    """A way around the subject; the held-out views; a spiral before a forward-facing capture; a
+    flight from view to view; or the camera path in a file of nerfstudio's form."""
     out: Annotated[Path | None, optional("DIR|FILE")] = None
-    """A folder for the images, or a file .mp4 or .webp for the turntable; else in the run."""
+    """A folder for images, or a film .mp4 or .webp. The default lies in the run: images of test
+    views, a film of all others."""
     size: Annotated[str | None, optional("WxH")] = None
-    """In pixels. The default is the photographs' size."""
+    """In pixels. The default is the photographs' size, or the camera path's."""
+    lens: Annotated[LensKind | None, optional("perspective|fisheye|equirectangular")] = None
+    """What to look through. The default is the photographs' lens, or the camera path's."""
+    field_of_view: Annotated[float | None, optional("DEGREES")] = None
+    """From the upper border to the lower. The default is the photographs', a fisheye's 180."""
+    split: Literal["train", "val", "test"] = "train"
+    """Which views `interpolate` flies through."""
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
-    frames: int = 90
-    """How many the turntable has."""
-    fps: float = 30.0
-    """Frames a second of the turntable."""
+    frames: Annotated[int | None, optional("N")] = None
+    """Of a film. The default follows from its seconds."""
+    seconds: Annotated[float | None, optional("S")] = None
+    """Length of a film: 3 for a turntable, 5 for a spiral, by the way for interpolate."""
+    fps: Annotated[float | None, optional("RATE")] = None
+    """Frames a second of a film: 30, or the camera path's."""
     scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, if it is no longer where it was trained from."""
     memory: float = 0.25
@@ -67,32 +81,63 @@ class RenderResult:
     """What was written."""
 
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What of the camera path was adjusted or is not followed."""
 
 
 def render(options: Render) -> RenderResult:
     """Render what the options ask for; prints nothing.
 
-    A turntable is a film. Test views are PNG files named after the frame's image: `r_0.png` (sRGB
-    on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png` (16 bits: thousandths of
-    the scene's unit along the ray; 0 where most light passes, 65535 for that and more) and
-    `r_0.normal.png` (0.5 + 0.5 n of the normal in the user's axes, see render.view.View).
-    Raises InputError for a run, size or place of no use.
+    A film shows colours. A folder gets four PNG files a view, named after the frame's image or
+    numbered: `r_0.png` (sRGB on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png`
+    (16 bits: thousandths of the scene's unit along the ray; 0 where most light passes, 65535 for
+    that and more) and `r_0.normal.png` (0.5 + 0.5 n of the normal in the user's axes, see
+    render.view.View). Raises InputError for a run, views, size or place of no use.
     """
     device = choose_device(options.device)
     if not 0 < options.memory <= 1e6:
         raise InputError("--memory", str(options.memory), "GB above 0, at most a million")
-    if not 2 <= options.frames <= MOST_FRAMES:
-        raise InputError("--frames", str(options.frames)[:80], f"2 to {MOST_FRAMES:,}")
     check_samples_per_pixel(options.samples_per_pixel)
-    size = _size(options.size)
+    wish = Wish(
+        _size(options.size),
+        options.lens,
+        options.field_of_view,
+        options.frames,
+        options.seconds,
+        options.fps,
+    )
+    from_file = Path(options.views).suffix.lower() == ".json"
+    if not from_file and options.views not in VIEWS:
+        expected = f"{', '.join(VIEWS)} or a camera path FILE.json"
+        raise InputError("--views", repr(options.views[:80]), expected)
+    out, film = _place(options, Path(options.views).stem if from_file else options.views)
     trained = load(options.run, device)
     trained.memory_bytes = int(options.memory * 1e9)
-    if options.views == "test":
-        return _render_test(options, trained, size, device)
-    out = options.out or options.run / "renders" / "turntable.mp4"
-    frames = turntable_frames(trained, options.frames, size, options.samples_per_pixel)
-    write_video(out, frames, options.fps)
-    return RenderResult((str(out),))
+    scene = options.scene or Path(trained.settings.scene)
+    _refuse_within_scene(out, scene, options.run)
+    if from_file:
+        shots = file_shots(trained, Path(options.views), wish)
+    elif options.views == "test":
+        shots = held_out_shots(trained, scene, wish)
+    elif options.views == "interpolate":
+        shots = interpolated_shots(trained, scene, options.split, wish)
+    else:
+        choose = spiral_shots if options.views == "spiral" else turntable_shots
+        shots = choose(trained, wish)
+    if film:
+        frames = film_frames(trained, shots.cameras, options.samples_per_pixel)
+        write_video(out, frames, shots.fps)
+        return RenderResult((str(out),), shots.notes)
+    make_folder(out)
+    cameras = shots.cameras.to(device)
+    files: list[str] = []
+    for index, name in enumerate(shots.names):
+        bands = trained.bands(
+            cameras, index, samples_per_pixel=options.samples_per_pixel, normals=True
+        )
+        size = int(cameras.width[index]), int(cameras.height[index])
+        files += write_view(out, name, size, bands, trained.to_field)
+    return RenderResult(tuple(files), shots.notes)
 
 
 def turntable_frames(
@@ -102,11 +147,16 @@ def turntable_frames(
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Images of one turn around what the training cameras look at."""
-    poses = torch.tensor(trained.settings.orbit["camera_to_world"])
-    path = turntable(poses, frames)
-    width, height = size or tuple(trained.settings.orbit["size"])
-    cameras = orbit_cameras(trained.settings, path, (width, height)).to(trained.grid.bits.device)
-    for index in range(frames):
+    shots = turntable_shots(trained, Wish(size=size, frames=frames))
+    yield from film_frames(trained, shots.cameras, samples_per_pixel)
+
+
+def film_frames(
+    trained: Trained, cameras: Cameras, samples_per_pixel: int = SAMPLES_PER_PIXEL
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """What cameras of the field's frame see, one after the other."""
+    cameras = cameras.to(trained.grid.bits.device)
+    for index in range(len(cameras)):
         bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
         yield np.concatenate([to_8bit(band.color) for band in bands])
 
@@ -114,31 +164,6 @@ def turntable_frames(
 def to_8bit(image: Float[Tensor, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """[0, 1] to 0..255, rounded."""
     return (image.cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
-def _render_test(
-    options: Render, trained: Trained, size: tuple[int, int] | None, device: torch.device
-) -> RenderResult:
-    scene = scene_of(trained.settings, options.scene)
-    test = scene.splits["test"].tolist()
-    if not test:
-        raise InputError("--views test", "the scene has no test views", "a scene with a test split")
-    cameras = scene.cameras.transformed(trained.to_field)
-    if size is not None:
-        cameras = cameras.resized(*size)
-    cameras = cameras.to(device)
-    out = options.out or options.run / "renders" / "test"
-    if os.path.isfile(out) or out.suffix.lower() in (".mp4", ".webp"):
-        raise InputError(f"--out {out}", "is a file", "a folder for the images")
-    make_folder(out)
-    files: list[str] = []
-    for frame in test:
-        bands = trained.bands(
-            cameras, frame, samples_per_pixel=options.samples_per_pixel, normals=True
-        )
-        shape = int(cameras.width[frame]), int(cameras.height[frame])
-        files += write_view(out, scene.frame_names[frame], shape, bands, trained.to_field)
-    return RenderResult(tuple(files))
 
 
 def write_view(
@@ -150,7 +175,7 @@ def write_view(
     leads from the user's. The four files appear whole or not at all. Raises InputError where they
     cannot be written.
     """
-    kinds = {"": (3, 8), ".opacity": (1, 8), ".depth": (1, 16), ".normal": (3, 8)}
+    kinds = dict(zip(KINDS, ((3, 8), (1, 8), (1, 16), (3, 8)), strict=True))
     paths = {kind: out / f"{name}{kind}.png" for kind in kinds}
     to_user = to_field.rotation.T.float()
     with ExitStack() as stack:
@@ -169,6 +194,33 @@ def write_view(
     return [str(path) for path in paths.values()]
 
 
+def _place(options: Render, name: str) -> tuple[Path, bool]:
+    """Where the pictures go, and whether they become a film there."""
+    test = options.views == "test"
+    out = options.out or options.run / "renders" / (name if test else f"{name}.mp4")
+    where, suffix, folder = f"--out {out}", out.suffix.lower(), os.path.isdir(out)
+    if suffix in FILMS and not folder:
+        if test:
+            raise InputError(where, "is a file", "a folder for the images")
+        return out, True
+    if os.path.isfile(out) or (suffix in _NO_FOLDERS and not folder):
+        expected = f"a folder for images, or a film {' or '.join(FILMS)}"
+        raise InputError(where, f"suffix {suffix!r}" if suffix else "is a file", expected)
+    return out, False
+
+
+def _refuse_within_scene(out: Path, scene: Path, run: Path) -> None:
+    """Pictures of a view bear the name of its photograph, and would take its place."""
+    try:
+        place, folder = Path(os.path.realpath(out)), Path(os.path.realpath(scene))
+        inside = place.is_relative_to(folder) and not place.is_relative_to(os.path.realpath(run))
+    except (OSError, ValueError):  # a name that none can have
+        return
+    if inside:
+        got = f"lies within the scene {scene}"
+        raise InputError(f"--out {out}", got, "another place", "Photographs could be overwritten.")
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -184,4 +236,4 @@ def summary(result: RenderResult) -> str:
     """Where the pictures are."""
     first = result.files[0]
     more = f" and {len(result.files) - 1} more" if len(result.files) > 1 else ""
-    return f"wrote {first}{more}"
+    return "\n".join([*result.notes, f"wrote {first}{more}"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,6 +14,8 @@ from torch import Tensor
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.render.lenses import MODELS
+
+LensKind = Literal["perspective", "fisheye", "equirectangular"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,3 +147,45 @@ class Cameras:
             change(self.height),
             self.model,
         )
+
+
+def ideal_cameras(
+    camera_to_world: Float[Tensor, "n 3 4"],
+    lens: LensKind,
+    field_of_view: Float[Tensor, " n"],
+    width: int,
+    height: int,
+) -> Cameras:
+    """Cameras without flaws at these poses: square pixels, the axis through the middle.
+
+    field_of_view: degrees from the middle of the upper border to that of the lower, above 0; under
+    180 for perspective, at most 360 for a fisheye (equidistant: as many pixels from the middle as
+    the ray is degrees from the axis; what is 180 degrees and more from it has no ray).
+    equirectangular shows the whole sphere instead, once, the axis in the middle, whatever the size.
+    Raises InputError for an angle out of these ranges.
+    """
+    n = len(camera_to_world)
+    angle = field_of_view.double().deg2rad()
+    limit = {"perspective": math.pi * (1 - 1e-9), "fisheye": 2 * math.pi * (1 + 1e-9)}.get(lens)
+    if limit is not None and not bool(((angle > 0) & (angle < limit)).all()):
+        got = f"{field_of_view.amin():g} to {field_of_view.amax():g} degrees"
+        expected = "above 0, under 180" if lens == "perspective" else "above 0, at most 360"
+        raise InputError(f"field of view of a {lens} lens", got, expected)
+    if lens == "perspective":
+        focal = (height / 2 / torch.tan(angle / 2))[:, None].expand(n, 2)
+    elif lens == "fisheye":
+        focal = (height / angle)[:, None].expand(n, 2)
+    else:
+        both = [[width / (2 * math.pi), height / math.pi]]
+        focal = torch.tensor(both, dtype=torch.float64).expand(n, 2)
+    models = {"perspective": "PINHOLE", "fisheye": "OPENCV_FISHEYE"}
+    dtype = camera_to_world.dtype
+    return Cameras(
+        camera_to_world=camera_to_world,
+        focal=focal.to(dtype),
+        center=torch.tensor([[width / 2, height / 2]], dtype=dtype).expand(n, 2),
+        distortion=torch.zeros(n, 4, dtype=dtype),
+        width=torch.full((n,), width),
+        height=torch.full((n,), height),
+        model=models.get(lens, "EQUIRECTANGULAR"),
+    )

@@ -86,6 +86,9 @@ def render_bands(
         total: list[Tensor] = []
         for offset in offsets:
             origins, directions = cameras.rays(camera, corner + offset)
+            # Beyond what a fisheye shows, 180 degrees from its axis, a pixel has no ray.
+            there = directions.isfinite().all(1)
+            directions[~there] = directions.new_tensor([0.0, 0.0, 1.0])
             seen = shade_rays(
                 field,
                 guide,
@@ -96,6 +99,8 @@ def render_bands(
                 memory_bytes=memory_bytes // 2,
             )
             found = [channel for channel in seen if channel is not None]
+            for channel in found:
+                channel[~there] = 0
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         color, opacity, depth, *normal = (channel / samples_per_pixel for channel in total)
         shape = (bottom - top, width)

@@ -48,3 +48,41 @@ def scene(tmp_path_factory):
     splits = {"train": made[2:], "val": made[:1], "test": made[1:2]}
     write_nerf_synthetic(folder, splits, ANGLE)
     return folder
+
+
+class AnalyticBall(torch.nn.Module):
+    """The ball of `scene`, dense and of its colours, in the unit cube of a similarity."""
+
+    def __init__(self, to_field):
+        super().__init__()
+        self.to_user = to_field.inverse()
+
+    def density(self, x):
+        points = self.to_user.apply(x)
+        return 2000 * torch.sigmoid(500 * (RADIUS - points.norm(dim=1))), points
+
+    def encode_directions(self, directions):
+        return directions
+
+    def color(self, features, harmonics):
+        return (0.5 + 0.4 * features / RADIUS).clamp(0, 1)
+
+
+@pytest.fixture
+def ball_run(scene, monkeypatch, tmp_path):
+    """A run of `scene` whose field is exact: what the commands load, whatever run they are given.
+
+    Its folder; `render` and `eval` find it there.
+    """
+    from polyfield.apps.scene import load_scene
+    from polyfield.apps.trained import Trained, settings_of
+    from polyfield.render.occupancy import full_grid
+
+    found = load_scene(scene)
+    settings = settings_of(found, "hash-grid", {}, 0, 1024, 1 << 20)
+    grid = full_grid(found.grid_levels, 64, torch.device("cpu"))
+    run = Trained(settings, AnalyticBall(found.to_field), grid, found.to_field)
+    for verb in ("render", "eval"):
+        monkeypatch.setattr(f"polyfield.apps.{verb}.load", lambda path, device: run)
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"

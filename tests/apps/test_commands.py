@@ -197,7 +197,7 @@ def test_the_result_goes_to_a_machine_too(run, tmp_path, capsys):
         assert main([name, str(out), *options, "--json", str(path)]) == 0
         assert isinstance(json.loads(path.read_text()), dict)
     result = json.loads((tmp_path / "eval.json").read_text())
-    assert set(result["images"]["r_1"]) == {"psnr", "ssim", "share"}
+    assert set(result["images"]["r_1"]) == {"psnr", "constant_psnr", "ssim", "share"}
     assert result["psnr"] == pytest.approx(result["images"]["r_1"]["psnr"])
     assert result["protocol"]["background"] == [1.0, 1.0, 1.0]
     assert result["protocol"] | {"split": "test", "resolution": ["40x40"]} == result["protocol"]
@@ -248,7 +248,7 @@ def test_a_render_of_any_size_needs_no_more_memory(run, tmp_path):
 def test_what_cannot_be_rendered_is_refused_before_anything_is_written(run, tmp_path, capsys):
     for options in (
         ["--views", "test", "--out", str(tmp_path / "a.mp4")],
-        ["--out", str(tmp_path / "folder")],
+        ["--out", str(tmp_path / "film.avi")],
         ["--size", "12by3", "--out", str(tmp_path / "a.mp4")],
         ["--size", "0x3", "--out", str(tmp_path / "a.mp4")],
         ["--frames", "1", "--out", str(tmp_path / "new" / "a.mp4")],
