@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from polyfield.apps.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,7 @@ def deviations(values: Float[Tensor, " n"], least: float) -> Float[Tensor, " n"]
     return (values - middle) / spread.clamp(min=least)
 
 
-def several(names: Sequence[str], most: int = 4) -> str:
-    """Names in a sentence, cut where there are too many to read."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def short_number(value: float) -> str:
-    """A length for a sentence: three digits."""
-    return f"{value:.3g}" if math.isfinite(value) else "infinite"
+def file_of(scene: Scene, frame: int) -> str:
+    """A frame's photograph, relative to the scene's folder."""
+    path = scene.image_paths[frame]
+    return str(path.relative_to(scene.folder)) if path.is_relative_to(scene.folder) else path.name

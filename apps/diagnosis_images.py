@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from polyfield.apps.diagnosis import Warning, deviations
+from polyfield.apps.diagnosis import Warning, deviations, file_of
 from polyfield.apps.epipolar import MatchedPair
 from polyfield.apps.scene import Scene
 from polyfield.apps.view_samples import ViewSample
@@ -37,7 +37,7 @@ def unreadable(errors: dict[int, InputError], scene: Scene) -> list[Warning]:
     return [
         Warning(
             "unreadable",
-            _name(scene, frame),
+            file_of(scene, frame),
             f"{error.got}.",
             "Copy or export it again, or take its frame out; training stops at it.",
             (frame,),
@@ -65,7 +65,7 @@ def blurred(scene: Scene, samples: Samples) -> list[Warning]:
     return [
         Warning(
             "blurred",
-            _name(scene, frames[place]),
+            file_of(scene, frames[place]),
             f"blurred: its fine detail has {100 * math.exp(-float(worst[place])):.2g} % of the "
             "energy that it has in the other photographs.",
             "Leave it out or take it again.",
@@ -93,7 +93,7 @@ def badly_exposed(scene: Scene, samples: Samples) -> list[Warning]:
             if share > usual + _CLIPPED:
                 sentence = f"{kind}: {100 * share:.0f} % of it is plain {word}."
                 remedy = "Leave it out or develop it like the others."
-                warnings.append(Warning(kind, _name(scene, frame), sentence, remedy, (frame,)))
+                warnings.append(Warning(kind, file_of(scene, frame), sentence, remedy, (frame,)))
     return warnings
 
 
@@ -116,7 +116,7 @@ def exposure_drift(
             ratio = math.exp(float(away[place]))
             sentence = f"exposed unlike its neighbours: {ratio:.2g} times as bright."
             remedy = "Develop all photographs alike, or leave it out."
-            where = _name(scene, frames[place])
+            where = file_of(scene, frames[place])
             warnings.append(Warning("exposure", where, sentence, remedy, (frames[place],)))
     gains = [abs(math.log(pair.gain)) for pair in pairs]
     if len(gains) >= 5 and (usual := float(np.median(gains))) > _DRIFT:
@@ -135,7 +135,7 @@ def empty_views(scene: Scene, samples: Samples) -> list[Warning]:
     return [
         Warning(
             "empty",
-            _name(scene, frame),
+            file_of(scene, frame),
             f"it shows nothing of the subject: all of it is {what}.",
             "Leave it out, or look at its mask and its alpha channel.",
             (frame,),
@@ -157,20 +157,22 @@ def copies(scene: Scene, samples: Samples) -> list[Warning]:
         for frame in frames:
             group[frame] = frames[0]
         for frame in frames[1:]:
-            first = _name(scene, frames[0])
+            first = file_of(scene, frames[0])
             sentence = f"the same picture as {first}, pixel for pixel."
             if _apart(scene, frame, frames[0]):
                 sentence = f"{sentence[:-1]}, with another pose: one of them is wrong."
             elif _held_out(scene, frame) != _held_out(scene, frames[0]):
                 sentence = f"{sentence[:-1]}, one trained on and one held out: figures flatter."
-            remedy = f"Keep one of the two ({_name(scene, frames[0])} or {_name(scene, frame)})."
-            warnings.append(Warning("copy", _name(scene, frame), sentence, remedy, (frame,)))
+            remedy = (
+                f"Keep one of the two ({file_of(scene, frames[0])} or {file_of(scene, frame)})."
+            )
+            warnings.append(Warning("copy", file_of(scene, frame), sentence, remedy, (frame,)))
     for frame, other in _alike(samples):
         if group.get(frame) == group.get(other) or not _apart(scene, frame, other):
             continue
-        sentence = f"nearly the same picture as {_name(scene, other)}, with another pose."
+        sentence = f"nearly the same picture as {file_of(scene, other)}, with another pose."
         remedy = "If the subject does not look alike from both, one of the poses is wrong."
-        warnings.append(Warning("copy", _name(scene, frame), sentence, remedy, (frame,)))
+        warnings.append(Warning("copy", file_of(scene, frame), sentence, remedy, (frame,)))
     return warnings
 
 
@@ -226,11 +228,3 @@ def _apart(scene: Scene, first: int, second: int) -> bool:
 
 def _held_out(scene: Scene, frame: int) -> bool:
     return not bool((scene.splits["train"] == frame).any())
-
-
-def _name(scene: Scene, frame: int) -> str:
-    path = scene.image_paths[frame]
-    return str(path.relative_to(scene.folder)) if path.is_relative_to(scene.folder) else path.name
-
-
-

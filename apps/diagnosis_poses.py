@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from polyfield.apps.diagnosis import Warning
+from polyfield.apps.diagnosis import Warning, file_of
 from polyfield.apps.epipolar import MatchedPair, agreement, free_agreement
 from polyfield.apps.pose_conventions import Convention, conventions
 from polyfield.apps.scene import Scene
@@ -56,9 +56,7 @@ def subject_hull(scene: Scene, samples: dict[int, ViewSample]) -> Outlines | Non
     return Outlines(chosen, visual_hull(scene.cameras.select(chosen), outlines))
 
 
-def outline_verdict(
-    scene: Scene, samples: dict[int, ViewSample], found: Outlines
-) -> Verdict:
+def outline_verdict(scene: Scene, samples: dict[int, ViewSample], found: Outlines) -> Verdict:
     """Which reading of the poses agrees best with the outlines of the subject."""
     outlines = torch.stack([outline(samples[frame].mask) for frame in found.frames.tolist()])
 
@@ -110,7 +108,7 @@ def lone_views(scene: Scene, found: Outlines) -> list[Warning]:
                 f"in others {usual})."
             )
             remedy = "Its pose or its picture belongs to another view; mend it or leave it out."
-            name = scene.image_paths[frame].name
+            name = file_of(scene, frame)
             warnings.append(Warning("pose", name, sentence, remedy, (frame,)))
     return warnings
 
@@ -123,7 +121,7 @@ def cameras_inside(scene: Scene, found: Outlines | None) -> list[Warning]:
     return [
         Warning(
             "inside",
-            scene.image_paths[frame].name,
+            file_of(scene, frame),
             "its camera stands inside the subject, as the outlines show it.",
             "Check its position, and the unit of it.",
             (frame,),

@@ -27,9 +27,9 @@ class Features:
 def find_features(luma: Float[Tensor, "height width"], most: int = 600) -> Features:
     """Up to `most` corners of a picture at four scales, described by gradients around them.
 
-    Corners by their smaller structure eigenvalue (Shi and Tomasi 1994), an orientation each and a
-    histogram of gradients over 4 x 4 cells (SIFT, Lowe 2004), the root of which is compared
-    (Arandjelovic and Zisserman 2012). Turned and resized pictures give the same descriptors, nearly.
+    Corners by their smaller structure eigenvalue (Shi and Tomasi 1994), an orientation each, a
+    histogram of gradients over 4 x 4 cells (SIFT, Lowe 2004) whose root is compared
+    (Arandjelovic and Zisserman 2012): nearly the same for turned and resized pictures.
     """
     pixels, descriptors = [torch.zeros(0, 2)], [torch.zeros(0, 128)]
     total = sum(1 / scale for scale in SCALES)
@@ -125,6 +125,4 @@ def _described(gradient: Tensor, corners: Tensor) -> Tensor:
 def _sampled(gradient: Tensor, pixels: Tensor) -> Tensor:
     """gradient [2, h, w] at (x, y) [n, s, 2], whole numbers at the pixels' centres: [2, n, s]."""
     size = torch.tensor([gradient.shape[2], gradient.shape[1]])
-    return grid_sample(
-        gradient[None], (2 * pixels + 1)[None] / size - 1, align_corners=False
-    )[0]
+    return grid_sample(gradient[None], (2 * pixels + 1)[None] / size - 1, align_corners=False)[0]

@@ -72,7 +72,9 @@ def conventions(cameras: Cameras, kind: str) -> list[Convention]:
             names, todo = [fault] if fault else [], [remedy] if remedy else []
             if axes:
                 names.append(_axes_fault(axes, kind))
-                todo.append(f"{'negate' if todo else 'Negate'} the {part} of {axes} of the rotation")
+                todo.append(
+                    f"{'negate' if todo else 'Negate'} the {part} of {axes} of the rotation"
+                )
             turned = replace(cameras, camera_to_world=(poses @ flip)[:, :3])
             found.append(Convention(", and ".join(names), ", then ".join(todo), turned))
     return found

@@ -98,9 +98,7 @@ def sample_of(
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     thumbnail = Image.fromarray(pixels.numpy()).resize(small, Image.Resampling.BOX)
     # A thin part of the subject must not vanish: its share of a cell counts, not the nearest pixel.
-    share = Image.fromarray(mask.numpy().astype(np.uint8) * 255).resize(
-        small, Image.Resampling.BOX
-    )
+    share = Image.fromarray(mask.numpy().astype(np.uint8) * 255).resize(small, Image.Resampling.BOX)
     return ViewSample(
         torch.from_numpy(np.array(thumbnail)),
         torch.from_numpy(np.array(share)) > 127,
