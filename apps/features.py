@@ -95,10 +95,12 @@ def _described(gradient: Tensor, corners: Tensor) -> Tensor:
     found = _sampled(gradient, corners[:, None] + grid)
     angle = torch.atan2(found[1], found[0])
     strength = torch.hypot(found[0], found[1]) * weight
-    # The main direction: the centre of mass around the fullest of 36 overlapping bins.
-    bins = torch.arange(36) * (2 * math.pi / 36)
-    near = (torch.cos(angle[:, :, None] - bins) - math.cos(math.radians(25))).clamp(min=0)
-    main = bins[(near * strength[:, :, None]).sum(1).argmax(1)]
+    # The main direction: where a histogram of 36 bins, smoothed, is fullest.
+    bins = (angle * (36 / (2 * math.pi))).floor().long() % 36
+    counts = torch.zeros(len(angle), 36).scatter_add(1, bins, strength)
+    for _ in range(2):
+        counts = (counts.roll(1, 1) + counts + counts.roll(-1, 1)) / 3
+    main = (counts.argmax(1) + 0.5) * (2 * math.pi / 36)
     gap = torch.remainder(angle - main[:, None] + math.pi, 2 * math.pi) - math.pi
     close = strength * (gap.abs() < math.radians(25))
     main = main + (gap * close).sum(1) / close.sum(1).clamp(min=1e-9)

@@ -143,7 +143,7 @@ def _second_differences(picture: Tensor, inside: Tensor) -> Tensor:
     if min(picture.shape[2:]) < 3:
         return unknown
     kept = -max_pool2d(-inside, 3, stride=1)[0, 0] > 0.5
-    if int(kept.sum()) < 50:
+    if int(kept.sum()) < _FEWEST_PIXELS:
         return unknown
     image = picture[0, 0]
     height, width = image.shape

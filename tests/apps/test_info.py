@@ -55,7 +55,7 @@ def test_a_sound_scene_of_an_object_has_its_facts_and_no_warning(scene):
     assert found.up == pytest.approx((0, 0, 1), abs=1e-6)
     assert found.coverage.inward and found.coverage.distance == pytest.approx((4, 4), rel=1e-4)
     assert found.coverage.highest == pytest.approx(53.1, abs=0.1)
-    assert found.coverage.widest_gap < 30 and found.coverage.sphere > 0.9
+    assert found.coverage.widest_gap < 30 and found.coverage.sphere > 0.85
 
 
 def test_a_sound_scene_of_a_room_has_no_warning_and_its_poses_are_confirmed(write_room):
@@ -134,7 +134,8 @@ def test_photographs_without_any_texture_confirm_nothing_and_accuse_nobody(write
 
 
 @pytest.mark.parametrize(
-    "blur", [ImageFilter.GaussianBlur(1.2), ImageFilter.GaussianBlur(4), ImageFilter.BoxBlur((4, 0))]
+    "blur",
+    [ImageFilter.GaussianBlur(1.2), ImageFilter.GaussianBlur(4), ImageFilter.BoxBlur((4, 0))],
 )
 def test_a_blurred_photograph_is_found(write_room, blur):
     folder = write_room()
