@@ -69,6 +69,13 @@ VERBS = {
         "polyfield.apps.eval",
         "evaluate",
     ),
+    "info": Verb(
+        "Say what a scene is, and what will make training on it fail.",
+        "polyfield.apps.info",
+        "Info",
+        "polyfield.apps.info",
+        "info_command",
+    ),
     "doctor": Verb(
         "Say what runs where on this machine, and why.",
         "polyfield.apps.doctor",

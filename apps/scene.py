@@ -102,16 +102,23 @@ LOADERS: tuple[tuple[str, Callable[[Path], bool], Loader], ...] = (
 )
 
 
-def load_scene(folder: Path, images: str | None = None, *, unbounded: bool = False) -> Scene:
+def load_scene(
+    folder: Path,
+    images: str | None = None,
+    *,
+    unbounded: bool = False,
+    pass_over_unreadable: bool = False,
+) -> Scene:
     """Read the scene in a folder; its format is found out from the files that are there.
 
     images: the folder in it whose copies of the photographs are used, such as images_4; else the
     largest that are not too long. unbounded: also where an object stands alone, the bounds leave
     room for what is behind it. All images' headers and end markers are read and a few images
     decoded; the others are decoded when training needs them. Raises InputError, naming file and
-    field, for whatever cannot be used.
+    field, for whatever cannot be used; for pixels that do not decode only unless they are to be
+    passed over.
     """
-    return _assemble(*read_scene(folder, images), unbounded)
+    return _assemble(*read_scene(folder, images), unbounded, pass_over_unreadable)
 
 
 def read_scene(folder: Path, images: str | None = None) -> tuple[Path, str, PosedImages]:
@@ -133,16 +140,18 @@ def read_scene(folder: Path, images: str | None = None) -> tuple[Path, str, Pose
     return folder, kind, read(folder, images)
 
 
-def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> Scene:
+def _assemble(
+    folder: Path, kind: str, posed: PosedImages, unbounded: bool, tolerant: bool
+) -> Scene:
     train = posed.splits["train"]
     borders, means, transparent, notes = [], [], False, list(posed.notes)
     peeked = _spread(train, _PEEKED)
-    notes += _masks_note(posed, peeked)
-    for image in _decoded(posed, peeked):  # one at a time: they may be large
+    notes += _masks_note(posed, peeked, tolerant)
+    for _, image in _decoded(posed, peeked, tolerant):  # one at a time: they may be large
         borders.append(border(image))
         means.append(image[:, :, :3].float().mean((0, 1)) / 255)
         transparent = transparent or bool((image[:, :, 3] < 255).any())
-    backdrop = None if transparent else find_backdrop(borders)
+    backdrop = None if transparent or not borders else find_backdrop(borders)
     bounds = posed.bounds
     if bounds is not None and not looked_at(posed.cameras, bounds):
         notes.append(f"{bounds.reason} is not used: the cameras look past its box")
@@ -152,16 +161,19 @@ def _assemble(folder: Path, kind: str, posed: PosedImages, unbounded: bool) -> S
     elif bounds is None and kind == "nerf-synthetic":
         bounds = synthetic_bounds(posed.cameras)
     if bounds is None and not unbounded and (transparent or backdrop):
-        views = _spread(train, _HULL_VIEWS)
-        masks = [object_mask(image, backdrop) for image in _decoded(posed, views)]
+        views, masks = [], []
+        for frame, image in _decoded(posed, _spread(train, _HULL_VIEWS), tolerant):
+            views.append(frame)
+            masks.append(object_mask(image, backdrop))
         what = "the alpha masks" if transparent else "what stands before the plain backdrop"
-        bounds = object_bounds(posed.cameras.select(views), masks, what)
+        if views:
+            bounds = object_bounds(posed.cameras.select(torch.tensor(views)), masks, what)
     if bounds is None:
         bounds = camera_bounds(posed.cameras, posed.points)
     elif bounds.grid_levels > 1:
         bounds = replace(bounds, focus=focus(posed.cameras))
     to_field = bounds.to_field()
-    red, green, blue = torch.stack(means).mean(0)
+    red, green, blue = torch.stack(means or [torch.full((3,), 0.5)]).mean(0)
     return Scene(
         folder.name,
         folder,
@@ -197,19 +209,29 @@ def _spread(frames: Tensor, count: int) -> Tensor:
     return frames[step.round().long()]
 
 
-def _decoded(posed: PosedImages, frames: Tensor) -> Iterator[Tensor]:
+def _decoded(posed: PosedImages, frames: Tensor, tolerant: bool) -> Iterator[tuple[int, Tensor]]:
     for frame in frames.tolist():
-        yield decode_masked(
-            posed.image_paths[frame], posed.masks[frame] if posed.masks else None, 4
-        )
+        mask = posed.masks[frame] if posed.masks else None
+        try:
+            image = decode_masked(posed.image_paths[frame], mask, 4)
+        except InputError:
+            if not tolerant:
+                raise
+            continue
+        yield frame, image
 
 
-def _masks_note(posed: PosedImages, frames: Tensor) -> list[str]:
+def _masks_note(posed: PosedImages, frames: Tensor, tolerant: bool) -> list[str]:
     """How much of the photographs is left by masks. InputError where it is nothing of all."""
     if not posed.masks:
         return []
     masks = [posed.masks[frame] for frame in frames.tolist()]
-    share = sum(_share_left(mask) for mask in masks) / len(masks)
+    try:
+        share = sum(_share_left(mask) for mask in masks) / len(masks)
+    except InputError:
+        if not tolerant:
+            raise
+        return []
     if share == 0 and masks[0] is not None:
         got = f"nothing of its photograph is left by it, nor by the masks of {len(masks)} views"
         expected = f"pixels to train on: {WORDS[masks[0].meaning]}"

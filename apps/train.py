@@ -15,6 +15,7 @@ import torch
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
+from polyfield.apps.diagnosis_cameras import camera_warnings
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore, scene_images
@@ -100,6 +101,8 @@ def train(
     scene = load_scene(scene_path, images_folder, unbounded=options.space == "unbounded")
     for note in scene.notes:
         tell(note)
+    for warning in camera_warnings(scene):
+        tell(f"warning: {warning} See polyfield info.")
     limit = int(options.memory * 1e9) if options.memory else default_limit()
     if known_settings:
         settings, memory = known_settings, _known_memory(known_settings, scene, limit)

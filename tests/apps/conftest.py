@@ -1,7 +1,10 @@
 """A scene small enough to be trained on in seconds."""
 
+import json
+
 import pytest
 import torch
+from PIL import Image
 
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 
@@ -86,3 +89,70 @@ def ball_run(scene, monkeypatch, tmp_path):
         monkeypatch.setattr(f"polyfield.apps.{verb}.load", lambda path, device: run)
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
+
+
+ROOM_SIZE, ROOM_VIEWS, ROOM_FOCAL = (200, 150), 14, 150.0
+
+
+def room_poses(count):
+    """Cameras on an arc, which look at the corner of a room; OpenCV axes, z is up."""
+    turn = torch.linspace(-0.7, 0.7, count).double()
+    height = 1.0 + 0.35 * (5 * turn).sin()
+    position = torch.stack([3 * turn.sin(), -3 * turn.cos(), height], 1)
+    forward = torch.tensor([0.0, 0.6, 0.5]).double() - position
+    forward = torch.nn.functional.normalize(forward, dim=1)
+    up = torch.tensor([0.0, 0, 1]).double().expand(count, 3)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=1)
+    return torch.stack([right, torch.linalg.cross(forward, right), forward, position], 2)
+
+
+def room_view(pose):
+    """The exact picture of a floor and a wall with papers of noise, with 3 x 3 rays a pixel."""
+    width, height = ROOM_SIZE
+    random = torch.Generator().manual_seed(5)
+    papers = torch.nn.functional.interpolate(
+        torch.rand(2, 3, 150, 150, generator=random), 600, mode="nearest"
+    ).double()
+    x = ((torch.arange(3 * width) + 0.5) / 3 - width / 2).double() / ROOM_FOCAL
+    y = ((torch.arange(3 * height) + 0.5) / 3 - height / 2).double() / ROOM_FOCAL
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], 2) @ pose[:, :3].T
+    to_floor = -pose[2, 3] / rays[..., 2]
+    to_wall = (2 - pose[1, 3]) / rays[..., 1]
+    floor = (to_floor > 0) & ((to_floor < to_wall) | (to_wall <= 0))
+    at = pose[:, 3] + torch.where(floor, to_floor, to_wall)[..., None] * rays
+    place = torch.where(floor[..., None], at[..., :2], at[..., ::2]) / 6
+    both = torch.nn.functional.grid_sample(papers, place.expand(2, -1, -1, 2), align_corners=False)
+    colour = torch.where(floor, both[0], both[1])
+    colour = torch.nn.functional.avg_pool2d(colour, 3).permute(1, 2, 0)
+    return (255 * (0.1 + 0.8 * colour)).round().to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def room():
+    """(poses, pictures) of a room photographed without masks: what a phone would take."""
+    places = room_poses(ROOM_VIEWS)
+    return places, torch.stack([room_view(pose) for pose in places])
+
+
+@pytest.fixture
+def write_room(room, tmp_path):
+    """Writes the room as a transforms.json with `stored` (matrices [n, 4, 4]) for its poses."""
+
+    def write(change=lambda matrices: matrices, pictures=None):
+        poses, images = room
+        images = images.clone() if pictures is None else pictures(images.clone())
+        bottom = torch.tensor([0.0, 0, 0, 1]).double().expand(len(poses), 1, 4)
+        opengl = torch.diag(torch.tensor([1.0, -1, -1, 1]).double())
+        matrices = change(torch.cat([poses, bottom], 1) @ opengl)
+        frames = []
+        for i, image in enumerate(images):
+            name = f"room_{i:02}.png"
+            Image.fromarray(image.numpy()).save(tmp_path / name)
+            frames.append({"file_path": name, "transform_matrix": matrices[i].tolist()})
+        width, height = ROOM_SIZE
+        document = {"fl_x": ROOM_FOCAL, "fl_y": ROOM_FOCAL, "w": width, "h": height}
+        (tmp_path / "transforms.json").write_text(json.dumps(document | {"frames": frames}))
+        return tmp_path
+
+    return write
