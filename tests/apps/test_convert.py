@@ -86,13 +86,15 @@ def instant_ngp(folder):
     transforms(folder, is_fisheye=True, k4=0.001, aabb_scale=4, scale=0.4, offset=[0.5, 0.4, 0.6])
 
 
-def panorama(folder):
-    transforms(folder, camera_model="EQUIRECTANGULAR", fl_y=12.0, k1=0.0, p2=0.0)
+def panorama(folder, half_turn=(96.0, 96.0)):
+    """The part of one that has so many pixels to half a turn, along and across the horizon."""
+    lens = {"cx": 12.0, "cy": 8.0, "k1": 0.0, "p2": 0.0, "fl_y": half_turn[1]}
+    transforms(folder, camera_model="EQUIRECTANGULAR", **lens)
     path = folder / "transforms.json"
     document = json.loads(path.read_text())
     for frame in document["frames"]:
-        frame["fl_x"] = 12.0 + 1e-3 * len(frame)
-    path.write_text(json.dumps({**document, "cx": 12.0, "cy": 8.0, "w": 24, "h": 16, "fl_y": 16.0}))
+        frame["fl_x"] = half_turn[0]
+    path.write_text(json.dumps(document))
 
 
 def colmap(model, name="{side}/{index:02}.png", place="images"):
@@ -140,7 +142,8 @@ SCENES = {
     "nerfstudio": transforms,
     "nerfstudio, rational": lambda f: transforms(f, camera_model="FULL_OPENCV", k3=0.01, k5=0.02),
     "instant-ngp": instant_ngp,
-    "panorama": panorama,
+    "part of a panorama": panorama,
+    "panorama": lambda folder: panorama(folder, (12.0, 16.0)),
     "llff": llff,
     **{model: colmap(model) for model in PARAMETERS},
     "COLMAP, images beside it": colmap("OPENCV", place="."),

@@ -210,6 +210,14 @@ def test_a_panorama_shows_the_whole_sphere(tmp_path, document, write, focal):
         assert direction.tolist() == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("width", [26, 52, 54, 104, 110])
+def test_rounding_puts_no_border_of_a_panorama_on_the_other_side(tmp_path, document, write, width):
+    contents = panorama(document) | {"w": width, "h": width // 2, "cx": None, "cy": None}
+    scene = load_scene(write(tmp_path, contents, size=(width, width // 2)))
+    left = ray_in_camera(scene, 0, [0.0, width / 4])
+    assert left.tolist() == pytest.approx([0, 0, -1], abs=1e-9)
+
+
 def test_a_part_of_a_panorama_has_nerfstudio_s_scale(tmp_path, document, write):
     contents = panorama(document, fl_x=32.0, fl_y=32.0)
     scene = load_scene(write(tmp_path, contents, size=(16, 8)))
