@@ -88,6 +88,7 @@ class RadianceTask:
             rays_per_pixel=self.rays_per_pixel,
             loss_kind=settings.loss,
             distortion_weight=settings.distortion,
+            thin=self.trained.field.costly,
         )
         finite = bool(torch.isfinite(loss)) and all(each.finite() for each in optimisers)
         if finite:

@@ -59,6 +59,9 @@ class Learnable(Protocol):
 class TrainableField(RadianceField, Learnable, Protocol):
     """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
 
+    costly: bool
+    """Its gradients take so long that samples which teach little are best left out."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""
         ...

@@ -61,6 +61,7 @@ class NerfMlp(nn.Module):
     """
 
     learning_rate = 2e-3
+    costly = True
 
     def __init__(
         self, arguments: NerfMlpArguments | None = None, generator: Generator | None = None

@@ -23,6 +23,7 @@ class Radiance(nn.Module):
     """
 
     learning_rate = 1e-2
+    costly = False
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from polyfield.fields.field import RadianceField
 from polyfield.render.learning import density_in_pieces, learn_samples
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import interval_samples
-from polyfield.render.volume import STOP, Rendered
+from polyfield.render.volume import STOP, Rendered, Sampling
 
 COARSE_LOSS = 0.1  # of the first round's colours: it only has to say where to look
 PADDING = 0.01  # of an interval's weight: every place keeps some chance
@@ -165,16 +165,18 @@ def learn_importance(
     directions: Float[Tensor, "rays 3"],
     background: Float[Tensor, "rays 3"],
     loss_of: RayLoss,
-    near: float,
+    sampling: Sampling,
     seed: int,
     stream: int,
+    thin: bool = False,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows by the second round, and its loss; the first round's counts a tenth.
 
-    Gradients are left with the field's parameters. One field serves both rounds, as in mip-NeRF
-    (arXiv:2103.13415).
+    Gradients are left with the field's parameters. thin: as `volume.learn_rays`. One field serves
+    both rounds, as in mip-NeRF (arXiv:2103.13415).
     """
-    spans = spans_of_rays(origins, directions, near, guide.disparity)
+    spans = spans_of_rays(origins, directions, sampling.near, guide.disparity)
+    draw = (seed, stream) if thin else None
     edges = even_edges(spans.rays, guide.coarse, seed, stream, True)
     coarse = interval_samples(origins, directions, spans.hit, spans.distance(edges))
     first = learn_samples(
@@ -184,11 +186,13 @@ def learn_importance(
         background,
         lambda *shown: COARSE_LOSS * loss_of(*shown),
         STOP,
+        sampling.fade,
+        draw,
     )
     weights = blurred(first.weights.view(len(edges), guide.coarse))
     inner = weighted_edges(edges, weights, spans.rays, guide.fine, seed, stream, True)
     fine = interval_samples(origins, directions, spans.hit, spans.distance(inner))
-    second = learn_samples(field, fine, directions, background, loss_of, STOP)
+    second = learn_samples(field, fine, directions, background, loss_of, STOP, sampling.fade, draw)
     marched = len(coarse.distance) + len(fine.distance)
     shaded = int(first.visible.sum()) + int(second.visible.sum())
     return Rendered(*second[:3], marched, shaded), second.loss

@@ -21,7 +21,7 @@ from polyfield.render.importance import (
 from polyfield.render.learning import learn_samples
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import interval_samples
-from polyfield.render.volume import STOP, Rendered
+from polyfield.render.volume import STOP, Rendered, Sampling
 
 ANNEAL_STEPS, ANNEAL_BEND = 1000, 10.0
 RAREST_UPDATE = 5  # steps between two updates of a proposal that has settled
@@ -101,16 +101,18 @@ def learn_proposal(
     directions: Float[Tensor, "rays 3"],
     background: Float[Tensor, "rays 3"],
     loss_of: RayLoss,
-    near: float,
+    sampling: Sampling,
     seed: int,
     step: int,
+    thin: bool = False,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows by the proposed samples, and its loss.
 
     Gradients are left with the field's parameters and, in steps that it learns in, with the
-    proposal's: each learns from its own loss alone. A function of (seed, step).
+    proposal's: each learns from its own loss alone. A function of (seed, step). thin: as
+    `volume.learn_rays`.
     """
-    spans = spans_of_rays(origins, directions, near, guide.disparity)
+    spans = spans_of_rays(origins, directions, sampling.near, guide.disparity)
     edges = even_edges(spans.rays, guide.coarse, seed, step, True)
     learns = updates(step)
     with torch.set_grad_enabled(learns):
@@ -118,7 +120,8 @@ def learn_proposal(
     trusted = proposed.detach() ** annealing(step)
     inner = weighted_edges(edges, trusted, spans.rays, guide.fine, seed, step, True)
     fine = interval_samples(origins, directions, spans.hit, spans.distance(inner))
-    learned = learn_samples(field, fine, directions, background, loss_of, STOP)
+    draw = (seed, step) if thin else None
+    learned = learn_samples(field, fine, directions, background, loss_of, STOP, sampling.fade, draw)
     if learns and len(edges):
         weights = learned.weights.view(len(edges), guide.fine)
         interlevel_loss(inner, weights, edges, proposed).sum(1).mean().backward()

@@ -58,6 +58,7 @@ def learn_rays(
     rays_per_pixel: int = 1,
     loss_kind: LossKind = "squared",
     distortion_weight: float = 0.0,
+    thin: bool = False,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows along jittered rays, and its loss, as `volume.learn_rays` says.
 
@@ -77,10 +78,10 @@ def learn_rays(
             rays_per_pixel=rays_per_pixel,
             loss_kind=loss_kind,
             distortion_weight=distortion_weight,
+            thin=thin,
         )
     loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight)
     rays = origins, directions, background
-    near = sampling.near
     if isinstance(guide, Importance):
-        return learn_importance(field, guide, *rays, loss_of, near, seed, stream)
-    return learn_proposal(field, guide, *rays, loss_of, near, seed, stream)
+        return learn_importance(field, guide, *rays, loss_of, sampling, seed, stream, thin)
+    return learn_proposal(field, guide, *rays, loss_of, sampling, seed, stream, thin)

@@ -123,20 +123,23 @@ def learn_rays(
     rays_per_pixel: int = 1,
     loss_kind: LossKind = "squared",
     distortion_weight: float = 0.0,
+    thin: bool = False,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows along jittered rays, and its mean colour loss against `target`.
 
     loss_kind: `squared_error` or `huber` of render/losses.py. rays_per_pixel: so many rays, one
     after the other, share a pixel: their mean is compared, and targets repeat. distortion_weight:
-    of `distortion`. Gradients of the loss are left with the field's parameters, as its backward
-    pass would. A field that has a kernel of its own for the loss takes that.
+    of `distortion`. thin: learn from those samples alone that matter, see `worth_learning`, where
+    no kernel does it all at once. Gradients of the loss are left with the field's parameters, as
+    its backward pass would. A field that has a kernel of its own for the loss takes that.
     """
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
     fused = None if distortion_weight else fused_rays.fused_field(field)
     if fused is None:
         loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight)
+        draw = (seed, stream) if thin else None
         learned = learn_samples(
-            field, samples, directions, background, loss_of, STOP, sampling.fade
+            field, samples, directions, background, loss_of, STOP, sampling.fade, draw
         )
         counts = len(samples.distance), int(learned.visible.sum())
         return Rendered(*learned[:3], *counts), learned.loss

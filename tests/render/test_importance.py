@@ -18,7 +18,9 @@ from polyfield.render.importance import (
 from polyfield.render.learning import learn_samples
 from polyfield.render.losses import ray_loss
 from polyfield.render.packed import interval_samples
+from polyfield.render.volume import Sampling
 
+SAMPLING = Sampling(1 / 64, 0.0, 0.0)
 few = settings(max_examples=25, deadline=None)
 histograms = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -185,7 +187,9 @@ def learned(field, seed=1, stream=2, guide=None, loss_kind="squared"):
     loss_of = ray_loss(torch.zeros(40, 3), loss_kind)
     black = torch.zeros(40, 3)
     guide = guide or Importance(16, 32)
-    return learn_importance(field, guide, origins, directions, black, loss_of, 0.0, seed, stream)
+    return learn_importance(
+        field, guide, origins, directions, black, loss_of, SAMPLING, seed, stream
+    )
 
 
 def test_learning_counts_both_rounds_and_shows_the_second():
@@ -228,7 +232,7 @@ def test_rays_that_all_miss_the_cube_teach_nothing():
     origins, directions = (t[:2] for t in rays())
     target, white = torch.zeros(2, 3), torch.ones(2, 3)
     seen, loss = learn_importance(
-        field, Importance(), origins, directions, white, ray_loss(target, "squared"), 0.0, 0, 0
+        field, Importance(), origins, directions, white, ray_loss(target, "squared"), SAMPLING, 0, 0
     )
     assert torch.equal(seen.color, white) and seen.samples_shaded == 0 and loss == 1
     assert field.scale.grad is None

@@ -16,7 +16,9 @@ from polyfield.render.proposal import (
     proposal_samples,
     updates,
 )
+from polyfield.render.volume import Sampling
 
+SAMPLING = Sampling(1 / 64, 0.0, 0.0)
 few = settings(max_examples=25, deadline=None)
 
 
@@ -122,7 +124,7 @@ def learn(guide, field, step, count=64):
     origins, directions = rays(count, step)
     black = torch.zeros(count, 3)
     loss_of = ray_loss(black, "squared")
-    return learn_proposal(field, guide, origins, directions, black, loss_of, 0.0, 3, step)
+    return learn_proposal(field, guide, origins, directions, black, loss_of, SAMPLING, 3, step)
 
 
 def test_a_proposal_learns_where_the_wall_is():
@@ -188,7 +190,15 @@ def test_rays_that_all_miss_the_cube_teach_nothing():
     origins, directions = rays(4)
     white = torch.ones(4, 3)
     seen, loss = learn_proposal(
-        SoftWall(), guide, origins + 5, directions, white, ray_loss(0 * white, "squared"), 0.0, 0, 0
+        SoftWall(),
+        guide,
+        origins + 5,
+        directions,
+        white,
+        ray_loss(0 * white, "squared"),
+        SAMPLING,
+        0,
+        0,
     )
     assert torch.equal(seen.color, white) and loss == 1
     assert all(p.grad is None for p in guide.network.parameters())
