@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from polyfield.apps.diagnosis import Warning, deviations, file_of
+from polyfield.apps.diagnosis import Warning, deviations, file_of, name_within
 from polyfield.apps.epipolar import MatchedPair
+from polyfield.apps.mask_files import WORDS
 from polyfield.apps.scene import Scene
 from polyfield.apps.view_samples import ViewSample
 from polyfield.cuda.errors import InputError
@@ -35,11 +37,11 @@ _NEIGHBOURS = 8
 
 
 def unreadable(errors: dict[int, InputError], scene: Scene) -> list[Warning]:
-    """Photographs whose header is whole and whose pixels do not decode."""
+    """Photographs (or masks) whose header is whole and whose pixels do not decode."""
     return [
         Warning(
             "unreadable",
-            file_of(scene, frame),
+            name_within(scene, Path(error.where)),
             f"{error.got}.",
             "Copy or export it again, or take its frame out; training stops at it.",
             (frame,),
@@ -145,6 +147,35 @@ def empty_views(scene: Scene, samples: Samples) -> list[Warning]:
         for frame, sample in samples.items()
         if sample.subject < 1e-4
     ]
+
+
+def inverted_masks(scene: Scene, samples: Samples) -> list[Warning]:
+    """Masks that leave the rims of the photographs and take their middles away.
+
+    Whoever takes pictures of something has it in the middle; half of the masked views must agree.
+    """
+    rims, middles = [], []
+    for frame, sample in samples.items():
+        mask = scene.masks[frame] if scene.masks else None
+        if mask is None:
+            continue
+        left = (sample.mask if mask.meaning == "object" else sample.kept).float()
+        height, width = left.shape
+        rims.append(torch.cat([left[0], left[-1], left[:, 0], left[:, -1]]).mean())
+        inner = left[height // 3 : height - height // 3, width // 3 : width - width // 3]
+        middles.append(inner.mean())
+    if not rims:
+        return []
+    rim, middle = (float(torch.stack(shares).median()) for shares in (rims, middles))
+    if rim < 0.85 or middle > 0.4:
+        return []
+    first = next(mask for mask in scene.masks if mask is not None)
+    sentence = (
+        f"masks look inverted: they leave {100 * rim:.0f} % of the photographs' rims and "
+        f"{100 * middle:.0f} % of their middles ({WORDS[first.meaning]})."
+    )
+    where = name_within(scene, first.path)
+    return [Warning("masks", where, sentence, "Invert them, unless the middle is to be left out.")]
 
 
 def copies(scene: Scene, samples: Samples) -> list[Warning]:

@@ -11,9 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from polyfield.apps.features import Features, find_features, match
-from polyfield.apps.image_files import decode_reduced
 from polyfield.apps.scene import Scene
-from polyfield.apps.view_samples import LUMA
+from polyfield.apps.view_samples import LUMA, reduced_view
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -156,7 +155,7 @@ def _angle(a: Tensor, b: Tensor) -> Tensor:
 def _features_of(scene: Scene, frame: int) -> tuple[Features, Tensor]:
     """Corners in pixels of the full image, and the luma around each."""
     try:
-        pixels = decode_reduced(scene.image_paths[frame], _LONGEST)
+        pixels, kept = reduced_view(scene, frame, _LONGEST)
     except InputError:
         return Features(torch.zeros(0, 2), torch.zeros(0, 128)), torch.zeros(0)
     luma = pixels[:, :, :3].float() @ torch.tensor(LUMA) / 255
@@ -165,8 +164,8 @@ def _features_of(scene: Scene, frame: int) -> tuple[Features, Tensor]:
     found = find_features(luma)
     column, row = found.pixels.long().T
     height, width = luma.shape
-    kept = solid[row.clamp(max=height - 1), column.clamp(max=width - 1)]
-    found = Features(found.pixels[kept], found.descriptors[kept])
+    sound = (solid & kept)[row.clamp(max=height - 1), column.clamp(max=width - 1)]
+    found = Features(found.pixels[sound], found.descriptors[sound])
     column, row = found.pixels.long().T
     mean = torch.nn.functional.avg_pool2d(luma[None, None], 9, 1, 4, count_include_pad=False)[0, 0]
     around = mean[row.clamp(max=height - 1), column.clamp(max=width - 1)]
