@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from polyfield.apps.diagnosis import Warning, deviations, file_of, name_within
-from polyfield.apps.epipolar import MatchedPair
+from polyfield.apps.epipolar import MatchedPair, relative_brightness
 from polyfield.apps.mask_files import WORDS
 from polyfield.apps.scene import Scene
 from polyfield.apps.view_samples import ViewSample
@@ -31,6 +31,8 @@ _SOFT = 3.3  # robust standard deviations, for those
 _STRAY = 4.5  # the same for brightness
 _CLIPPED = 0.4  # of the subject, more than the median view has
 _STOPS = 0.45  # natural logarithm of a brightness against the neighbours': two thirds of a stop
+_SHARED_STOPS = 0.25  # the same of what both show
+_SUSPECTS, _ASKED = 24, 3  # photographs compared with neighbours, and with how many
 _DRIFT = 0.12  # the same between two views of the same thing, the median over pairs
 _SIMILAR = 0.05  # of a picture's contrast: root mean square difference of two of one view
 _NEIGHBOURS = 8
@@ -112,12 +114,20 @@ def exposure_drift(
     frames = [frame for frame in samples if not math.isnan(samples[frame].brightness)]
     if len(frames) > _NEIGHBOURS:
         light = torch.tensor([max(samples[frame].brightness, 1 / 255) for frame in frames]).log()
-        away = light - light[_nearest(scene, frames)].median(1).values
+        nearest = _nearest(scene, frames)
+        away = light - light[nearest].median(1).values
         stray = deviations(away, _STOPS / _STRAY)
-        for place in (stray.abs() > _STRAY).nonzero()[:, 0].tolist():
+        order = stray.abs().argsort(descending=True)[:_SUSPECTS].tolist()
+        for place in sorted(place for place in order if abs(float(stray[place])) > _STRAY):
             if frames[place] in known:
                 continue
-            ratio = math.exp(float(away[place]))
+            # Darker as a whole it may be because it shows other things.
+            others = [frames[other] for other in nearest[place, :_ASKED].tolist()]
+            ratio = relative_brightness(scene, frames[place], others)
+            if ratio is None and abs(float(away[place])) > 2 * _STOPS:
+                ratio = math.exp(float(away[place]))
+            if ratio is None or abs(math.log(ratio)) < _SHARED_STOPS:
+                continue
             sentence = f"exposed unlike its neighbours: {ratio:.2g} times as bright."
             remedy = "Develop all photographs alike, or leave it out."
             where = file_of(scene, frames[place])

@@ -75,6 +75,21 @@ def matched_pairs(scene: Scene, readable: Int64[Tensor, " r"]) -> list[MatchedPa
     return found
 
 
+def relative_brightness(scene: Scene, frame: int, others: Sequence[int]) -> float | None:
+    """How much brighter a photograph shows what others show too: the median ratio of the luma.
+
+    None where too few corners match to say.
+    """
+    here = _features_of(scene, frame)
+    ratios = []
+    for other in others:
+        there = _features_of(scene, other)
+        rows = match(there[0], here[0])
+        if len(rows) >= _FEWEST:
+            ratios.append(_gain(there[1][rows[:, 0]], here[1][rows[:, 1]]))
+    return float(torch.tensor(ratios).median()) if ratios else None
+
+
 def agreement(cameras: Cameras, pairs: Sequence[MatchedPair]) -> Float[Tensor, " pairs"]:
     """Of each pair, the share of matches that can be one point before both cameras.
 
@@ -187,5 +202,8 @@ def _matched(
     moved = (a / size[0] - b / size[1]) * size[1]
     if float(moved.norm(dim=1).median()) < _MOVED * float(size[1].max()):
         return None
-    ratio = second[1][rows[:, 1]].clamp(min=1 / 255) / first[1][rows[:, 0]].clamp(min=1 / 255)
-    return MatchedPair(pair, a, b, float(ratio.median()))
+    return MatchedPair(pair, a, b, _gain(first[1][rows[:, 0]], second[1][rows[:, 1]]))
+
+
+def _gain(before: Tensor, after: Tensor) -> float:
+    return float((after.clamp(min=1 / 255) / before.clamp(min=1 / 255)).median())

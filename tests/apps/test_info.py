@@ -159,6 +159,19 @@ def test_a_badly_exposed_photograph_is_found_once(write_room, factor, kind):
     assert found == {(kind, name)}
 
 
+def test_a_photograph_darker_for_what_it_shows_is_not_badly_exposed(write_room):
+    """Half of it is hidden behind something black, and the rest is as bright as ever."""
+    folder = write_room()
+
+    def hidden(image):
+        pixels = np.asarray(image).copy()
+        pixels[:, :110] = 12
+        return Image.fromarray(pixels)
+
+    change(folder, "room_07.png", hidden)
+    assert not [warning for warning in info(folder).warnings if warning.kind == "exposure"]
+
+
 def test_an_exposure_that_wanders_is_found(write_room):
     def wander(images):
         gain = torch.where(torch.arange(len(images)) % 2 == 0, 1.0, 0.7)
