@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -45,5 +46,9 @@ def deviations(values: Float[Tensor, " n"], least: float) -> Float[Tensor, " n"]
 
 def file_of(scene: Scene, frame: int) -> str:
     """A frame's photograph, relative to the scene's folder."""
-    path = scene.image_paths[frame]
+    return name_within(scene, scene.image_paths[frame])
+
+
+def name_within(scene: Scene, path: Path) -> str:
+    """A file relative to the scene's folder, or its bare name if it lies elsewhere."""
     return str(path.relative_to(scene.folder)) if path.is_relative_to(scene.folder) else path.name

@@ -138,8 +138,9 @@ def _one_place(scene: Scene) -> list[Warning]:
     if scene.points is not None and len(scene.points):
         scale = float((scene.points - position.mean(0)).norm(dim=1).median())
     else:
-        scale = float(scene.to_field.inverse().scale)
-        scale = max(scale if scene.grid_levels == 1 else 0.0, float(position.abs().max()))
+        # Nested cubes take their size from the cameras, so only rounding is left to compare with.
+        side = float(scene.to_field.inverse().scale) if scene.grid_levels == 1 else 0.0
+        scale = max(side, 1e-3 * float(position.abs().max()))
     if spread > _ONE_PLACE * scale:
         return []
     sentence = f"all cameras stand in one place (within {spread:.2g} units) and only turn."

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from polyfield.apps.diagnosis import Warning, deviations, file_of
-from polyfield.apps.epipolar import MatchedPair
+from polyfield.apps.diagnosis import Warning, deviations, file_of, name_within
+from polyfield.apps.epipolar import MatchedPair, relative_brightness
+from polyfield.apps.mask_files import WORDS
 from polyfield.apps.scene import Scene
 from polyfield.apps.view_samples import ViewSample
 from polyfield.cuda.errors import InputError
@@ -29,17 +31,19 @@ _SOFT = 3.3  # robust standard deviations, for those
 _STRAY = 4.5  # the same for brightness
 _CLIPPED = 0.4  # of the subject, more than the median view has
 _STOPS = 0.45  # natural logarithm of a brightness against the neighbours': two thirds of a stop
+_SHARED_STOPS = 0.25  # the same of what both show
+_SUSPECTS, _ASKED = 24, 3  # photographs compared with neighbours, and with how many
 _DRIFT = 0.12  # the same between two views of the same thing, the median over pairs
 _SIMILAR = 0.05  # of a picture's contrast: root mean square difference of two of one view
 _NEIGHBOURS = 8
 
 
 def unreadable(errors: dict[int, InputError], scene: Scene) -> list[Warning]:
-    """Photographs whose header is whole and whose pixels do not decode."""
+    """Photographs (or masks) whose header is whole and whose pixels do not decode."""
     return [
         Warning(
             "unreadable",
-            file_of(scene, frame),
+            name_within(scene, Path(error.where)),
             f"{error.got}.",
             "Copy or export it again, or take its frame out; training stops at it.",
             (frame,),
@@ -110,12 +114,20 @@ def exposure_drift(
     frames = [frame for frame in samples if not math.isnan(samples[frame].brightness)]
     if len(frames) > _NEIGHBOURS:
         light = torch.tensor([max(samples[frame].brightness, 1 / 255) for frame in frames]).log()
-        away = light - light[_nearest(scene, frames)].median(1).values
+        nearest = _nearest(scene, frames)
+        away = light - light[nearest].median(1).values
         stray = deviations(away, _STOPS / _STRAY)
-        for place in (stray.abs() > _STRAY).nonzero()[:, 0].tolist():
+        order = stray.abs().argsort(descending=True)[:_SUSPECTS].tolist()
+        for place in sorted(place for place in order if abs(float(stray[place])) > _STRAY):
             if frames[place] in known:
                 continue
-            ratio = math.exp(float(away[place]))
+            # Darker as a whole it may be because it shows other things.
+            others = [frames[other] for other in nearest[place, :_ASKED].tolist()]
+            ratio = relative_brightness(scene, frames[place], others)
+            if ratio is None and abs(float(away[place])) > 2 * _STOPS:
+                ratio = math.exp(float(away[place]))
+            if ratio is None or abs(math.log(ratio)) < _SHARED_STOPS:
+                continue
             sentence = f"exposed unlike its neighbours: {ratio:.2g} times as bright."
             remedy = "Develop all photographs alike, or leave it out."
             where = file_of(scene, frames[place])
@@ -145,6 +157,35 @@ def empty_views(scene: Scene, samples: Samples) -> list[Warning]:
         for frame, sample in samples.items()
         if sample.subject < 1e-4
     ]
+
+
+def inverted_masks(scene: Scene, samples: Samples) -> list[Warning]:
+    """Masks that leave the rims of the photographs and take their middles away.
+
+    Whoever takes pictures of something has it in the middle; half of the masked views must agree.
+    """
+    rims, middles = [], []
+    for frame, sample in samples.items():
+        mask = scene.masks[frame] if scene.masks else None
+        if mask is None:
+            continue
+        left = (sample.mask if mask.meaning == "object" else sample.kept).float()
+        height, width = left.shape
+        rims.append(torch.cat([left[0], left[-1], left[:, 0], left[:, -1]]).mean())
+        inner = left[height // 3 : height - height // 3, width // 3 : width - width // 3]
+        middles.append(inner.mean())
+    if not rims:
+        return []
+    rim, middle = (float(torch.stack(shares).median()) for shares in (rims, middles))
+    if rim < 0.85 or middle > 0.4:
+        return []
+    first = next(mask for mask in scene.masks if mask is not None)
+    sentence = (
+        f"masks look inverted: they leave {100 * rim:.0f} % of the photographs' rims and "
+        f"{100 * middle:.0f} % of their middles ({WORDS[first.meaning]})."
+    )
+    where = name_within(scene, first.path)
+    return [Warning("masks", where, sentence, "Invert them, unless the middle is to be left out.")]
 
 
 def copies(scene: Scene, samples: Samples) -> list[Warning]:

@@ -47,7 +47,11 @@ class Outlines:
 
 def subject_hull(scene: Scene, samples: dict[int, ViewSample]) -> Outlines | None:
     """The visual hull of up to 32 views; None where nothing sets the subject apart."""
-    frames = [frame for frame, sample in samples.items() if 0.001 < sample.subject < 0.95]
+    frames = [
+        frame
+        for frame, sample in samples.items()
+        if 0.001 < float(sample.mask.float().mean()) < 0.95
+    ]
     if len(frames) < max(4, 0.5 * len(samples)):
         return None
     spread = torch.linspace(0, len(frames) - 1, min(_HULL_VIEWS, len(frames)))

@@ -11,9 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from polyfield.apps.features import Features, find_features, match
-from polyfield.apps.image_files import decode_reduced
 from polyfield.apps.scene import Scene
-from polyfield.apps.view_samples import LUMA
+from polyfield.apps.view_samples import LUMA, reduced_view
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 
@@ -74,6 +73,21 @@ def matched_pairs(scene: Scene, readable: Int64[Tensor, " r"]) -> list[MatchedPa
         if made := _matched(scene, pair, features[pair[0]], features[pair[1]]):
             found.append(made)
     return found
+
+
+def relative_brightness(scene: Scene, frame: int, others: Sequence[int]) -> float | None:
+    """How much brighter a photograph shows what others show too: the median ratio of the luma.
+
+    None where too few corners match to say.
+    """
+    here = _features_of(scene, frame)
+    ratios = []
+    for other in others:
+        there = _features_of(scene, other)
+        rows = match(there[0], here[0])
+        if len(rows) >= _FEWEST:
+            ratios.append(_gain(there[1][rows[:, 0]], here[1][rows[:, 1]]))
+    return float(torch.tensor(ratios).median()) if ratios else None
 
 
 def agreement(cameras: Cameras, pairs: Sequence[MatchedPair]) -> Float[Tensor, " pairs"]:
@@ -156,7 +170,7 @@ def _angle(a: Tensor, b: Tensor) -> Tensor:
 def _features_of(scene: Scene, frame: int) -> tuple[Features, Tensor]:
     """Corners in pixels of the full image, and the luma around each."""
     try:
-        pixels = decode_reduced(scene.image_paths[frame], _LONGEST)
+        pixels, kept = reduced_view(scene, frame, _LONGEST)
     except InputError:
         return Features(torch.zeros(0, 2), torch.zeros(0, 128)), torch.zeros(0)
     luma = pixels[:, :, :3].float() @ torch.tensor(LUMA) / 255
@@ -165,8 +179,8 @@ def _features_of(scene: Scene, frame: int) -> tuple[Features, Tensor]:
     found = find_features(luma)
     column, row = found.pixels.long().T
     height, width = luma.shape
-    kept = solid[row.clamp(max=height - 1), column.clamp(max=width - 1)]
-    found = Features(found.pixels[kept], found.descriptors[kept])
+    sound = (solid & kept)[row.clamp(max=height - 1), column.clamp(max=width - 1)]
+    found = Features(found.pixels[sound], found.descriptors[sound])
     column, row = found.pixels.long().T
     mean = torch.nn.functional.avg_pool2d(luma[None, None], 9, 1, 4, count_include_pad=False)[0, 0]
     around = mean[row.clamp(max=height - 1), column.clamp(max=width - 1)]
@@ -188,5 +202,8 @@ def _matched(
     moved = (a / size[0] - b / size[1]) * size[1]
     if float(moved.norm(dim=1).median()) < _MOVED * float(size[1].max()):
         return None
-    ratio = second[1][rows[:, 1]].clamp(min=1 / 255) / first[1][rows[:, 0]].clamp(min=1 / 255)
-    return MatchedPair(pair, a, b, float(ratio.median()))
+    return MatchedPair(pair, a, b, _gain(first[1][rows[:, 0]], second[1][rows[:, 1]]))
+
+
+def _gain(before: Tensor, after: Tensor) -> float:
+    return float((after.clamp(min=1 / 255) / before.clamp(min=1 / 255)).median())

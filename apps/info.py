@@ -17,6 +17,7 @@ from polyfield.apps.diagnosis_images import (
     copies,
     empty_views,
     exposure_drift,
+    inverted_masks,
     unreadable,
 )
 from polyfield.apps.diagnosis_poses import (
@@ -129,6 +130,7 @@ def examine(folder: Path) -> Examined:
             warnings += [] if outlines is None else lone_views(scene, outlines)
         exposed = badly_exposed(scene, samples)
         known = {frame for warning in exposed for frame in warning.frames}
+        warnings += inverted_masks(scene, samples)
         warnings += empty_views(scene, samples)
         warnings += blurred(scene, samples)
         warnings += exposed
@@ -235,6 +237,10 @@ def _field_of_view(scene: Scene) -> tuple[float, float]:
 def _subject(scene: Scene) -> str:
     if scene.backdrop is not None:
         return f"before a plain backdrop of colour {scene.backdrop}"
+    if scene.masks:
+        count = sum(mask is not None for mask in scene.masks)
+        what = {mask.meaning for mask in scene.masks if mask is not None}
+        return f"by the masks of {count} views" if "object" in what else f"{count} views have masks"
     return "by the images' alpha" if scene.has_alpha else "nothing sets it apart"
 
 

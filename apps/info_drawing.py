@@ -65,7 +65,9 @@ def _drawing(
     middle = places.median(0).values
     reach = (places - middle).abs().amax(1)
     limit = max(4 * float(reach.median()), float(((corners @ axes.T) - middle).abs().max()))
-    half = 1.15 * min(float(reach.max()), limit)
+    near = places[reach <= limit]
+    middle = (near.amin(0) + near.amax(0)) / 2
+    half = 1.15 * float((near - middle).abs().max())
     scale = (_SIDE / 2 - _MARGIN) / max(half, 1e-300)
 
     def flat(points: Tensor) -> list[tuple[float, float]]:

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 
 from polyfield.apps.bounds import Backdrop, object_mask
 from polyfield.apps.image_files import decode_reduced
+from polyfield.apps.mask_files import kept_pixels, read_mask
 from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
 
@@ -36,11 +37,14 @@ class ViewSample:
     thumbnail: UInt8[Tensor, "height width 4"]
     """sRGB with straight alpha; the longer side at most 128 pixels, less in scenes of thousands."""
     mask: Bool[Tensor, "height width"]
-    """Of the thumbnail: where the subject is, by alpha or backdrop; everywhere without either."""
+    """Of the thumbnail: where the subject is, by alpha, mask of an object or backdrop; everywhere
+    without any."""
+    kept: Bool[Tensor, "height width"]
+    """Of the thumbnail: what a mask does not ignore."""
     digest: str
     """Of the pixels: equal for equal pictures."""
     subject: float
-    """Share of the picture that is neither transparent nor plain backdrop."""
+    """Share of the picture that is neither transparent nor plain backdrop nor ignored."""
     brightness: float
     """Median luma of the subject in [0, 1]; NaN where there is none."""
     dark: float
@@ -51,6 +55,22 @@ class ViewSample:
     """Along rows, columns and both diagonals, natural logarithms of ratios of the variance of
     second differences: at full size to half, full to quarter, half to eighth. NaN where the subject
     is too small to say."""
+
+
+def reduced_view(
+    scene: Scene, frame: int, longest: int
+) -> tuple[UInt8[Tensor, "height width 4"], Bool[Tensor, "height width"]]:
+    """A photograph at most `longest` pixels long, and which of its pixels no mask ignores.
+
+    The mask of an object is its alpha. InputError names the file that does not decode.
+    """
+    pixels = decode_reduced(scene.image_paths[frame], longest)
+    height, width = pixels.shape[:2]
+    mask = scene.masks[frame] if scene.masks else None
+    if mask is not None and mask.meaning == "object":
+        shown = read_mask(mask, width, height)
+        pixels[:, :, 3] = (pixels[:, :, 3].int() * shown // 255).to(torch.uint8)
+    return pixels, kept_pixels(mask, width, height)
 
 
 def sample_views(scene: Scene) -> Iterator[ViewSample | InputError]:
@@ -66,19 +86,22 @@ def sample_views(scene: Scene) -> Iterator[ViewSample | InputError]:
 
     def sample(frame: int) -> ViewSample | InputError:
         try:
-            pixels = decode_reduced(scene.image_paths[frame], longest)
+            pixels, kept = reduced_view(scene, frame, longest)
         except InputError as error:
             return error
-        return sample_of(pixels, scene.backdrop, side)
+        return sample_of(pixels, scene.backdrop, kept, side)
 
     with ThreadPoolExecutor(together) as pool:
         yield from pool.map(sample, range(len(scene.sizes)))
 
 
 def sample_of(
-    pixels: UInt8[Tensor, "height width 4"], backdrop: Backdrop | None, side: int = _THUMBNAIL
+    pixels: UInt8[Tensor, "height width 4"],
+    backdrop: Backdrop | None,
+    kept: Bool[Tensor, "height width"] | None = None,
+    side: int = _THUMBNAIL,
 ) -> ViewSample:
-    """The sample of one picture; `side`: of the thumbnail at most."""
+    """The sample of one picture; kept: what no mask ignores; side: of the thumbnail at most."""
     height, width = pixels.shape[:2]
     transparent = bool((pixels[:, :, 3] < 255).any())
     if transparent or backdrop is None:
@@ -87,6 +110,7 @@ def sample_of(
         mask = object_mask(pixels, backdrop)
     luma = pixels[:, :, :3].float() @ torch.tensor(LUMA) / 255
     solid = mask & (pixels[:, :, 3] == 255) if transparent else mask
+    solid = solid if kept is None else solid & kept
     count = int(solid.sum())
     brightness = float(luma[solid].median()) if count >= _FEWEST_PIXELS else math.nan
     dark = bright = 0.0
@@ -97,13 +121,17 @@ def sample_of(
     scale = min(1.0, side / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     thumbnail = Image.fromarray(pixels.numpy()).resize(small, Image.Resampling.BOX)
-    # A thin part of the subject must not vanish: its share of a cell counts, not the nearest pixel.
-    share = Image.fromarray(mask.numpy().astype(np.uint8) * 255).resize(small, Image.Resampling.BOX)
+
+    def reduced(which: Tensor) -> Tensor:
+        shares = Image.fromarray(which.numpy().astype(np.uint8) * 255)
+        return torch.from_numpy(np.array(shares.resize(small, Image.Resampling.BOX))) > 127
+
     return ViewSample(
         torch.from_numpy(np.array(thumbnail)),
-        torch.from_numpy(np.array(share)) > 127,
+        reduced(mask),
+        reduced(torch.ones_like(mask) if kept is None else kept),
         hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).hexdigest(),
-        float(mask.float().mean()),
+        float((mask if kept is None else mask & kept).float().mean()),
         brightness,
         dark,
         bright,

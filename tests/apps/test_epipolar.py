@@ -59,6 +59,14 @@ def test_a_point_beyond_infinity_or_nearer_than_the_camera_is_refused():
         assert float(found[0]) == share
 
 
+@pytest.mark.parametrize(("column", "share"), [(300.0, 1.0), (350.0, 0.0), (200.0, 0.0)])
+def test_from_further_back_a_point_lies_between_the_other_camera_and_infinity(column, share):
+    cameras = camera_pair([0.0, 0, -1])
+    pixel = torch.tensor([[340.0, 180]]).double()
+    pair = MatchedPair((0, 1), pixel, torch.tensor([[column, 180]]).double(), 1.0)
+    assert float(agreement(cameras, [pair])[0]) == share
+
+
 def test_how_many_matches_are_sound_is_known_without_the_poses():
     cameras = camera_pair([0.5, 0.2, 0.1], 0.1)
     pair = seen(cameras, 60)

@@ -159,6 +159,19 @@ def test_a_badly_exposed_photograph_is_found_once(write_room, factor, kind):
     assert found == {(kind, name)}
 
 
+def test_a_photograph_darker_for_what_it_shows_is_not_badly_exposed(write_room):
+    """Half of it is hidden behind something black, and the rest is as bright as ever."""
+    folder = write_room()
+
+    def hidden(image):
+        pixels = np.asarray(image).copy()
+        pixels[:, :110] = 12
+        return Image.fromarray(pixels)
+
+    change(folder, "room_07.png", hidden)
+    assert not [warning for warning in info(folder).warnings if warning.kind == "exposure"]
+
+
 def test_an_exposure_that_wanders_is_found(write_room):
     def wander(images):
         gain = torch.where(torch.arange(len(images)) % 2 == 0, 1.0, 0.7)
@@ -252,6 +265,39 @@ def test_a_pose_that_belongs_elsewhere_is_found_by_its_outline(ball):
     name = change_pose(ball, 0, move)
     found = info(ball)
     assert kinds(found) == {("pose", name)}
+
+
+def add_masks(folder, middle, rim):
+    """Masks whose black pixels are ignored: the middle's and the rim's values."""
+    mask = np.full((150, 200), rim, np.uint8)
+    mask[35:115, 50:150] = middle
+    Image.fromarray(mask).save(folder / "mask.png")
+    document = json.loads((folder / "transforms.json").read_text())
+    for i, frame in enumerate(document["frames"]):
+        shutil.copy(folder / "mask.png", folder / f"mask_{i}.png")
+        frame["mask_path"] = f"mask_{i}.png"
+    (folder / "transforms.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(("middle", "rim", "warned"), [(0, 255, True), (255, 0, False)])
+def test_masks_that_take_the_middle_away_look_inverted(write_room, middle, rim, warned):
+    folder = write_room()
+    add_masks(folder, middle, rim)
+    found = [warning for warning in info(folder).warnings if warning.kind == "masks"]
+    assert [warning.where for warning in found] == (["mask_0.png"] if warned else [])
+
+
+def test_what_a_mask_ignores_is_not_looked_at(write_room):
+    folder = write_room()
+    add_masks(folder, 255, 0)
+
+    def spoilt(image):
+        pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(3))).copy()
+        pixels[33:117, 48:152] = np.asarray(image)[33:117, 48:152]
+        return Image.fromarray(pixels)
+
+    change(folder, "room_05.png", spoilt)
+    assert not [warning for warning in info(folder).warnings if warning.kind == "blurred"]
 
 
 def test_a_scene_that_cannot_be_loaded_is_refused_with_two(tmp_path, capsys):
