@@ -56,6 +56,8 @@ def scene(tmp_path_factory):
 class AnalyticBall(torch.nn.Module):
     """The ball of `scene`, dense and of its colours, in the unit cube of a similarity."""
 
+    learning_rate, costly = 0.01, False
+
     def __init__(self, to_field):
         super().__init__()
         self.to_user = to_field.inverse()

@@ -16,6 +16,8 @@ OUTER, INNER = 0.3, 0.15
 class Shell(torch.nn.Module):
     """A ball around the cube's middle with a hollow that no camera looks into."""
 
+    learning_rate, costly = 0.01, False
+
     def density(self, x):
         radius = (x - 0.5).norm(dim=1)
         solid = (radius < OUTER) & (radius > INNER)

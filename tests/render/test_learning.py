@@ -38,7 +38,7 @@ def learned(thin=None, model=None, distortion=0.01):
     grid = full_grid(1, 32, torch.device("cpu"))
     samples = march(origins, directions, grid.bits, 1, 32, 1 / 24, 0.0, 0.0, 99, 0, 0, False)
     loss = ray_loss(target, "squared", 1, distortion)
-    out = learn_samples(model, samples, directions, background, loss, 0.05, thin)
+    out = learn_samples(model, samples, directions, background, loss, 0.05, thin=thin)
     return out, torch.cat([p.grad.view(-1) for p in model.parameters()])
 
 
