@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from tyro.conf import Positional
@@ -30,6 +31,7 @@ from polyfield.apps.diagnosis_poses import (
     subject_hull,
 )
 from polyfield.apps.epipolar import matched_pairs
+from polyfield.apps.option_help import optional
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.torch_threads import torch_threads
 from polyfield.apps.view_samples import sample_views
@@ -45,7 +47,7 @@ class Info:
 
     scene: Positional[Path]
     """Folder of posed images."""
-    html: Path | None = None
+    html: Annotated[Path | None, optional("FILE")] = None
     """Write the same as a page, with the cameras drawn and all photographs small."""
 
 

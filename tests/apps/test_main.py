@@ -121,6 +121,7 @@ def test_the_table_says_what_train_says_of_itself():
         "export",
         "convert",
         "eval",
+        "info",
         "doctor",
         "bench",
         "demo",
