@@ -29,7 +29,7 @@ MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes mem
 MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for empty
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
-FULL_BATCH = 1 << 14  # samples: the grid is looked at once in 16 such batches, or as many samples
+FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 such batches
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
@@ -48,6 +48,9 @@ class RadianceTask:
         views = self.cameras.select(self.frames.to(device))
         forget_unseen(trained.grid, views, 2 if len(views) >= MANY_VIEWS else 1)
         self.width, self.height = scene.cameras.width, scene.cameras.height
+        self.update_every = UPDATE_EVERY
+        if trained.field.costly:
+            self.update_every *= max(1, FULL_BATCH // trained.settings.samples_per_step)
         self.optimiser = FieldOptimiser(trained.field)
         self.optimiser.to(device)
         self.proposal_optimiser = None
@@ -64,7 +67,7 @@ class RadianceTask:
     def step(self, step: int, rate: float) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
-        if step % (UPDATE_EVERY * max(1, FULL_BATCH // settings.samples_per_step)) == 0:
+        if step % self.update_every == 0:
             update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
         origins, directions, pixels, background = self._batch(step)
         target = pixels[:, :3]

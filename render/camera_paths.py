@@ -72,8 +72,9 @@ class Flight(NamedTuple):
 def flight(camera_to_world: Float[Tensor, "n 3 4"]) -> Flight:
     """The flight through poses in their order, by cubic curves of positions and of rotations.
 
-    Of the two ways to turn from one to the next it takes the shorter. Centripetal: a curve between
-    two close views does not overshoot. Raises InputError for no camera.
+    Of the two ways to turn from one to the next it takes the shorter. Knots are as far apart as the
+    poses: unevenly spaced views of a circle are joined near the circle. Raises InputError for no
+    camera.
     """
     if len(camera_to_world) == 0:
         raise InputError("cameras", "none", "at least one")
@@ -86,7 +87,7 @@ def flight(camera_to_world: Float[Tensor, "n 3 4"]) -> Flight:
     flips = ((rotation[1:] * rotation[:-1]).sum(1) < 0).long().cumsum(0) % 2
     rotation = torch.cat([rotation[:1], rotation[1:] * (1 - 2 * flips)[:, None]])
     # Two dropped neighbours of a pose may have been more than _SAME apart from one another.
-    widths = _distances(rotation, position, scale).clamp(min=_SAME).sqrt()
+    widths = _distances(rotation, position, scale).clamp(min=_SAME)
     inverse = rotation[:-1] * rotation.new_tensor([1.0, -1.0, -1.0, -1.0])
     turns = logarithm(product(inverse, rotation[1:])) / widths[:, None]
     return Flight(
