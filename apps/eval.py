@@ -28,13 +28,12 @@ from polyfield.apps.trained import (
     load,
     scene_of,
 )
-from polyfield.apps.true_view import shown_image, true_view
+from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
 from polyfield.render.lpips import PerceptualNetwork
 from polyfield.render.metrics import psnr_8bit, rounded_to_8bit, ssim
 
 COLORED = 64  # training images, at most, whose mean colour is the constant picture's
-PIXELS_AT_ONCE = 1 << 20
 LPIPS = "VGG, version 0.1, of both images at 8 bits"
 
 
@@ -125,7 +124,7 @@ def measure(
     device = trained.grid.bits.device
     cameras = scene.cameras.transformed(trained.to_field).to(device)
     colored = spread(scene.splits["train"].tolist(), COLORED)
-    constant = mean_color(images, colored, background)
+    constant = mean_color(scene, images, colored, background)
     found: dict[str, dict[str, float]] = {}
     seconds = 0.0
     while len(found) < len(frames):
@@ -151,6 +150,8 @@ def measure(
             "share": truth.share,
         }
         if network is not None:
+            if truth.kept is not None:
+                color = torch.where(truth.kept[..., None], color, truth.color)
             score["lpips"] = network.distance(rounded_to_8bit(color), rounded_to_8bit(truth.color))
         found[scene.frame_names[frame]] = score
         if frame == held[0] and seconds * len(held) > within:
@@ -162,11 +163,11 @@ def measure(
     def mean(name: str) -> float:
         return sum(score[name] for score in found.values()) / len(found)
 
-    said = LPIPS if network else f"not measured ({without_network})" if without_network else ""
+    equal = "; pixels that do not count are set to the photograph's" if scene.masks else ""
+    said = f"not measured ({without_network})" if without_network else ""
+    said = LPIPS + equal if network else said
     sizes = sorted({scene.sizes[frame] for frame in frames})
-    masked = ""
-    if scene.masks:
-        masked = " whose middle pixel counts; pixels that do not count are set to the photograph's"
+    windows = "valid windows only" + (" whose middle pixel counts" if scene.masks else "")
     left_out = len(scene.splits[split]) - len(held)
     return EvalResult(
         psnr=mean("psnr"),
@@ -180,7 +181,7 @@ def measure(
             "pixels": _measured_pixels(scene, frames),
             "resolution": [f"{w}x{h}" for w, h in sizes],
             "rounding": "both images to 8 bits, PSNR per image, mean over images",
-            "ssim": "11x11 Gaussian window, sigma 1.5, valid windows only" + masked,
+            "ssim": f"11x11 Gaussian window, sigma 1.5, {windows}{equal}",
             "samples_per_pixel": samples_per_pixel,
             "constant picture": f"the mean colour of {len(colored)} training images",
         }
@@ -209,15 +210,21 @@ def spread(frames: list[int], count: int) -> list[int]:
     return [frames[index * len(frames) // count] for index in range(count)]
 
 
-def mean_color(images: ImageStore, frames: list[int], background: Color) -> Float[Tensor, " 3"]:
-    """The mean over pixels, then over images, of sRGB on a background; one image at a time."""
-    total = torch.zeros(3, dtype=torch.float64)
+def mean_color(
+    scene: Scene, images: ImageStore, frames: list[int], background: Color
+) -> Float[Tensor, " 3"]:
+    """The mean over the pixels that count, then over images, of sRGB as views are compared with it.
+
+    Images are taken one at a time; those of which no pixel counts say nothing.
+    """
+    total, count = torch.zeros(3, dtype=torch.float64), 0
     for frame in frames:
-        pixels = images.image(frame).flatten(0, 1)
-        for part in pixels.split(PIXELS_AT_ONCE):
-            shown = shown_image(part[None], background)
-            total += shown.sum((0, 1), dtype=torch.float64) / len(pixels)
-    return (total / max(1, len(frames))).float()
+        truth = true_view(scene, images, frame, background)
+        color = truth.color.flatten(0, 1) if truth.kept is None else truth.color[truth.kept]
+        if len(color):
+            total += color.sum(0, dtype=torch.float64) / len(color)
+            count += 1
+    return (total / max(1, count)).float()
 
 
 def summary(result: EvalResult) -> str:
@@ -240,7 +247,7 @@ def summary(result: EvalResult) -> str:
             *lines,
             "Beside each figure stands the score of a constant picture of the mean training"
             " colour.",
-            f"LPIPS: {result.protocol['LPIPS']}",
+            *([f"LPIPS: {said}"] if (said := result.protocol.get("LPIPS")) else []),
             f"({protocol}; {result.seconds_per_view:.2f} s a view)",
         ]
     )

@@ -46,11 +46,10 @@ def test_the_background_is_the_run_s_own_where_none_is_asked_for(ball_run):
     assert evaluate(Eval(ball_run, device="cpu")).protocol["background"] == [1.0, 1.0, 1.0]
 
 
-def test_a_colour_is_the_mean_over_images_of_the_mean_over_pixels(scene, monkeypatch):
-    monkeypatch.setattr(eval_module, "PIXELS_AT_ONCE", 7)
+def test_a_colour_is_the_mean_over_images_of_the_mean_over_pixels(scene):
     there = load_scene(scene)
     frames = there.splits["train"].tolist()[:3]
-    found = mean_color(scene_images(there, 40 * 40 * 4), frames, (0.0, 0.5, 1.0))
+    found = mean_color(there, scene_images(there, 40 * 40 * 4), frames, (0.0, 0.5, 1.0))
     shown = [on(decode(there.image_paths[f], 4), [0.0, 0.5, 1.0]) for f in frames]
     expected = torch.stack([image.mean((0, 1)) for image in shown]).mean(0)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from polyfield.apps.eval import measure, summary
+from polyfield.apps.eval import mean_color, measure, summary
 from polyfield.apps.images import scene_images
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.scene import load_scene
@@ -15,6 +15,7 @@ from polyfield.apps.trained import build, settings_of
 from polyfield.apps.true_view import TrueView, shown_image, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.render.lpips import PerceptualNetwork
 from polyfield.render.metrics import psnr_8bit, ssim
 
 WHITE = (1.0, 1.0, 1.0)
@@ -120,6 +121,32 @@ def test_eval_measures_what_counts_and_says_what_that_was(masked, trained, meani
     words = "mask above 127" if meaning == "object" else "no mask ignores"
     assert words in str(result.protocol["pixels"]) and words in summary(result)
     assert "photograph's" in str(result.protocol["ssim"]) and "% of its pixels" in summary(result)
+
+
+def test_the_constant_picture_is_the_mean_of_the_pixels_that_count(masked, trained):
+    scene = masked(half(), "object")
+    images = scene_images(scene, 1 << 24)
+    views = [true_view(scene, images, f, WHITE) for f in scene.splits["train"].tolist()]
+    color = torch.stack([view.color[view.kept].double().mean(0) for view in views]).mean(0)
+    torch.testing.assert_close(
+        mean_color(scene, images, scene.splits["train"].tolist(), WHITE), color.float()
+    )
+    truth = true_view(scene, images, int(scene.splits["test"][0]), WHITE)
+    expected = psnr_8bit(color.float().expand(16, 16, 3), truth.color, truth.kept)
+    assert measure(trained, scene, images, "test").constant_psnr == pytest.approx(expected)
+
+
+def test_lpips_sees_no_difference_where_pixels_do_not_count(masked, trained, monkeypatch):
+    pairs = []
+    monkeypatch.setattr(
+        PerceptualNetwork, "distance", lambda network, a, b: (pairs.append((a, b)), 0.5)[1]
+    )
+    scene = masked(half(), "keep")
+    images = scene_images(scene, 1 << 24)
+    result = measure(trained, scene, images, "test", network=PerceptualNetwork((), ()))
+    differs = (pairs[0][0] != pairs[0][1]).any(2)
+    assert result.lpips == 0.5 and differs[:, 6:].any() and not differs[:, :6].any()
+    assert "set to the photograph's" in str(result.protocol["LPIPS"])
 
 
 def test_without_masks_eval_says_that_all_pixels_count(disc_scene, trained):
