@@ -83,6 +83,9 @@ def convert(options: Convert) -> ConvertResult:
         with replacing(unfinished / "transforms.json") as file:
             file.write(json.dumps(document, indent=1).encode())
         _check(unfinished, posed)
+    notes = list(posed.notes)
+    if count := sum(mask is not None for mask in posed.masks):
+        notes.append(f"warning: the masks of {count} photographs are not carried over")
     return ConvertResult(
         str(options.out),
         kind,
@@ -91,7 +94,7 @@ def convert(options: Convert) -> ConvertResult:
         {split: len(frames) for split, frames in posed.splits.items()},
         0 if posed.points is None else len(posed.points),
         sum(depth is not None for depth in depths),
-        posed.notes,
+        tuple(notes),
     )
 
 

@@ -222,6 +222,13 @@ def test_sub_folders_stay_and_what_all_frames_share_stands_at_the_top(made, tmp_
         assert document[key] == written(made)[key]
 
 
+def test_masks_that_stay_behind_are_said(made, tmp_path):
+    assert not any("mask" in note for note in convert(Convert(made, tmp_path / "a")).notes)
+    photograph(made / "masks" / "cam1" / "1.png", 0)
+    notes = convert(Convert(made, tmp_path / "b")).notes
+    assert "warning: the masks of 1 photographs are not carried over" in notes
+
+
 def test_axes_are_opengl_s(made, tmp_path):
     convert(Convert(made, tmp_path / "out"))
     for new, old in zip(written(tmp_path / "out")["frames"], written(made)["frames"], strict=True):
