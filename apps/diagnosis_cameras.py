@@ -76,7 +76,9 @@ def camera_coverage(scene: Scene) -> Coverage:
 
 def camera_warnings(scene: Scene) -> list[Warning]:
     """What is wrong with cameras, scale, splits and bounds. No pixel is decoded."""
-    return [*_counts(scene), *_scale(scene), *_one_place(scene), *_past_the_bounds(scene)]
+    # Of cameras in one place the spread is rounding, which has no scale.
+    size = _one_place(scene) or _scale(scene)
+    return [*_counts(scene), *size, *_past_the_bounds(scene)]
 
 
 def finest_box(scene: Scene) -> tuple[Float64[Tensor, " 3"], Float64[Tensor, " 3"]]:

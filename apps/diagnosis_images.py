@@ -188,8 +188,11 @@ def inverted_masks(scene: Scene, samples: Samples) -> list[Warning]:
     return [Warning("masks", where, sentence, "Invert them, unless the middle is to be left out.")]
 
 
-def copies(scene: Scene, samples: Samples) -> list[Warning]:
-    """Photographs that are there twice, and nearly equal ones whose poses differ."""
+def copies(scene: Scene, samples: Samples, poses_hold: bool = True) -> list[Warning]:
+    """Photographs that are there twice, and nearly equal ones whose poses differ.
+
+    poses_hold: whether poses say anything; if not, only equal pixels are told of.
+    """
     warnings = []
     equal = defaultdict(list)
     for frame, sample in samples.items():
@@ -202,7 +205,7 @@ def copies(scene: Scene, samples: Samples) -> list[Warning]:
         for frame in frames[1:]:
             first = file_of(scene, frames[0])
             sentence = f"the same picture as {first}, pixel for pixel."
-            if _apart(scene, frame, frames[0]):
+            if poses_hold and _apart(scene, frame, frames[0]):
                 sentence = f"{sentence[:-1]}, with another pose: one of them is wrong."
             elif _held_out(scene, frame) != _held_out(scene, frames[0]):
                 sentence = f"{sentence[:-1]}, one trained on and one held out: figures flatter."
@@ -210,7 +213,7 @@ def copies(scene: Scene, samples: Samples) -> list[Warning]:
                 f"Keep one of the two ({file_of(scene, frames[0])} or {file_of(scene, frame)})."
             )
             warnings.append(Warning("copy", file_of(scene, frame), sentence, remedy, (frame,)))
-    for frame, other in _alike(samples):
+    for frame, other in _alike(samples) if poses_hold else ():
         if group.get(frame) == group.get(other) or not _apart(scene, frame, other):
             continue
         sentence = f"nearly the same picture as {file_of(scene, other)}, with another pose."

@@ -136,8 +136,8 @@ def examine(folder: Path) -> Examined:
         warnings += empty_views(scene, samples)
         warnings += blurred(scene, samples)
         warnings += exposed
-        warnings += exposure_drift(scene, samples, [] if wrong else pairs, known)
-        warnings += copies(scene, samples)
+        warnings += exposure_drift(scene, samples, pairs, known)
+        warnings += copies(scene, samples, not wrong)
         coverage = camera_coverage(scene)
     return Examined(
         scene,

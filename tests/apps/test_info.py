@@ -329,3 +329,18 @@ def test_real_scenes_raise_no_false_alarm(name):
     if not (DATA / name).is_dir():
         pytest.skip(f"needs {DATA / name}")
     assert info(DATA / name).warnings == ()
+
+
+def test_where_all_poses_are_wrong_nothing_else_is_said_of_them(ball):
+    """World-to-camera matrices of an orbit put all cameras in one place, far from any scale."""
+    for split in ("train", "val", "test"):
+        path = ball / f"transforms_{split}.json"
+        document = json.loads(path.read_text())
+        for frame in document["frames"]:
+            matrix = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
+            frame["transform_matrix"] = torch.linalg.inv(matrix).tolist()
+        path.write_text(json.dumps(document))
+    shutil.copy(ball / "train" / "r_4.png", ball / "train" / "r_5.png")
+    found = info(ball).warnings
+    assert {warning.kind for warning in found} == {"one place", "convention", "copy"}
+    assert "another pose" not in [w for w in found if w.kind == "copy"][0].sentence
