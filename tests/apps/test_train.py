@@ -177,7 +177,7 @@ class LatticeArguments:
     side: int = 16
 
     @classmethod
-    def fitted(cls, resolution, parameters):
+    def fitted(cls, resolution, parameters, contraction=0):
         return cls(side=min(resolution, int((parameters / 4) ** (1 / 3))))
 
 
