@@ -14,7 +14,8 @@ from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import build, settings_of
+from polyfield.apps.settings import settings_of
+from polyfield.apps.trained import build
 from polyfield.cuda.backend import backend_asked_for
 from polyfield.cuda.table_adam import lazy_adam_reference_
 from polyfield.fields.optimiser import BETAS, EPSILON, FieldOptimiser
@@ -74,8 +75,8 @@ def step_against_reference(
         ours.step(number, min(1.0, (number + 1) / 100))
     trained = build(ours.trained.settings, ours.device)
     theirs = RadianceTask(trained, ours.scene, ours.images, ours.device)
-    theirs.optimiser = AutogradOptimiser(theirs.trained.field)
-    theirs.optimiser.clear()
+    theirs.optimisers["field"] = AutogradOptimiser(theirs.trained.field)
+    theirs.optimisers["field"].clear()
     tensors, values = ours.state()
     state = {name: tensor.clone() for name, tensor in tensors.items()}
     number = steps - steps % UPDATE_EVERY + 1  # not one that updates the occupancy grid

@@ -15,19 +15,13 @@ from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.left_half import check_has_light, has_light, light_from_left_half
 from polyfield.apps.lpips_weights import find_lpips
 from polyfield.apps.mask_files import HALF
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import (
-    BACKGROUNDS,
-    SAMPLES_PER_PIXEL,
-    Color,
-    Trained,
-    check_samples_per_pixel,
-    load,
-    scene_of,
-)
+from polyfield.apps.settings import BACKGROUNDS, Color, scene_of
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, check_samples_per_pixel, load
 from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
 from polyfield.render.lpips import PerceptualNetwork
@@ -35,6 +29,10 @@ from polyfield.render.metrics import psnr_8bit, rounded_to_8bit, ssim
 
 COLORED = 64  # training images, at most, whose mean colour is the constant picture's
 LPIPS = "VGG, version 0.1, of both images at 8 bits"
+LIGHT = {
+    False: "the mean of the training photographs'",
+    True: "fitted to the left half of each view; the right half is scored",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,9 @@ class Eval:
     background: Literal["auto", "white", "black"] = "auto"
     """Behind transparent pixels. auto: the run's own, white where photographs have alpha. Figures
     on different backgrounds do not compare."""
+    light: Literal["mean", "left"] = "mean"
+    """Exposure and appearance of views, where the run has learned those of its photographs: the
+    mean, or what explains the left half of each view best. Then the right half alone is scored."""
     samples_per_pixel: int = SAMPLES_PER_PIXEL
     """Rays through each pixel."""
     scene: Annotated[Path | None, optional("SCENE")] = None
@@ -82,6 +83,8 @@ def evaluate(options: Eval) -> EvalResult:
     check_samples_per_pixel(options.samples_per_pixel)
     device = choose_device(options.device)
     trained = load(options.run, device)
+    if options.light == "left":
+        check_has_light(trained)
     scene = scene_of(trained.settings, options.scene)
     images = scene_images(scene, 1 << 28)
     background = BACKGROUNDS.get(options.background)
@@ -93,6 +96,7 @@ def evaluate(options: Eval) -> EvalResult:
         options.split,
         background,
         options.samples_per_pixel,
+        from_left=options.light == "left",
         network=network,
         without_network=why,
     )
@@ -107,15 +111,17 @@ def measure(
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
     within: float = math.inf,
     *,
+    from_left: bool = False,
     network: PerceptualNetwork | None = None,
     without_network: str = "",
 ) -> EvalResult:
     """`evaluate` for a field and scene at hand, of as many evenly spread views as seconds allow.
 
     The first one tells how long a view takes. background: the run's own where none is given.
+    from_left: each view's light is found in its left half, and the right one is measured.
     network: of LPIPS; without_network: why it is not measured where none is given.
     """
-    background = background or trained.settings.background
+    behind = background or trained.settings.background
     held = scene.splits.get(split, torch.zeros(0)).tolist()
     frames = held
     if not frames:
@@ -124,22 +130,25 @@ def measure(
     device = trained.grid.bits.device
     cameras = scene.cameras.transformed(trained.to_field).to(device)
     colored = spread(scene.splits["train"].tolist(), COLORED)
-    constant = mean_color(scene, images, colored, background)
+    constant = mean_color(scene, images, colored, behind)
     found: dict[str, dict[str, float]] = {}
     seconds = 0.0
     while len(found) < len(frames):
         frame = frames[len(found)]
-        truth = true_view(scene, images, frame, background)
+        whole = true_view(scene, images, frame, behind)
+        truth = whole.half(right=True) if from_left else whole
         if not truth.measurable:
             held = [other for other in held if other != frame]
             frames = [other for other in frames if other != frame]
             continue
+        light = light_from_left_half(trained, cameras, frame, whole) if from_left else None
         begin = time.perf_counter()
         view = trained.view(
             cameras,
             frame,
             samples_per_pixel=samples_per_pixel,
             background=background,
+            light=light,
         )
         seconds += time.perf_counter() - begin
         color = view.color.cpu()
@@ -163,11 +172,12 @@ def measure(
     def mean(name: str) -> float:
         return sum(score[name] for score in found.values()) / len(found)
 
-    equal = "; pixels that do not count are set to the photograph's" if scene.masks else ""
+    some = bool(scene.masks) or from_left
+    equal = "; pixels that do not count are set to the photograph's" if some else ""
     said = f"not measured ({without_network})" if without_network else ""
     said = LPIPS + equal if network else said
     sizes = sorted({scene.sizes[frame] for frame in frames})
-    windows = "valid windows only" + (" whose middle pixel counts" if scene.masks else "")
+    windows = "valid windows only" + (" whose middle pixel counts" if some else "")
     left_out = len(scene.splits[split]) - len(held)
     return EvalResult(
         psnr=mean("psnr"),
@@ -177,7 +187,7 @@ def measure(
             "split": split,
             "views": f"{len(frames)} of {len(held)}"
             + (f", {left_out} left out that masks ignore" if left_out else ""),
-            "background": list(background),
+            "background": list(behind),
             "pixels": _measured_pixels(scene, frames),
             "resolution": [f"{w}x{h}" for w, h in sizes],
             "rounding": "both images to 8 bits, PSNR per image, mean over images",
@@ -185,6 +195,7 @@ def measure(
             "samples_per_pixel": samples_per_pixel,
             "constant picture": f"the mean colour of {len(colored)} training images",
         }
+        | ({"light": LIGHT[from_left]} if has_light(trained) else {})
         | ({} if not said else {"LPIPS": said}),
         seconds_per_view=seconds / len(found),
         constant_psnr=mean("constant_psnr"),

@@ -16,7 +16,8 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.mesh_files import write_mesh, write_points
 from polyfield.apps.option_help import DEVICE, optional
-from polyfield.apps.trained import Trained, load, orbit_cameras, scene_of
+from polyfield.apps.settings import scene_of
+from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from polyfield.apps.formats.json_fields import Fields
@@ -11,7 +14,10 @@ from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
+from polyfield.fields.appearance import InLightOf
+from polyfield.fields.field import RadianceField
 from polyfield.fields.optimiser import FieldOptimiser
+from polyfield.render.losses import color_error
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
     UPDATE_EVERY,
@@ -33,6 +39,16 @@ FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 s
 WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
 
 
+class Batch(NamedTuple):
+    """Rays of a step, in the unit cube, and what the photographs show there."""
+
+    origins: Float[Tensor, "rays 3"]
+    directions: Float[Tensor, "rays 3"]
+    pixels: Float[Tensor, "rays channels"]
+    background: Float[Tensor, "rays 3"]
+    frames: Int64[Tensor, " rays"]
+
+
 class RadianceTask:
     """Pixels of all training views against what the field shows: the task `train` gives the loop.
 
@@ -47,16 +63,15 @@ class RadianceTask:
         self.frames = scene.splits["train"]
         views = self.cameras.select(self.frames.to(device))
         forget_unseen(trained.grid, views, 2 if len(views) >= MANY_VIEWS else 1)
+        self.photograph = torch.zeros(len(scene.frame_names), dtype=torch.int64, device=device)
+        self.photograph[self.frames.to(device)] = torch.arange(len(self.frames), device=device)
         self.width, self.height = scene.cameras.width, scene.cameras.height
         self.update_every = UPDATE_EVERY
         if trained.field.costly:
             self.update_every *= max(1, FULL_BATCH // trained.settings.samples_per_step)
-        self.optimiser = FieldOptimiser(trained.field)
-        self.optimiser.to(device)
-        self.proposal_optimiser = None
-        if trained.proposal is not None:
-            self.proposal_optimiser = FieldOptimiser(trained.proposal)
-            self.proposal_optimiser.to(device)
+        self.optimisers = {name: FieldOptimiser(part) for name, part in trained.parts.items()}
+        for optimiser in self.optimisers.values():
+            optimiser.to(device)
         self.rays = max(RAYS, trained.settings.samples_per_step // FIRST_SAMPLES // RAYS * RAYS)
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
@@ -69,22 +84,17 @@ class RadianceTask:
         settings, grid = self.trained.settings, self.trained.grid
         if step % self.update_every == 0:
             update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
-        origins, directions, pixels, background = self._batch(step)
-        target = pixels[:, :3]
-        if pixels.shape[1] == 4:
-            target = target * pixels[:, 3:] + background * (1 - pixels[:, 3:])
-        optimisers = [self.optimiser]
-        if self.proposal_optimiser is not None:
-            optimisers.append(self.proposal_optimiser)
-        for optimiser in optimisers:
+        for optimiser in self.optimisers.values():
             optimiser.clear()
+        batch = self._batch(step)
+        target, background = self._wanted(batch)
         seen, loss = learn_rays(
-            self.trained.field,
+            self._field_of(batch),
             self.trained.guide,
-            origins,
-            directions,
-            background,
-            target,
+            batch.origins,
+            batch.directions,
+            background.detach(),
+            target.detach(),
             settings.sampling,
             seed=settings.seed,
             stream=step,
@@ -93,11 +103,18 @@ class RadianceTask:
             distortion_weight=settings.distortion,
             thin=self.trained.field.costly,
         )
+        if background.requires_grad or target.requires_grad:
+            error = color_error(settings.loss, self.rays_per_pixel)
+            behind = (1 - seen.opacity)[:, None] * (background - background.detach())
+            error(seen.color + behind, target).backward()
+        optimisers = self.optimisers.values()
         finite = bool(torch.isfinite(loss)) and all(each.finite() for each in optimisers)
         if finite:
             for optimiser in optimisers:
                 optimiser.step(step, rate)
-        rays = len(origins)
+            if self.trained.exposure is not None:
+                self.trained.exposure.center_()
+        rays = len(batch.origins)
         wanted = rays * settings.samples_per_step / max(1, seen.samples_shaded)
         marched = rays * MOST_MARCHED * settings.samples_per_step / max(1, seen.samples_marched)
         wanted = min(wanted, marched, 2 * rays, MOST_RAYS)
@@ -110,7 +127,30 @@ class RadianceTask:
             "finite": float(finite),
         }
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _field_of(self, batch: Batch) -> RadianceField:
+        """The field in the light of the batch's photographs."""
+        field = self.trained.field
+        if field.codes is None:
+            return field
+        return InLightOf(field, field.codes, self.photograph[batch.frames])
+
+    def _wanted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Colours [rays, 3] that rays should show, and what lies behind the field along them.
+
+        With gradients to what is learned beside it.
+        """
+        background = batch.background
+        if self.trained.environment is not None:
+            background = self.trained.environment(batch.directions)
+        target = batch.pixels[:, :3]
+        if self.trained.exposure is not None:
+            target = self.trained.exposure(target, self.photograph[batch.frames])
+        if batch.pixels.shape[1] == 4:
+            opacity = batch.pixels[:, 3:]
+            target = target * opacity + background.detach() * (1 - opacity)
+        return target, background
+
+    def _batch(self, step: int) -> Batch:
         random = step_generator(self.trained.settings.seed, step)
         drawable = self.frames
         if not self.images.all_fit:
@@ -133,7 +173,8 @@ class RadianceTask:
             point = (point.floor()[:, None] + inside).view(-1, 2)
         frames, point = frames.to(self.device), point.to(self.device)
         origins, directions = self.cameras.rays(frames, point)
-        return origins, directions, pixels.to(self.device) / 255, background.to(self.device)
+        pixels = pixels.to(self.device) / 255
+        return Batch(origins, directions, pixels, background.to(self.device), frames)
 
     def _points(
         self, drawable: Tensor, count: int, random: torch.Generator
@@ -195,12 +236,11 @@ class RadianceTask:
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Everything a step depends on."""
         grid = self.trained.grid
-        tensors = {f"field.{k}": v for k, v in self.trained.field.state_dict().items()}
-        tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.moments.items()}
-        if self.trained.proposal is not None and self.proposal_optimiser is not None:
-            moments = self.proposal_optimiser.moments
-            tensors |= {f"proposal.{k}": v for k, v in self.trained.proposal.state_dict().items()}
-            tensors |= {f"optimiser.proposal.{k}": v for k, v in moments.items()}
+        tensors: dict[str, Tensor] = {}
+        for name, part in self.trained.parts.items():
+            tensors |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+            moments = self.optimisers[name].moments
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in moments.items()}
         tensors |= {"grid.values": grid.values, "grid.bits": grid.bits}
         return tensors, {"rays": self.rays}
 
@@ -208,19 +248,16 @@ class RadianceTask:
         """Take on a state that `state` returned. InputError for what is none of this field's."""
         check_tensors(tensors, self.state()[0], "state")
         rays = Fields("state", values).whole("rays", RAYS, MOST_RAYS)
-        self.trained.field.load_state_dict(part_of(tensors, "field."))
-        for name, moment in self.optimiser.moments.items():
-            moment.copy_(tensors[f"optimiser.{name}"])
-        if self.trained.proposal is not None and self.proposal_optimiser is not None:
-            self.trained.proposal.load_state_dict(part_of(tensors, "proposal."))
-            for name, moment in self.proposal_optimiser.moments.items():
-                moment.copy_(tensors[f"optimiser.proposal.{name}"])
-            self.proposal_optimiser.clear()
+        for name, part in self.trained.parts.items():
+            part.load_state_dict(part_of(tensors, f"{name}."))
+            optimiser = self.optimisers[name]
+            for key, moment in optimiser.moments.items():
+                moment.copy_(tensors[f"optimiser.{name}.{key}"])
+            optimiser.clear()
         grid = self.trained.grid
         self.trained.grid = OccupancyGrid(
             tensors["grid.values"].to(self.device, copy=True),
             tensors["grid.bits"].to(self.device, copy=True),
             grid.resolution,
         )
-        self.optimiser.clear()
         self.rays = rays

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.apps.formats.camera_path import MOST_FRAMES, read_camera_path
-from polyfield.apps.trained import Trained, scene_of
+from polyfield.apps.settings import scene_of
+from polyfield.apps.trained import Trained
 from polyfield.cuda.errors import InputError
 from polyfield.render.camera_paths import interpolate, interpolation_seconds, middle_pose, spiral
 from polyfield.render.cameras import Cameras, LensKind, ideal_cameras

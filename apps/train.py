@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -28,18 +28,12 @@ from polyfield.apps.run_folder import RunFolder, read_config
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import Schedule, read_schedule
+from polyfield.apps.settings import Settings, pixel_size, read_settings, settings_of
 from polyfield.apps.terminal import say
 from polyfield.apps.train_options import Train, check
-from polyfield.apps.trained import (
-    Settings,
-    Trained,
-    build,
-    pixel_size,
-    read_settings,
-    settings_of,
-)
+from polyfield.apps.trained import Trained, build
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.fields.table import FIELDS, arguments_of, with_appearance
 from polyfield.render.samplers import SamplerKind
 
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
@@ -101,6 +95,9 @@ def train(
     scene = load_scene(scene_path, images_folder, unbounded=options.space == "unbounded")
     for note in scene.notes:
         tell(note)
+    if options.learned_background and scene.has_alpha:
+        got = "photographs are transparent there"
+        raise InputError("--learned-background", got, "opaque photographs", "Leave it out.")
     for warning in camera_warnings(scene):
         tell(f"warning: {warning} See polyfield info.")
     limit = int(options.memory * 1e9) if options.memory else default_limit()
@@ -245,6 +242,8 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
     )
     contraction = scene.grid_levels if options.space == "unbounded" else 0
     arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters, contraction)
+    if options.appearance:
+        arguments = with_appearance(arguments, options.appearance, len(scene.splits["train"]))
     settings = settings_of(
         scene,
         options.field,
@@ -252,11 +251,16 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         options.seed,
         min(plan.samples_per_step, arguments.samples_per_step),
         plan.image_bytes,
-        options.pixel,
-        options.loss,
-        options.images,
-        options.sampler,
-        options.distortion,
+    )
+    settings = replace(
+        settings,
+        pixel=options.pixel,
+        loss=options.loss,
+        images=options.images,
+        sampler=options.sampler,
+        distortion=options.distortion,
+        learned_background=options.learned_background,
+        exposures=len(scene.splits["train"]) if options.exposure else 0,
     )
     return settings, plan
 

@@ -57,6 +57,14 @@ class Train:
     distortion: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
     0.001 to 0.01 is usual."""
+    learned_background: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Learn what lies behind the field, by direction, in place of one colour: for skies."""
+    exposure: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Learn how bright each photograph came out, a channel each, so that the field does not have
+    to explain it. Views show the mean exposure."""
+    appearance: Annotated[int, arg(metavar="N")] = 0
+    """Numbers of each photograph, learned, that the colours in its light depend on: for captures
+    over hours or days; 8 to 16 are usual. Views show the mean light."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True

@@ -6,70 +6,32 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from polyfield.apps import checkpoint
-from polyfield.apps.formats.json_fields import LARGEST, Fields
-from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.run_folder import RunFolder
-from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.train_options import MOST_DISTORTION, Pixel
+from polyfield.apps.settings import Color, Settings, read_settings
 from polyfield.cuda.errors import InputError
-from polyfield.fields.field import TrainableField
+from polyfield.fields.appearance import InLightOf
+from polyfield.fields.environment import Environment
+from polyfield.fields.field import Part, RadianceField, TrainableField
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.similarity import Similarity
-from polyfield.fields.table import FIELDS, build_field
+from polyfield.fields.table import build_field
 from polyfield.render.cameras import Cameras
+from polyfield.render.exposure import Exposure
 from polyfield.render.importance import Importance
-from polyfield.render.losses import LossKind
+from polyfield.render.light import Light
 from polyfield.render.occupancy import OccupancyGrid, full_grid
 from polyfield.render.proposal import Proposal
-from polyfield.render.samplers import Guide, SamplerKind
-from polyfield.render.view import View, render_bands, render_view
-from polyfield.render.volume import Sampling
+from polyfield.render.samplers import Guide
+from polyfield.render.view import Background, View, render_bands, render_view
 
-GRID_RESOLUTION = 64
 PROPOSAL_RESOLUTION = 128  # along the side of the finest grid
-STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
-CONE = 1 / 96  # growth of steps with distance where cubes are nested
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
 MOST_SAMPLES_PER_PIXEL = 1024
-Color = tuple[float, float, float]  # sRGB, 0 to 1
-BACKGROUNDS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What rebuilds a field without its scene: plain values, in config.json and checkpoints."""
-
-    field: str
-    arguments: dict[str, int]
-    to_field: dict
-    grid_levels: int
-    grid_resolution: int
-    sampling: Sampling
-    background: Color
-    """Colour behind the field when it is shown."""
-    orbit: dict
-    """Training poses in the unit cube, focal length and size: what a turntable follows."""
-    scene: str
-    seed: int
-    samples_per_step: int
-    image_bytes: int
-    """Of the cache of photographs: it decides which of them a step can draw from."""
-    pixel: Pixel = "centre"
-    """Where training rays go through their pixels."""
-    loss: LossKind = "squared"
-    """What training minimises."""
-    images: str | None = None
-    """Folder in the scene whose copies of the photographs are used, where somebody chose one."""
-    sampler: SamplerKind = "occupancy"
-    """Where samples lie along rays, in training and in views."""
-    distortion: float = 0.0
-    """Weight of the distortion loss."""
 
 
 @dataclass
@@ -84,6 +46,26 @@ class Trained:
     """Where samples lie, if that is learned."""
     memory_bytes: int = 1 << 28
     """For rendering."""
+    environment: Environment | None = None
+    """What lies behind the field, if that is learned."""
+    exposure: Exposure | None = None
+    """Of each training photograph, if that is learned."""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """All that is learned, by name."""
+        parts = {
+            "field": self.field,
+            "proposal": self.proposal,
+            "environment": self.environment,
+            "exposure": self.exposure,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def background(self) -> Background:
+        """What lies behind the field: one colour, or one for each direction."""
+        return self.settings.background if self.environment is None else self.environment
 
     @property
     def guide(self) -> Guide:
@@ -101,21 +83,26 @@ class Trained:
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
         background: Color | None = None,
+        light: Light | None = None,
     ) -> View:
         """The image of one camera (cameras in the unit cube, on the field's device).
 
-        background: the run's own where none is given.
+        background: the run's own where none is given; light: that of the mean photograph.
         """
-        return render_view(
-            self.field,
+        field: RadianceField = self.field
+        if light is not None and light.code is not None:
+            field = InLightOf(self.field, light.code[None], 0)
+        view = render_view(
+            field,
             self.guide,
             cameras,
             index,
-            background or self.settings.background,
+            background or self.background,
             self.settings.sampling,
             samples_per_pixel=samples_per_pixel,
             memory_bytes=self.memory_bytes,
         )
+        return view if light is None else view._replace(color=light.on(view.color))
 
     def bands(
         self,
@@ -131,144 +118,12 @@ class Trained:
             self.guide,
             cameras,
             index,
-            self.settings.background,
+            self.background,
             self.settings.sampling,
             samples_per_pixel=samples_per_pixel,
             normals=normals,
             memory_bytes=self.memory_bytes,
         )
-
-
-def settings_of(
-    scene: Scene,
-    field: str,
-    arguments: dict[str, int],
-    seed: int,
-    samples_per_step: int,
-    image_bytes: int,
-    pixel: Pixel = "centre",
-    loss: LossKind = "squared",
-    images: str | None = None,
-    sampler: SamplerKind = "occupancy",
-    distortion: float = 0.0,
-) -> Settings:
-    """The settings of a new run on a scene."""
-    train = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    # Behind photographs lies their mean colour: another would be covered, and at first by fog right
-    # before the cameras.
-    background = BACKGROUNDS["white"] if scene.has_alpha else scene.mean_color
-    if scene.backdrop is not None:
-        red, green, blue = scene.backdrop
-        background = red / 255, green / 255, blue / 255
-    least, most = STEPS_ACROSS
-    coarser = 1.0 if scene.grid_levels == 1 else CONE * 256
-    finest_side, detail = 2.0 ** (1 - scene.grid_levels), pixel_size(scene)
-    return Settings(
-        field=field,
-        arguments=arguments,
-        to_field=scene.to_field.to_json(),
-        grid_levels=scene.grid_levels,
-        grid_resolution=GRID_RESOLUTION,
-        sampling=Sampling(
-            step=coarser
-            * max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
-            cone=0.0 if scene.grid_levels == 1 else CONE,
-            near=scene.near,
-            fade=scene.focus,
-        ),
-        background=background,
-        orbit={
-            "camera_to_world": train.camera_to_world.tolist(),
-            "focal": train.focal[0].tolist(),
-            "size": [int(train.width[0]), int(train.height[0])],
-        },
-        scene=str(scene.folder),
-        seed=seed,
-        samples_per_step=samples_per_step,
-        image_bytes=image_bytes,
-        pixel=pixel,
-        loss=loss,
-        images=images,
-        sampler=sampler,
-        distortion=distortion,
-    )
-
-
-def scene_of(settings: Settings, folder: Path | None = None) -> Scene:
-    """The scene that a run was trained on, from the same copies of its photographs.
-
-    folder: where it lies now, if no longer where the settings say. InputError as load_scene.
-    """
-    return load_scene(folder or Path(settings.scene), settings.images)
-
-
-def pixel_size(scene: Scene) -> float:
-    """Side of what a training pixel covers at the distance of the scene's middle, in the unit cube.
-
-    The median over the training cameras: finer than that no photograph shows anything.
-    """
-    cameras = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    distance = (cameras.camera_to_world[:, :, 3] - 0.5).norm(dim=1)
-    # From the middle itself one looks at what stands around: past the finest grid.
-    distance = torch.where(distance < 1e-6, 2.0**-scene.grid_levels, distance)
-    return float((distance / cameras.focal.amax(1)).median())
-
-
-def read_settings(values: Any, where: str) -> Settings:
-    """Settings from what a file held. InputError, naming `where`, for what no run wrote."""
-    found = Fields(f"{where}:", {"settings": values}).part("settings")
-    sampling, orbit = found.part("sampling"), found.part("orbit")
-    sampling.real("step", 1e-6, 1.0)
-    sampling.real("cone", 0.0, 1.0)
-    sampling.real("near", 0.0, LARGEST)
-    if "fade" in sampling:
-        sampling.real("fade", 0.0, LARGEST)
-    if "limit" in sampling:
-        sampling.whole("limit", 1, 1 << 16)
-    found.whole("grid_levels", 1, 8)
-    found.whole("grid_resolution", 32, 256)
-    found.whole("seed", 0, 2**63 - 1)
-    found.whole("samples_per_step", 1, 1 << 24)
-    found.whole("image_bytes", 1, 1 << 50)
-    color, focal = found.numbers("background", 3), orbit.numbers("focal", 2)
-    if color is None or not all(0 <= value <= 1 for value in color):
-        raise found.refuse("background", "3 numbers from 0 to 1")
-    if focal is None or min(focal) <= 0:
-        raise orbit.refuse("focal", "2 numbers above 0")
-    size = orbit.numbers("size", 2) or [0, 0]
-    if not all(side >= 1 and side % 1 == 0 for side in size) or size[0] * size[1] > MOST_PIXELS:
-        raise orbit.refuse("size", f"width and height of at most {MOST_PIXELS:,} pixels")
-    for key, known in (("pixel", get_args(Pixel)), ("loss", get_args(LossKind)), ("field", FIELDS)):
-        if found.text(key) not in known:
-            raise found.refuse(key, f"one of {', '.join(known)}")
-    # Runs of earlier versions knew neither.
-    if found.values.get("sampler", "occupancy") not in get_args(SamplerKind):
-        raise found.refuse("sampler", f"one of {', '.join(get_args(SamplerKind))}")
-    if "distortion" in found.values:
-        found.real("distortion", 0.0, MOST_DISTORTION)
-    if found.text("scene") is None:
-        raise found.refuse("scene", "a folder's path")
-    found.text("images")
-    found.part("to_field")
-    arguments = found.part("arguments")
-    for name in arguments.values:
-        arguments.whole(name, 0, 1 << 20)
-    try:
-        poses = torch.tensor(orbit.items("camera_to_world"), dtype=torch.float64)
-        gram = poses[:, :, :3].mT @ poses[:, :, :3]
-        sound = poses.shape[1:] == (3, 4) and bool(poses.float().isfinite().all())
-        sound = sound and float((gram - torch.eye(3)).abs().max()) < 1e-3
-    except (TypeError, ValueError, RuntimeError, IndexError, OverflowError):
-        sound = False
-    if not sound:
-        raise orbit.refuse("camera_to_world", "poses: 3 rows of 4 numbers each, a rotation first")
-    steps: dict[str, Any] = sampling.values
-    others: dict[str, Any] = {k: v for k, v in found.values.items() if k != "sampling"}
-    others["background"] = tuple(color)
-    try:
-        return Settings(sampling=Sampling(**steps), **others)
-    except TypeError as error:  # a name that is missing or unknown
-        raise InputError(found.where, str(error)[:200], "those of a run") from error
 
 
 def build(settings: Settings, device: torch.device) -> Trained:
@@ -285,13 +140,20 @@ def build(settings: Settings, device: torch.device) -> Trained:
             nested = settings.grid_levels if settings.grid_levels > 1 else 0
             proposal = ProposalNetwork(
                 PROPOSAL_RESOLUTION * (2 if nested else 1), nested, generator=generator
-            ).to(device)
-    field = field.to(device)
+            )
+        environment = Environment(settings.background) if settings.learned_background else None
+        exposure = Exposure(settings.exposures) if settings.exposures else None
     if settings.grid_resolution not in (32, 64, 128, 256):
         got = f"{settings.grid_resolution}"
         raise InputError("settings.grid_resolution", got, "32, 64, 128 or 256")
     grid = full_grid(settings.grid_levels, settings.grid_resolution, device)
-    return Trained(settings, field, grid, Similarity.from_json(settings.to_field), proposal)
+    to_field = Similarity.from_json(settings.to_field)
+    trained = Trained(
+        settings, field, grid, to_field, proposal, environment=environment, exposure=exposure
+    )
+    for part in trained.parts.values():
+        part.to(device)
+    return trained
 
 
 def load(path: Path, device: torch.device) -> Trained:
@@ -303,18 +165,18 @@ def load(path: Path, device: torch.device) -> Trained:
     where = str(saved.path)
     settings = read_settings(saved.metadata.get("settings"), where)
     blank = build(settings, torch.device("meta"))
-    expected = {f"field.{name}": tensor for name, tensor in blank.field.state_dict().items()}
+    expected = {
+        f"{name}.{key}": tensor
+        for name, part in blank.parts.items()
+        for key, tensor in part.state_dict().items()
+    }
     expected |= {"grid.values": blank.grid.values, "grid.bits": blank.grid.bits}
-    if blank.proposal is not None:
-        expected |= {f"proposal.{k}": v for k, v in blank.proposal.state_dict().items()}
     found = {k: v for k, v in saved.tensors.items() if not k.startswith("optimiser.")}
     check_tensors(found, expected, where)
     trained = build(settings, device)
-    trained.field.load_state_dict(part_of(found, "field."))
-    if trained.proposal is not None:
-        trained.proposal.load_state_dict(part_of(found, "proposal."))
-        trained.proposal.requires_grad_(False)
-    trained.field.requires_grad_(False)  # so a gradient to positions costs none to the weights
+    for name, part in trained.parts.items():
+        part.load_state_dict(part_of(found, f"{name}."))
+        part.requires_grad_(False)  # so a gradient to positions costs none to the weights
     trained.grid.values.copy_(found["grid.values"])
     trained.grid.bits.copy_(found["grid.bits"])
     return trained

@@ -11,7 +11,7 @@ from torch import Tensor
 from polyfield.apps.images import ImageStore
 from polyfield.apps.mask_files import HALF
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Color
+from polyfield.apps.settings import Color
 from polyfield.render.metrics import WINDOW
 
 
@@ -35,6 +35,12 @@ class TrueView:
             return True
         margin = WINDOW // 2
         return bool(self.kept[margin:-margin, margin:-margin].any())
+
+    def half(self, right: bool) -> TrueView:
+        """The same photograph, of which only the pixels of one half count."""
+        there = torch.arange(self.color.shape[1]) >= self.color.shape[1] // 2
+        there = (there if right else ~there).expand(self.color.shape[:2])
+        return TrueView(self.color, there if self.kept is None else there & self.kept)
 
 
 def true_view(scene: Scene, images: ImageStore, frame: int, background: Color) -> TrueView:

@@ -56,11 +56,8 @@ class Learnable(Protocol):
 
 
 @runtime_checkable
-class TrainableField(RadianceField, Learnable, Protocol):
-    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
-
-    costly: bool
-    """Its gradients take so long that samples which teach little are best left out."""
+class Part(Learnable, Protocol):
+    """What is learned and kept in files: a field, or what learns beside it."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""
@@ -70,10 +67,26 @@ class TrainableField(RadianceField, Learnable, Protocol):
         """Takes on what `state_dict` gave."""
         ...
 
-    def requires_grad_(self, requires_grad: bool = True) -> TrainableField:
+    def requires_grad_(self, requires_grad: bool = True) -> Part:
         """Whether parameters get gradients."""
         ...
 
-    def to(self, device: torch.device) -> TrainableField:
+    def to(self, device: torch.device) -> Part:
         """Moves the parameters."""
+        ...
+
+
+@runtime_checkable
+class TrainableField(RadianceField, Part, Protocol):
+    """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
+
+    costly: bool
+    """Its gradients take so long that samples which teach little are best left out."""
+    codes: nn.Parameter | None
+    """A row for each photograph whose light colours depend on; None where they do not."""
+
+    def encode_directions(
+        self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None
+    ) -> Float[Tensor, "r h"]:
+        """As a RadianceField, in the light of which rays have a code; in the mean light if None."""
         ...

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.march import Samples
 from polyfield.cuda.radiance import (
+    FEATURES,
     NO_EDGE,
     RadianceShape,
     RadianceView,
@@ -43,7 +44,7 @@ def fused_field(field: object) -> FusedField | None:
     grid = outer.encoding if isinstance(outer, Contracted) else outer
     if not isinstance(grid, HashGrid) or backend_of(grid.table.device) == "reference":
         return None
-    harmonics = (field.harmonics_degree + 1) ** 2
+    harmonics = field.color_widths[0] - FEATURES
     hidden = field.density_widths[1], field.color_widths[1]
     shape = RadianceShape(grid.layout, *hidden, harmonics)
     return FusedField(field, grid, contraction, shape)

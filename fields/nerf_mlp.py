@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import truncated_exponential
+from polyfield.fields.appearance import appearance_codes, with_code
 from polyfield.fields.contraction import contract
 
 PIECE = 1 << 12  # points whose hidden values a CPU keeps in its cache
@@ -28,6 +29,9 @@ class NerfMlpArguments:
     direction_frequencies: int = 4
     contraction: int = 0
     """Levels of nested cubes of which all but the finest are drawn together, see `contract`."""
+    appearance: int = 0
+    """Numbers of each photograph's light that colours depend on."""
+    photographs: int = 0
 
     @classmethod
     def fitted(cls, resolution: int, parameters: int, contraction: int = 0) -> NerfMlpArguments:
@@ -81,7 +85,9 @@ class NerfMlp(nn.Module):
         self.trunk = nn.ModuleList(nn.Linear(n, sizes.width) for n in [inputs, *wide])
         self.density_layer = nn.Linear(sizes.width, 1)
         self.bottleneck = nn.Linear(sizes.width, sizes.width)
-        half, seen = max(1, sizes.width // 2), _encoded_width(sizes.direction_frequencies)
+        self.codes = appearance_codes(sizes.photographs, sizes.appearance)
+        half = max(1, sizes.width // 2)
+        seen = _encoded_width(sizes.direction_frequencies) + sizes.appearance
         self.color_layer = nn.Linear(sizes.width + seen, half)
         self.color_output = nn.Linear(half, 3)
         for layer in (part for part in self.modules() if isinstance(part, nn.Linear)):
@@ -106,9 +112,12 @@ class NerfMlp(nn.Module):
                 features = torch.cat([encoded, features], 1)
         return truncated_exponential(self.density_layer(features)[:, 0]), features
 
-    def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
-        """Frequencies of unit directions."""
-        return encode_frequencies(directions, self.direction_frequencies)
+    def encode_directions(
+        self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None
+    ) -> Float[Tensor, "r h"]:
+        """Frequencies of unit directions, and a code of the light."""
+        frequencies = encode_frequencies(directions, self.direction_frequencies)
+        return with_code(frequencies, self.codes, codes)
 
     def color(
         self, features: Float[Tensor, "n w"], harmonics: Float[Tensor, "n h"]

@@ -10,6 +10,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import initial_weights, mlp, truncated_exponential
 from polyfield.cuda.radiance import FEATURES
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
+from polyfield.fields.appearance import appearance_codes, with_code
 from polyfield.fields.field import Encoding
 
 
@@ -17,8 +18,9 @@ class Radiance(nn.Module):
     """encoding -> density network -> colour network, as in Instant-NGP, without biases.
 
     density [n] = exp(first feature), at least 0, in 1 / side of the unit cube; colour [n, 3] in
-    [0, 1] from all 16 features and the spherical harmonics of the direction. Raises InputError for
-    a width or degree that the kernels do not take.
+    [0, 1] from all 16 features, the spherical harmonics of the direction and, where `appearance`
+    is not 0, a code of so many numbers for each of the photographs. Raises InputError for a width
+    or degree that the kernels do not take.
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989), section 5.4.
     """
 
@@ -30,6 +32,8 @@ class Radiance(nn.Module):
         encoding: Encoding,
         hidden: int = 64,
         harmonics_degree: int = 3,
+        appearance: int = 0,
+        photographs: int = 0,
         *,
         generator: Generator | None = None,
     ):
@@ -38,7 +42,8 @@ class Radiance(nn.Module):
             raise InputError("Radiance", f"harmonics of degree {harmonics_degree}", "0 to 7")
         self.encoding = encoding
         self.harmonics_degree = harmonics_degree
-        harmonics = (harmonics_degree + 1) ** 2
+        self.codes = appearance_codes(photographs, appearance)
+        harmonics = (harmonics_degree + 1) ** 2 + appearance
         self.density_widths = (encoding.width, hidden, FEATURES)
         self.color_widths = (FEATURES + harmonics, hidden, hidden, 3)
         self.density_weights = nn.Parameter(initial_weights(self.density_widths, generator))
@@ -50,9 +55,12 @@ class Radiance(nn.Module):
         features = mlp(encoded, self.density_weights, self.density_widths, "relu", "none")
         return truncated_exponential(features[:, 0]), features
 
-    def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
-        """Spherical harmonics of unit directions."""
-        return spherical_harmonics(directions, self.harmonics_degree)
+    def encode_directions(
+        self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None
+    ) -> Float[Tensor, "r h"]:
+        """Spherical harmonics of unit directions, and a code of the light."""
+        harmonics = spherical_harmonics(directions, self.harmonics_degree)
+        return with_code(harmonics, self.codes, codes)
 
     def color(
         self, features: Float[Tensor, "n 16"], harmonics: Float[Tensor, "n h"]

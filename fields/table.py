@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Generator
@@ -47,6 +47,9 @@ class HashGridArguments:
     harmonics_degree: int = 3
     contraction: int = 0
     """Levels of nested cubes of which all but the finest are drawn together, see `contract`."""
+    appearance: int = 0
+    """Numbers of each photograph's light that colours depend on."""
+    photographs: int = 0
 
     @classmethod
     def fitted(cls, resolution: int, parameters: int, contraction: int = 0) -> HashGridArguments:
@@ -76,7 +79,14 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
         generator=generator,
     )
     whole = Contracted(encoding, arguments.contraction) if arguments.contraction else encoding
-    return Radiance(whole, arguments.hidden, arguments.harmonics_degree, generator=generator)
+    return Radiance(
+        whole,
+        arguments.hidden,
+        arguments.harmonics_degree,
+        arguments.appearance,
+        arguments.photographs,
+        generator=generator,
+    )
 
 
 # Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
@@ -105,6 +115,16 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
             raise InputError(f"field {name}: {key}", got, "a whole number below 2^20")
     chosen = kind(**arguments)
     return constructor(chosen, generator)
+
+
+def with_appearance(arguments: FieldArguments, numbers: int, photographs: int) -> FieldArguments:
+    """The same field with a code of so many numbers for the light of each photograph.
+
+    Raises InputError where its colours cannot depend on one.
+    """
+    if "appearance" not in arguments.__dataclass_fields__:
+        raise InputError("--appearance", f"{numbers}: the field has no such code", "0")
+    return replace(arguments, appearance=numbers, photographs=photographs)  # type: ignore[type-var]
 
 
 def arguments_of(arguments: FieldArguments) -> dict[str, int]:

@@ -41,23 +41,40 @@ def huber(
     return (inside.square() + 2 * HUBER_EDGE * (size - inside)).mean(1)
 
 
+ColorError = Callable[[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]], Float[Tensor, ""]]
+"""Of the rays' colours and of those they should have."""
+
+
+def color_error(kind: LossKind, rays_per_pixel: int = 1) -> ColorError:
+    """The mean colour error of pixels.
+
+    rays_per_pixel: so many rays, one after the other, share a pixel: their mean is compared, and
+    targets repeat.
+    """
+
+    def error(color: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"]) -> Float[Tensor, ""]:
+        means = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (color, target)]
+        return (huber if kind == "huber" else squared_error)(*means).mean()
+
+    return error
+
+
 def ray_loss(
     target: Float[Tensor, "rays 3"],
     kind: LossKind,
     rays_per_pixel: int = 1,
     distortion_weight: float = 0.0,
 ) -> RayLoss:
-    """What training minimises: the mean colour error, and the mean distortion times its weight.
+    """What training minimises: `color_error`, and the mean distortion times its weight.
 
-    rays_per_pixel: so many rays, one after the other, share a pixel: their mean is compared, and
-    targets repeat. Distances are taken in sides of the unit cube.
+    Distances are taken in sides of the unit cube.
     """
+    color_loss = color_error(kind, rays_per_pixel)
 
     def loss(
         color: Float[Tensor, "rays 3"], weights: Float[Tensor, " samples"], samples: Samples
     ) -> Float[Tensor, ""]:
-        means = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (color, target)]
-        error = (huber if kind == "huber" else squared_error)(*means).mean()
+        error = color_loss(color, target)
         if not distortion_weight:
             return error
         spread = distortion(weights, samples.distance, samples.length, samples.ray_offsets)

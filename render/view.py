@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,11 @@ from polyfield.render.shading import shade_rays
 from polyfield.render.volume import Sampling
 
 BYTES_A_PIXEL = 192  # alive while a band of an image is made
+BYTES_BEHIND = 256  # more, where each direction has its background
+
+
+Background = tuple[float, float, float] | Callable[[Tensor], Tensor]
+"""sRGB in [0, 1]: one colour, or colours [r, 3] of unit directions [r, 3]."""
 
 
 class View(NamedTuple):
@@ -58,7 +63,7 @@ def render_bands(
     guide: Guide,
     cameras: Cameras,
     index: int,
-    background: tuple[float, float, float],
+    background: Background,
     sampling: Sampling,
     *,
     samples_per_pixel: int = 1,
@@ -75,8 +80,8 @@ def render_bands(
         raise InputError("samples per pixel", str(samples_per_pixel), "at least 1")
     device = cameras.camera_to_world.device
     width, height = int(cameras.width[index]), int(cameras.height[index])
-    rows = max(1, memory_bytes // 4 // (BYTES_A_PIXEL * width))
-    behind = torch.tensor(background, device=device)
+    pixel_bytes = BYTES_A_PIXEL + BYTES_BEHIND * callable(background)
+    rows = max(1, memory_bytes // 4 // (pixel_bytes * width))
     offsets = subpixel_offsets(samples_per_pixel).to(device)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -101,15 +106,23 @@ def render_bands(
             found = [channel for channel in seen if channel is not None]
             for channel in found:
                 channel[~there] = 0
+            found[0] += (1 - seen.opacity)[:, None] * _behind(background, directions, there)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         color, opacity, depth, *normal = (channel / samples_per_pixel for channel in total)
         shape = (bottom - top, width)
         yield View(
-            (color + (1 - opacity)[:, None] * behind).clamp(0, 1).reshape(*shape, 3),
+            color.clamp(0, 1).reshape(*shape, 3),
             opacity.reshape(shape),
             (depth / opacity.clamp_min(1e-6)).reshape(shape),
             normal[0].reshape(*shape, 3) if normal else None,
         )
+
+
+@torch.no_grad()
+def _behind(background: Background, directions: Tensor, there: Tensor) -> Tensor:
+    if not callable(background):
+        return torch.tensor(background, device=directions.device)
+    return background(directions) * there[:, None]
 
 
 def render_view(
@@ -117,7 +130,7 @@ def render_view(
     guide: Guide,
     cameras: Cameras,
     index: int,
-    background: tuple[float, float, float],
+    background: Background,
     sampling: Sampling,
     *,
     samples_per_pixel: int = 1,

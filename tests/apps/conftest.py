@@ -56,7 +56,7 @@ def scene(tmp_path_factory):
 class AnalyticBall(torch.nn.Module):
     """The ball of `scene`, dense and of its colours, in the unit cube of a similarity."""
 
-    learning_rate, costly = 0.01, False
+    learning_rate, costly, codes = 0.01, False, None
 
     def __init__(self, to_field):
         super().__init__()
@@ -66,7 +66,7 @@ class AnalyticBall(torch.nn.Module):
         points = self.to_user.apply(x)
         return 2000 * torch.sigmoid(500 * (RADIUS - points.norm(dim=1))), points
 
-    def encode_directions(self, directions):
+    def encode_directions(self, directions, codes=None):
         return directions
 
     def color(self, features, harmonics):
@@ -80,7 +80,8 @@ def ball_run(scene, monkeypatch, tmp_path):
     Its folder; `render` and `eval` find it there.
     """
     from polyfield.apps.scene import load_scene
-    from polyfield.apps.trained import Trained, settings_of
+    from polyfield.apps.settings import settings_of
+    from polyfield.apps.trained import Trained
     from polyfield.render.occupancy import full_grid
 
     found = load_scene(scene)

@@ -5,7 +5,8 @@ import torch
 
 from polyfield.apps.export import Export, export, surface_of
 from polyfield.apps.formats.mesh_files import read_mesh
-from polyfield.apps.trained import Settings, Trained
+from polyfield.apps.settings import Settings
+from polyfield.apps.trained import Trained
 from polyfield.fields.similarity import Similarity
 from polyfield.render.occupancy import full_grid
 from polyfield.render.volume import Sampling
@@ -16,7 +17,7 @@ OUTER, INNER = 0.3, 0.15
 class Shell(torch.nn.Module):
     """A ball around the cube's middle with a hollow that no camera looks into."""
 
-    learning_rate, costly = 0.01, False
+    learning_rate, costly, codes = 0.01, False, None
 
     def density(self, x):
         radius = (x - 0.5).norm(dim=1)
@@ -24,7 +25,7 @@ class Shell(torch.nn.Module):
         smooth = torch.sigmoid(150 * torch.minimum(OUTER - radius, radius - INNER))
         return 400 * smooth * torch.where(solid, 1.0, smooth), x
 
-    def encode_directions(self, directions):
+    def encode_directions(self, directions, codes=None):
         return directions
 
     def color(self, features, harmonics):

@@ -12,8 +12,9 @@ from polyfield.apps.images import ImageStore
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
+from polyfield.apps.settings import settings_of
 from polyfield.apps.train_options import Pixel
-from polyfield.apps.trained import build, settings_of
+from polyfield.apps.trained import build
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
 
@@ -44,7 +45,7 @@ def places(made, origins, directions):
 @pytest.mark.parametrize("pixel", get_args(Pixel))
 def test_every_ray_is_told_the_colour_of_the_pixel_it_goes_through(task, pixel):
     made = task(pixel=pixel)
-    origins, directions, colors, _ = made._batch(5)
+    origins, directions, colors, *_ = made._batch(5)
     frame, point = places(made, origins, directions)
     column, row = (point - 1e-4).floor().long().clamp_min(0).unbind(1)
     for f, y, x, color in zip(frame, row, column, colors, strict=True):
@@ -66,7 +67,7 @@ def test_points_fill_their_pixels(task):
 
 def test_two_points_of_one_pixel_stand_half_a_pixel_apart_on_one_background(task):
     made = task(pixel="mean")
-    origins, directions, colors, background = made._batch(1)
+    origins, directions, colors, background, _ = made._batch(1)
     frame, point = places(made, origins, directions)
     first, second = point[::2], point[1::2]
     assert len(first) == len(second) == made.rays // 2

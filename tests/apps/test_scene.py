@@ -11,7 +11,7 @@ from PIL import Image
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import pixel_size
+from polyfield.apps.settings import pixel_size
 from polyfield.cuda.errors import InputError
 
 DATA = Path(os.environ.get("POLYFIELD_DATA", Path(__file__).parents[2] / "../shared/data"))

@@ -1,6 +1,7 @@
 """Training end to end on a scene of one lit ball, small enough for seconds."""
 
 import json
+import re
 import time
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import Schedule
+from polyfield.apps.settings import read_settings
 from polyfield.apps.train import measured_sentence, train
 from polyfield.apps.train_options import Train
-from polyfield.apps.trained import load, read_settings
+from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.table import FIELDS
@@ -136,7 +138,7 @@ def test_loading_that_used_up_the_minutes_is_said(scene, tmp_path):
     said = []
     options = Train(scene, out=tmp_path / "run", minutes=0.5, report=False)
     train(options, on_message=said.append, started=time.monotonic() - 29)
-    assert any(line.startswith("warning: loading took 29") for line in said)
+    assert any(re.match(r"warning: loading took (29|[3-9]\d)\.", line) for line in said)
     assert any(line.startswith("plan: ") and "30.0 s" in line for line in said)
 
 

@@ -13,9 +13,10 @@ from polyfield.apps import checkpoint
 from polyfield.apps.main import main
 from polyfield.apps.memory import peak_resident_bytes
 from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.settings import read_settings
 from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
-from polyfield.apps.trained import build, load, read_settings
+from polyfield.apps.trained import build, load
 from polyfield.cuda.errors import InputError
 
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ from polyfield.apps.eval import mean_color, measure, summary
 from polyfield.apps.images import scene_images
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import build, settings_of
+from polyfield.apps.settings import settings_of
+from polyfield.apps.trained import build
 from polyfield.apps.true_view import TrueView, shown_image, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of

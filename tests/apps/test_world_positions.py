@@ -21,7 +21,8 @@ from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.render import Render, render
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import Trained, settings_of
+from polyfield.apps.settings import settings_of
+from polyfield.apps.trained import Trained
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras
 from polyfield.render.occupancy import full_grid
@@ -38,6 +39,8 @@ AS_IT_IS = Similarity.identity()
 class Solids(torch.nn.Module):
     """Dense within the solids of the still life; in the unit cube that a similarity leads to."""
 
+    learning_rate, costly, codes = 0.01, False, None
+
     def __init__(self, to_life):
         super().__init__()
         self.to_life, self.solids = to_life, still_life()
@@ -47,7 +50,7 @@ class Solids(torch.nn.Module):
         distance = torch.stack([solid.distance(points) for solid in self.solids]).amin(0)
         return 4000 * torch.sigmoid(-600 * distance), points
 
-    def encode_directions(self, directions):
+    def encode_directions(self, directions, codes=None):
         return directions
 
     def color(self, features, harmonics):
@@ -157,7 +160,8 @@ def as_colmap_text(folder, cameras):
     lines = []
     for number, (name, (turn, shift)) in enumerate(model.items()):
         lines += [
-            " ".join(map(repr, (number + 1, *turn, *map(float, shift), 1))) + f" {name}.png",
+            " ".join(map(repr, (number + 1, *map(float, turn), *map(float, shift), 1)))
+            + f" {name}.png",
             "",
         ]
     (place / "images.txt").write_text("\n".join(lines) + "\n")

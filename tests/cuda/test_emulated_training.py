@@ -11,7 +11,8 @@ import torch
 from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import build, settings_of
+from polyfield.apps.settings import settings_of
+from polyfield.apps.trained import build
 from polyfield.cuda import gpu_launch
 from polyfield.fields.table import FIELDS, arguments_of
 

@@ -1,0 +1,59 @@
+"""The light of a view that nobody trained on, from its left half: the right one is scored."""
+
+from __future__ import annotations
+
+import torch
+
+from polyfield.apps.trained import Trained
+from polyfield.apps.true_view import TrueView
+from polyfield.cuda.errors import InputError
+from polyfield.render.cameras import Cameras
+from polyfield.render.light import Light, fit_light
+
+PIXELS = 2048  # of the half, evenly spread: they decide a few numbers
+
+
+def check_has_light(trained: Trained) -> None:
+    """InputError where a run has learned nothing about its photographs' light."""
+    if not has_light(trained):
+        got = "the run has learned neither exposure nor appearance"
+        raise InputError("--light left", got, "mean", "Train with --exposure or --appearance N.")
+
+
+def has_light(trained: Trained) -> bool:
+    """Whether views of a run depend on a photograph's light."""
+    return trained.exposure is not None or trained.field.codes is not None
+
+
+def light_from_left_half(
+    trained: Trained, cameras: Cameras, frame: int, truth: TrueView
+) -> Light | None:
+    """The light that explains a photograph's left half best; None where no pixel of it counts.
+
+    cameras: in the unit cube, on the field's device.
+    """
+    kept = truth.half(right=False).kept
+    places = torch.zeros(0, 2, dtype=torch.int64) if kept is None else kept.nonzero()
+    if not len(places):
+        return None
+    count = min(PIXELS, len(places))
+    places = places[torch.arange(count) * len(places) // count]
+    row, column = places.unbind(1)
+    device = cameras.camera_to_world.device
+    point = torch.stack([column, row], 1).to(device) + 0.5
+    origins, directions = cameras.rays(torch.full((count,), frame, device=device), point)
+    behind = trained.background
+    if callable(behind):
+        background = behind(directions)
+    else:
+        background = torch.tensor(behind, device=device).expand(count, 3)
+    return fit_light(
+        trained.field,
+        trained.guide,
+        origins,
+        directions,
+        background,
+        truth.color[row, column].to(device),
+        trained.settings.sampling,
+        exposure=trained.exposure is not None,
+    )

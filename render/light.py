@@ -1,0 +1,77 @@
+"""The light that one more photograph was taken in, found from a part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyfield.cuda.composite import composite, visible_samples
+from polyfield.fields.appearance import InLightOf
+from polyfield.fields.field import RadianceField, TrainableField
+from polyfield.render.exposure import MOST_STOPS, at_mean_exposure
+from polyfield.render.packed import keep_samples
+from polyfield.render.samplers import Guide, place_samples
+from polyfield.render.volume import STOP, Sampling
+
+STEPS, RATE = 100, 0.03  # of Adam; a stop is a large step, and codes are about as long
+
+
+@dataclass(frozen=True, eq=False)
+class Light:
+    """Stops [3] over the mean exposure, a channel each, and the appearance code [k], if any."""
+
+    stops: Float[Tensor, " 3"]
+    code: Float[Tensor, " k"] | None
+
+    def on(self, color: Float[Tensor, "*pixels 3"]) -> Float[Tensor, "*pixels 3"]:
+        """Colours of mean exposure (sRGB in [0, 1]) as the photograph shows them."""
+        return at_mean_exposure(color, -self.stops.expand_as(color))
+
+
+def fit_light(
+    field: TrainableField,
+    guide: Guide,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    background: Float[Tensor, "rays 3"],
+    target: Float[Tensor, "rays 3"],
+    sampling: Sampling,
+    *,
+    exposure: bool,
+) -> Light:
+    """The light in which the field shows these colours along these rays best, in squares.
+
+    Rays of the unit cube, directions unit; colours sRGB in [0, 1]. exposure: whether stops are
+    sought; a code is, where the field has codes, from the mean of the photographs' on. The field
+    stays as it is, and so do the samples: light changes neither.
+    """
+    device = origins.device
+    stops = torch.zeros(3, device=device, requires_grad=exposure)
+    with torch.no_grad():
+        samples = place_samples(field, guide, origins, directions, sampling)
+        density, features = field.density(samples.position)
+        seen = visible_samples(density, samples.length, samples.ray_offsets, STOP)
+        samples = keep_samples(samples, seen)
+        density, features = density[seen], features[seen]
+    code = None
+    lit: RadianceField = field
+    if field.codes is not None:
+        code = field.codes.detach().mean(0, keepdim=True).requires_grad_()
+        lit = InLightOf(field, code, 0)
+    wanted = [t for t in (stops, code) if t is not None and t.requires_grad]
+    adam = torch.optim.Adam(wanted or [torch.zeros(1)], lr=RATE)
+    for _ in range(STEPS if wanted else 0):
+        harmonics = lit.encode_directions(directions)[samples.ray.long()]
+        color = field.color(features, harmonics)
+        out = composite(density, samples.length, color, samples.ray_offsets)
+        shown = out.values + (1 - out.opacity)[:, None] * background
+        error = (at_mean_exposure(shown, -stops.expand_as(shown)) - target).square().mean()
+        for tensor, gradient in zip(wanted, torch.autograd.grad(error, wanted), strict=True):
+            tensor.grad = gradient
+        adam.step()
+        with torch.no_grad():
+            stops.clamp_(-MOST_STOPS, MOST_STOPS)
+    return Light(stops.detach(), None if code is None else code.detach()[0])
