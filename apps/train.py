@@ -96,7 +96,7 @@ def train(
     for note in scene.notes:
         tell(note)
     if options.learned_background and scene.has_alpha:
-        got = "photographs are transparent there"
+        got = "the photographs have an alpha channel"
         raise InputError("--learned-background", got, "opaque photographs", "Leave it out.")
     for warning in camera_warnings(scene):
         tell(f"warning: {warning} See polyfield info.")

@@ -43,8 +43,9 @@ def with_code(
 class InLightOf:
     """A radiance field as it looks along rays of photographs, each with an appearance code.
 
-    photograph: that of each ray, or that of all. Gradients reach the codes. Source: NeRF in the Wild (arXiv:2008.02268), whose codes, too, reach
-    colour alone: the same matter stands in every light.
+    photograph: that of each ray, or that of all. Gradients reach the codes.
+    Source: NeRF in the Wild (arXiv:2008.02268), whose codes, too, reach colour alone: the same
+    matter stands in every light.
     """
 
     def __init__(

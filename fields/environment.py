@@ -19,7 +19,7 @@ class Environment(nn.Module):
     color: what it shows everywhere before it has learned, in (0, 1).
     """
 
-    learning_rate = 1e-2
+    learning_rate = 3e-2
 
     def __init__(self, color: tuple[float, float, float]):
         super().__init__()

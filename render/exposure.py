@@ -19,7 +19,7 @@ class Exposure(nn.Module):
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989), whose code scales the target too.
     """
 
-    learning_rate = 1e-2
+    learning_rate = 3e-2
 
     def __init__(self, photographs: int):
         super().__init__()

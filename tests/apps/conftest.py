@@ -44,13 +44,29 @@ def ball(pose):
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory):
+def ball_scene(tmp_path_factory):
+    """Writes the scene of one lit ball, its pictures changed: (number, pose, image) -> image.
+
+    again: numbers of views that are taken from where another one was.
+    """
+
+    def write(change, again=()):
+        folder = tmp_path_factory.mktemp("scenes") / "ball"
+        taken = poses(24)
+        for number, other in dict(again).items():
+            taken[number] = taken[other]
+        made = [(f"r_{i}", pose, change(i, pose, ball(pose))) for i, pose in enumerate(taken)]
+        splits = {"train": made[2:], "val": made[:1], "test": made[1:2]}
+        write_nerf_synthetic(folder, splits, ANGLE)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def scene(ball_scene):
     """A scene of one lit ball around the origin in 22 views to train, 1 to val and 1 to test."""
-    folder = tmp_path_factory.mktemp("scenes") / "ball"
-    made = [(f"r_{i}", pose, ball(pose)) for i, pose in enumerate(poses(24))]
-    splits = {"train": made[2:], "val": made[:1], "test": made[1:2]}
-    write_nerf_synthetic(folder, splits, ANGLE)
-    return folder
+    return ball_scene(lambda number, pose, image: image)
 
 
 class AnalyticBall(torch.nn.Module):
