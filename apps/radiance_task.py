@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
@@ -17,7 +18,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
 from polyfield.fields.field import RadianceField
 from polyfield.fields.optimiser import FieldOptimiser
-from polyfield.render.losses import color_error
+from polyfield.render.losses import Measured, color_error
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
     UPDATE_EVERY,
@@ -47,6 +48,8 @@ class Batch(NamedTuple):
     pixels: Float[Tensor, "rays channels"]
     background: Float[Tensor, "rays 3"]
     frames: Int64[Tensor, " rays"]
+    points: Float[Tensor, "rays 2"]
+    """Of the images, that rays go through."""
 
 
 class RadianceTask:
@@ -63,6 +66,7 @@ class RadianceTask:
         self.frames = scene.splits["train"]
         views = self.cameras.select(self.frames.to(device))
         forget_unseen(trained.grid, views, 2 if len(views) >= MANY_VIEWS else 1)
+        self.depths = DepthImages(scene) if trained.settings.depth else None
         self.photograph = torch.zeros(len(scene.frame_names), dtype=torch.int64, device=device)
         self.photograph[self.frames.to(device)] = torch.arange(len(self.frames), device=device)
         self.width, self.height = scene.cameras.width, scene.cameras.height
@@ -101,6 +105,7 @@ class RadianceTask:
             rays_per_pixel=self.rays_per_pixel,
             loss_kind=settings.loss,
             distortion_weight=settings.distortion,
+            measured=self._measured(batch),
             thin=self.trained.field.costly,
         )
         if background.requires_grad or target.requires_grad:
@@ -133,6 +138,20 @@ class RadianceTask:
         if field.codes is None:
             return field
         return InLightOf(field, field.codes, self.photograph[batch.frames])
+
+    def _measured(self, batch: Batch) -> Measured | None:
+        """How far the rays go, by the depth images."""
+        if self.depths is None:
+            return None
+        frames = batch.frames.cpu()
+        sizes = torch.stack([self.width[frames], self.height[frames]], 1)
+        depth = self.depths.gather(frames, batch.points.cpu(), sizes).to(self.device)
+        forward = self.cameras.camera_to_world[batch.frames, :, 2]
+        along = (batch.directions * forward).sum(1)
+        # At the rim of a fisheye, and behind, a depth along the axis says next to nothing.
+        known = along > 0.1
+        distance = depth * self.trained.to_field.scale / along.where(known, 1.0)
+        return Measured(distance.where(known, 0.0), self.trained.settings.depth)
 
     def _wanted(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Colours [rays, 3] that rays should show, and what lies behind the field along them.
@@ -174,7 +193,7 @@ class RadianceTask:
         frames, point = frames.to(self.device), point.to(self.device)
         origins, directions = self.cameras.rays(frames, point)
         pixels = pixels.to(self.device) / 255
-        return Batch(origins, directions, pixels, background.to(self.device), frames)
+        return Batch(origins, directions, pixels, background.to(self.device), frames, point)
 
     def _points(
         self, drawable: Tensor, count: int, random: torch.Generator

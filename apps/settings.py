@@ -55,6 +55,8 @@ class Settings:
     """Where samples lie along rays, in training and in views."""
     distortion: float = 0.0
     """Weight of the distortion loss."""
+    depth: float = 0.0
+    """Weight of what depth images say."""
     learned_background: bool = False
     """What lies behind the field is learned by direction, from `background` on."""
     exposures: int = 0
@@ -158,6 +160,8 @@ def read_settings(values: Any, where: str) -> Settings:
         raise found.refuse("sampler", f"one of {', '.join(get_args(SamplerKind))}")
     if "distortion" in found.values:
         found.real("distortion", 0.0, MOST_DISTORTION)
+    if "depth" in found.values:
+        found.real("depth", 0.0, MOST_DISTORTION)
     if type(found.values.get("learned_background", False)) is not bool:
         raise found.refuse("learned_background", "true or false")
     if "exposures" in found.values:

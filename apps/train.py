@@ -14,6 +14,7 @@ import torch
 
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
+from polyfield.apps.depth_images import depth_bytes
 from polyfield.apps.device import choose_device
 from polyfield.apps.diagnosis_cameras import camera_warnings
 from polyfield.apps.eval import EvalResult, measure
@@ -101,10 +102,12 @@ def train(
     for warning in camera_warnings(scene):
         tell(f"warning: {warning} See polyfield info.")
     limit = int(options.memory * 1e9) if options.memory else default_limit()
+    depth = known_settings.depth if known_settings else options.depth
+    depths = depth_bytes(scene) if depth else 0
     if known_settings:
-        settings, memory = known_settings, _known_memory(known_settings, scene, limit)
+        settings, memory = known_settings, _known_memory(known_settings, scene, limit - depths)
     else:
-        settings, memory = _new_settings(scene, options, limit)
+        settings, memory = _new_settings(scene, options, limit - depths)
     trained = build(settings, device)
     parameters = sum(p.numel() for _, p in trained.field.named_parameters())
     trained.memory_bytes = memory.view_bytes
@@ -121,7 +124,8 @@ def train(
         if options.resume and saved is None:
             tell(f"{out} holds no checkpoint: training starts at step 0")
         tell(f"{scene.name}: {_views(scene)}; training on {device} into {out}")
-        tell(plan_sentence(settings, parameters, memory.total_bytes, limit, schedule, minutes))
+        needed = memory.total_bytes + depths
+        tell(plan_sentence(settings, parameters, needed, limit, schedule, minutes))
         loading = time.monotonic() - started
         if minutes is not None and loading > 0.5 * 60 * minutes:
             spent, given = duration(loading), duration(60 * minutes)
@@ -259,6 +263,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         images=options.images,
         sampler=options.sampler,
         distortion=options.distortion,
+        depth=options.depth,
         learned_background=options.learned_background,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
     )

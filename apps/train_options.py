@@ -57,6 +57,9 @@ class Train:
     distortion: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
     0.001 to 0.01 is usual."""
+    depth: Annotated[float, arg(metavar="W")] = 0.0
+    """Weight of the scene's depth images: rays are drawn to end where those say; 0.01 to 0.1 is
+    usual."""
     learned_background: Annotated[bool, arg(help_behavior_hint="")] = False
     """Learn what lies behind the field, by direction, in place of one colour: for skies."""
     exposure: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -107,6 +110,9 @@ def check(options: Train) -> None:
     if not 0 <= options.distortion <= MOST_DISTORTION:
         expected = f"a number from 0 to {MOST_DISTORTION:g}"
         raise InputError("--distortion", str(options.distortion), expected)
+    if not 0 <= options.depth <= MOST_DISTORTION:
+        expected = f"a number from 0 to {MOST_DISTORTION:g}"
+        raise InputError("--depth", str(options.depth), expected)
     if options.steps is not None and not 1 <= options.steps <= MOST_STEPS:
         raise InputError("--steps", str(options.steps)[:80], f"1 to {MOST_STEPS:,}")
     if not 0 <= options.seed < 2**63:

@@ -28,7 +28,10 @@ class Exposure(nn.Module):
     def forward(
         self, color: Float[Tensor, "r 3"], photograph: Int64[Tensor, " r"]
     ) -> Float[Tensor, "r 3"]:
-        """Colours of pixels as a photograph of mean exposure would have them, sRGB in [0, 1]."""
+        """Colours of pixels as a photograph of mean exposure would have them, sRGB, above 1 too.
+
+        Cut off at white they would be easy to learn: photographs would end up all white.
+        """
         return at_mean_exposure(color, self.stops[photograph])
 
     def center_(self) -> None:
@@ -41,5 +44,5 @@ class Exposure(nn.Module):
 def at_mean_exposure(
     color: Float[Tensor, "*r 3"], stops: Float[Tensor, "*r 3"]
 ) -> Float[Tensor, "*r 3"]:
-    """What was taken so many stops too bright, as it should be; sRGB in [0, 1], cut off above 1."""
-    return srgb_from_linear(linear_from_srgb(color) * torch.exp2(-stops)).clamp(0, 1)
+    """What was taken so many stops too bright, as it should be; sRGB, at least 0, above 1 too."""
+    return srgb_from_linear(linear_from_srgb(color) * torch.exp2(-stops))

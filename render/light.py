@@ -27,8 +27,8 @@ class Light:
     code: Float[Tensor, " k"] | None
 
     def on(self, color: Float[Tensor, "*pixels 3"]) -> Float[Tensor, "*pixels 3"]:
-        """Colours of mean exposure (sRGB in [0, 1]) as the photograph shows them."""
-        return at_mean_exposure(color, -self.stops.expand_as(color))
+        """Colours of mean exposure (sRGB in [0, 1]) as the photograph shows them, cut off at 1."""
+        return at_mean_exposure(color, -self.stops.expand_as(color)).clamp(max=1)
 
 
 def fit_light(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,13 +61,38 @@ def color_error(kind: LossKind, rays_per_pixel: int = 1) -> ColorError:
     return error
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How far rays go, in sides of the unit cube, 0 where nobody knows; and how much it counts."""
+
+    distance: Float[Tensor, " rays"]
+    weight: float
+
+
+def distance_error(
+    weights: Float[Tensor, " samples"], samples: Samples, distance: Float[Tensor, " rays"]
+) -> Float[Tensor, ""]:
+    """How far from the measured distance rays end, as a share of it; the mean over measured rays.
+
+    The expected |t - distance| / distance, where light that passes everything misses by all of it:
+    so weight gathers at what was measured, instead of lying on both sides of it.
+    """
+    known = distance > 0
+    far = distance.where(known, 1.0)
+    ray = samples.ray.long()
+    off = weights * ((samples.distance - far[ray]).abs() / far[ray] - 1)
+    error = 1 + torch.zeros_like(far).index_add(0, ray, off)
+    return error[known].sum() / known.sum().clamp(min=1)
+
+
 def ray_loss(
     target: Float[Tensor, "rays 3"],
     kind: LossKind,
     rays_per_pixel: int = 1,
     distortion_weight: float = 0.0,
+    measured: Measured | None = None,
 ) -> RayLoss:
-    """What training minimises: `color_error`, and the mean distortion times its weight.
+    """What training minimises: `color_error`, the mean distortion and `distance_error`, weighted.
 
     Distances are taken in sides of the unit cube.
     """
@@ -75,9 +102,11 @@ def ray_loss(
         color: Float[Tensor, "rays 3"], weights: Float[Tensor, " samples"], samples: Samples
     ) -> Float[Tensor, ""]:
         error = color_loss(color, target)
-        if not distortion_weight:
-            return error
-        spread = distortion(weights, samples.distance, samples.length, samples.ray_offsets)
-        return error + distortion_weight * spread.mean()
+        if distortion_weight:
+            spread = distortion(weights, samples.distance, samples.length, samples.ray_offsets)
+            error = error + distortion_weight * spread.mean()
+        if measured is not None:
+            error = error + measured.weight * distance_error(weights, samples, measured.distance)
+        return error
 
     return loss

@@ -12,7 +12,7 @@ from polyfield.cuda.march import Samples
 from polyfield.fields.field import RadianceField
 from polyfield.render import volume
 from polyfield.render.importance import Importance, importance_samples, learn_importance
-from polyfield.render.losses import LossKind, ray_loss
+from polyfield.render.losses import LossKind, Measured, ray_loss
 from polyfield.render.occupancy import OccupancyGrid
 from polyfield.render.proposal import Proposal, learn_proposal, proposal_samples
 from polyfield.render.volume import Rendered, Sampling, march_rays
@@ -58,6 +58,7 @@ def learn_rays(
     rays_per_pixel: int = 1,
     loss_kind: LossKind = "squared",
     distortion_weight: float = 0.0,
+    measured: Measured | None = None,
     thin: bool = False,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows along jittered rays, and its loss, as `volume.learn_rays` says.
@@ -78,9 +79,10 @@ def learn_rays(
             rays_per_pixel=rays_per_pixel,
             loss_kind=loss_kind,
             distortion_weight=distortion_weight,
+            measured=measured,
             thin=thin,
         )
-    loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight)
+    loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight, measured)
     rays = origins, directions, background
     if isinstance(guide, Importance):
         return learn_importance(field, guide, *rays, loss_of, sampling, seed, stream, thin)

@@ -15,7 +15,7 @@ from polyfield.cuda.radiance import NO_EDGE, faded
 from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
 from polyfield.render.learning import learn_samples
-from polyfield.render.losses import HUBER_EDGE, LossKind, ray_loss
+from polyfield.render.losses import HUBER_EDGE, LossKind, Measured, ray_loss
 from polyfield.render.occupancy import OccupancyGrid
 from polyfield.render.packed import keep_samples
 
@@ -123,20 +123,23 @@ def learn_rays(
     rays_per_pixel: int = 1,
     loss_kind: LossKind = "squared",
     distortion_weight: float = 0.0,
+    measured: Measured | None = None,
     thin: bool = False,
 ) -> tuple[Rendered, Float[Tensor, ""]]:
     """What the field shows along jittered rays, and its mean colour loss against `target`.
 
     loss_kind: `squared_error` or `huber` of render/losses.py. rays_per_pixel: so many rays, one
     after the other, share a pixel: their mean is compared, and targets repeat. distortion_weight:
-    of `distortion`. thin: learn from those samples alone that matter, see `worth_learning`, where
-    no kernel does it all at once. Gradients of the loss are left with the field's parameters, as
-    its backward pass would. A field that has a kernel of its own for the loss takes that.
+    of `distortion`. measured: what is known of how far rays go, see `distance_error`. thin: learn
+    from those samples alone that matter, see `worth_learning`, where no kernel does it all at once.
+    Gradients of the loss are left with the field's parameters, as its backward pass would. A field
+    that has a kernel of its own for the loss of colours takes that, where it is the whole loss.
     """
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
-    fused = None if distortion_weight else fused_rays.fused_field(field)
+    colors_alone = not distortion_weight and measured is None
+    fused = fused_rays.fused_field(field) if colors_alone else None
     if fused is None:
-        loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight)
+        loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight, measured)
         draw = (seed, stream) if thin else None
         learned = learn_samples(
             field, samples, directions, background, loss_of, STOP, sampling.fade, draw

@@ -83,7 +83,7 @@ def test_first_hit_of_a_ball_is_the_quadratic_formula():
 
 def test_rays_end_on_the_surface_and_never_behind_one():
     poses = demo_scene.camera_poses(0, 15)
-    pixels = 200 * torch.rand(15, 4000, 2, generator=torch.Generator().manual_seed(0))
+    pixels = 200 * torch.rand(15, 1500, 2, generator=torch.Generator().manual_seed(0))
     for pose, some in zip(poses[::4], pixels, strict=False):
         directions, _ = demo_scene.pixel_rays(pose.expand(len(some), 3, 4), some, 200)
         origins = pose[:, 3].expand_as(directions).contiguous()
@@ -92,7 +92,7 @@ def test_rays_end_on_the_surface_and_never_behind_one():
         ends = origins[met] + distance[met, None] * directions[met]
         gaps = torch.stack([solid.distance(ends.double()) for solid in SOLIDS], 1)
         assert gaps.gather(1, which[met, None]).abs().max() < 5e-6
-        for part in torch.linspace(0.05, 0.999, 60):
+        for part in torch.linspace(0.05, 0.999, 40):
             on_the_way = origins + (part * distance.clamp(max=8.0))[:, None] * directions
             assert min(solid.distance(on_the_way).min() for solid in SOLIDS) > -1e-5
 

@@ -67,7 +67,7 @@ def test_points_fill_their_pixels(task):
 
 def test_two_points_of_one_pixel_stand_half_a_pixel_apart_on_one_background(task):
     made = task(pixel="mean")
-    origins, directions, colors, background, _ = made._batch(1)
+    origins, directions, colors, background, *_ = made._batch(1)
     frame, point = places(made, origins, directions)
     first, second = point[::2], point[1::2]
     assert len(first) == len(second) == made.rays // 2

@@ -21,8 +21,15 @@ def test_each_photograph_and_channel_has_its_own():
     torch.testing.assert_close(light, torch.tensor([[1.0, 1.0, 1.0], [0.5, 1.0, 2.0]]))
 
 
-def test_what_is_brighter_than_white_is_cut_off():
-    assert at_mean_exposure(torch.ones(1, 3), -torch.ones(1, 3)).max() == 1.0
+def test_a_target_brighter_than_white_stays_so():
+    # Or else a photograph could be learned by calling it all white.
+    exposure = Exposure(1)
+    with torch.no_grad():
+        exposure.stops -= 1
+    target = exposure(torch.ones(1, 3), torch.zeros(1, dtype=torch.int64))
+    assert target.min() > 1.3
+    target.sum().backward()
+    assert exposure.stops.grad.max() < 0
 
 
 def test_the_mean_over_the_photographs_is_held_at_zero():

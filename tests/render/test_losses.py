@@ -1,6 +1,7 @@
 import torch
 
-from polyfield.render.losses import huber, squared_error
+from polyfield.cuda.march import Samples
+from polyfield.render.losses import distance_error, huber, squared_error
 
 
 def test_squared_error_is_the_mean_over_channels():
@@ -36,3 +37,39 @@ def test_colour_losses_match_finite_differences():
     prediction.requires_grad_()
     assert torch.autograd.gradcheck(lambda p: huber(p, target), prediction)
     assert torch.autograd.gradcheck(lambda p: squared_error(p, target), prediction)
+
+
+def two_rays():
+    """Samples at 1, 2, 3 of one ray and at 4 of another; weights of what each shows."""
+    samples = Samples(
+        ray_offsets=torch.tensor([0, 3, 4], dtype=torch.int32),
+        distance=torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        length=torch.ones(4),
+        position=torch.zeros(4, 3),
+        ray=torch.tensor([0, 0, 0, 1], dtype=torch.int32),
+    )
+    return samples, torch.tensor([0.2, 0.5, 0.2, 0.6])
+
+
+def test_distance_error_is_the_expected_miss_as_a_share():
+    samples, weights = two_rays()
+    found = distance_error(weights, samples, torch.tensor([2.0, 4.0]))
+    first = 0.2 * 0.5 + 0.5 * 0 + 0.2 * 0.5 + 0.1  # what passes misses by everything
+    torch.testing.assert_close(found, torch.tensor((first + 0.4) / 2))
+
+
+def test_distance_error_leaves_out_rays_that_nobody_measured():
+    samples, weights = two_rays()
+    found = distance_error(weights, samples, torch.tensor([0.0, 4.0]))
+    torch.testing.assert_close(found, torch.tensor(0.4))
+    nothing = distance_error(weights.requires_grad_(), samples, torch.zeros(2))
+    nothing.backward()
+    assert float(nothing.detach()) == 0 and not weights.grad.any()
+
+
+def test_distance_error_is_least_where_all_weight_is_at_the_distance():
+    samples, _ = two_rays()
+    exact = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    assert float(distance_error(exact, samples, torch.tensor([2.0, 4.0]))) == 0
+    spread = torch.tensor([0.5, 0.0, 0.5, 1.0])  # the same mean distance
+    assert float(distance_error(spread, samples, torch.tensor([2.0, 4.0]))) > 0.2
