@@ -14,6 +14,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.cuda.radiance import FEATURES
 from polyfield.cuda.spherical_harmonics import start_of_order
 from polyfield.fields.contraction import Contracted
+from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.tiny_cuda_nn import (
@@ -53,9 +54,6 @@ class RadianceConfig:
     def __post_init__(self) -> None:
         if type(self.degree) is not int or not 1 <= self.degree <= 8:
             raise InputError("RadianceConfig.degree", repr(self.degree)[:80], "1 to 8")
-        if self.first not in ("features", "directions"):
-            got = repr(self.first)[:80]
-            raise InputError("RadianceConfig.first", got, "features or directions")
         if type(self.contraction) is not int or not 0 <= self.contraction <= 16:
             raise InputError("RadianceConfig.contraction", repr(self.contraction)[:80], "0 to 16")
 
@@ -70,11 +68,14 @@ class RadianceConfig:
         if network_from_json(values.get("rgb_network"), "rgb_network", 2) != neurons:
             got = repr(values["rgb_network"].get("n_neurons"))
             raise InputError("rgb_network.n_neurons", got, f"{neurons}, as in network")
+        first = values.get("first", "features")
+        if first not in ("features", "directions"):
+            raise InputError("first", repr(first)[:80], "features or directions")
         return cls(
             GridConfig.from_json(values.get("encoding")),
             neurons,
             _degree(values.get("dir_encoding")),
-            values.get("first", "features"),
+            first,
             values.get("contraction", 0),
         )
 
@@ -96,9 +97,8 @@ class RadianceConfig:
 
     @property
     def color_widths(self) -> tuple[int, ...]:
-        """Of the colour network; harmonics count with their padding."""
-        inputs = FEATURES + (padded(self.degree**2) if self.first == "features" else self.degree**2)
-        return (inputs, self.n_neurons, self.n_neurons, 3)
+        """Of the colour network; its inputs count with their padding, of which some are biases."""
+        return (padded(FEATURES + self.degree**2), self.n_neurons, self.n_neurons, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,18 +131,18 @@ class RadianceParameters:
 
 
 def radiance_to_flat(
-    field: Radiance, first: Literal["features", "directions"] = "features"
+    field: TrainableField, first: Literal["features", "directions"] = "features"
 ) -> tuple[RadianceConfig, RadianceParameters]:
     """The parameters with which tiny-cuda-nn computes the same field, and the config they go with.
 
     It takes positions in the unit cube, contracted where the config says so, and directions as
     (d + 1) / 2. Raises InputError for a field on anything but a hash grid.
     """
-    outer = field.encoding
+    outer = field.encoding if isinstance(field, Radiance) else None
     grid = outer.encoding if isinstance(outer, Contracted) else outer
-    if not isinstance(grid, HashGrid):
-        got = f"a field on {type(grid).__name__}"
-        raise InputError("radiance_to_flat", got, "a radiance field on a HashGrid")
+    if not isinstance(field, Radiance) or not isinstance(grid, HashGrid):
+        got = type(field).__name__ if grid is None else f"a field on {type(grid).__name__}"
+        raise InputError("radiance_to_flat", got, "a radiance field on a hash grid")
     config = RadianceConfig(
         GridConfig.of(grid.layout),
         field.density_widths[1],
@@ -153,13 +153,12 @@ def radiance_to_flat(
     density = encoded_mlp_to_flat(
         field.density_weights, field.density_widths, grid.table, grid.layout
     )
+    inputs, hidden, *_ = field.color_widths
+    first_matrix, rest = _parted(field.color_weights.detach(), hidden, inputs)
+    spread = first_matrix.new_zeros(hidden, config.color_widths[0])
     columns, _ = _color_columns(config)
-    inputs, *others = field.color_widths
-    # The harmonics' padding is ours to place, so the network counts it among its inputs.
-    spread = field.color_weights.new_zeros(others[0], config.color_widths[0])
-    own = field.color_weights.detach()
-    spread[:, columns] = own[: inputs * others[0]].view(others[0], inputs)
-    weights = torch.cat([spread.reshape(-1), own[inputs * others[0] :]])
+    spread[:, columns] = first_matrix
+    weights = torch.cat([spread.reshape(-1), rest])
     return config, RadianceParameters(density, mlp_to_flat(weights, config.color_widths))
 
 
@@ -204,14 +203,18 @@ def _color_columns(config: RadianceConfig) -> tuple[list[int], list[int]]:
 
 
 def _color_weights(config: RadianceConfig, flat: Tensor) -> Tensor:
+    """Our colour network's weights; of biases, the constant harmonic takes what they add."""
+    every = mlp_from_flat(flat, config.color_widths)
+    matrix, rest = _parted(every, config.n_neurons, config.color_widths[0])
     columns, ones = _color_columns(config)
-    inputs = padded(config.color_widths[0])
-    first = config.n_neurons * inputs
-    every = mlp_from_flat(flat, (inputs, *config.color_widths[1:]))
-    matrix = every[:first].view(config.n_neurons, inputs).clone()
-    constant = columns[FEATURES]  # the harmonic of band 0
-    matrix[:, constant] += matrix[:, ones].sum(1) / start_of_order(0)
-    return torch.cat([matrix[:, columns].reshape(-1), every[first:]])
+    first = matrix[:, columns]
+    first[:, FEATURES] += matrix[:, ones].sum(1) / start_of_order(0)
+    return torch.cat([first.reshape(-1), rest])
+
+
+def _parted(weights: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The first matrix of a network's weights, and the others, flat."""
+    return weights[: rows * columns].view(rows, columns), weights[rows * columns :]
 
 
 def _degree(values: object) -> int:
@@ -219,10 +222,10 @@ def _degree(values: object) -> int:
     nested = values
     if isinstance(values, Mapping) and values.get("otype") == "Composite":
         # instant-ngp's own: harmonics, and what is left of the input, nothing, as it is.
-        first, *others = values.get("nested") or [None]
-        rest = [other.get("otype") for other in others if isinstance(other, Mapping)]
-        if len(rest) == len(others) and set(rest) <= {"Identity"}:
-            nested = first
+        inner = values.get("nested")
+        parts = [part for part in inner if isinstance(part, Mapping)] if type(inner) is list else []
+        if parts and all(part.get("otype") == "Identity" for part in parts[1:]):
+            nested = parts[0]
     found = nested if isinstance(nested, Mapping) else {}
     degree = found.get("degree", 4)
     fits = found.get("otype") == "SphericalHarmonics" and found.get("n_dims_to_encode", 3) == 3

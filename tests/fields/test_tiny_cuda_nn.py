@@ -30,71 +30,6 @@ PAPER = GridConfig(16, 2, 19, 16, GROWTH[2048])
 FINE = GridConfig(16, 2, 19, 16, GROWTH[4096])
 
 
-class SlowGrid:
-    """The encoding of a flat vector as it is specified, one entry at a time, in Python's numbers.
-
-    Scales in float32; p = scale * x + 1/2; dense where all nodes have an entry, x fastest; else
-    hashed by exclusive or; either modulo the level's size.
-    """
-
-    def __init__(self, flat, config):
-        self.flat, self.config = flat.double().numpy(), config
-        exponent = np.float32(math.log2(np.float32(config.per_level_scale)))
-        self.levels, begin = [], 0
-        for level in range(config.n_levels):
-            power = np.float32(2.0 ** float(np.float32(level) * exponent))
-            scale = float(power * np.float32(config.base_resolution) - np.float32(1))
-            nodes = math.ceil(scale) + 1
-            size = min((nodes**3 + 7) // 8 * 8, 2**config.log2_hashmap_size)
-            self.levels.append((scale, nodes, begin, size))
-            begin += size
-        self.parameters = begin * config.n_features_per_level
-
-    def entry(self, level, node):
-        _, nodes, begin, size = self.levels[level]
-        x, y, z = node
-        if nodes**3 <= size:
-            index = x + y * nodes + z * nodes**2
-        else:
-            index = x ^ (y * 2654435761 % 2**32) ^ (z * 805459861 % 2**32)
-        return begin + index % size
-
-    def corner(self, level, point, bits):
-        scale = self.levels[level][0]
-        nodes = [math.floor(scale * c + 0.5) for c in point]
-        return self.entry(level, [node + bit for node, bit in zip(nodes, bits, strict=True)])
-
-    def __call__(self, point):
-        features, count = [], self.config.n_features_per_level
-        for level, (scale, *_) in enumerate(self.levels):
-            position = [scale * float(c) + 0.5 for c in point]
-            part = [p - math.floor(p) for p in position]
-            if self.config.interpolation == "Smoothstep":
-                part = [f * f * (3 - 2 * f) for f in part]
-            for f in range(count):
-                total = 0.0
-                for corner in range(8):
-                    bits = [corner >> axis & 1 for axis in range(3)]
-                    weight = math.prod(u if b else 1 - u for u, b in zip(part, bits, strict=True))
-                    total += weight * self.flat[count * self.corner(level, point, bits) + f]
-                features.append(total)
-        return features
-
-
-def slow_network(flat, inputs, shapes):
-    """Dense layers from a flat vector of matrices [out, in], row after row; ReLU between."""
-    values, begin = list(inputs), 0
-    for number, (rows, columns) in enumerate(shapes):
-        assert len(values) == columns
-        matrix = flat[begin : begin + rows * columns].view(rows, columns).tolist()
-        values = [sum(w * v for w, v in zip(row, values, strict=True)) for row in matrix]
-        if number < len(shapes) - 1:
-            values = [max(v, 0.0) for v in values]
-        begin += rows * columns
-    assert begin == len(flat)
-    return values
-
-
 def points(count=12):
     """Random points, corners and faces of the unit cube."""
     random = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
@@ -110,12 +45,14 @@ def table_of(layout, seed=0):
 @pytest.mark.parametrize(
     "config, parameters", [(BASE, 11_681_792), (PAPER, 12_196_240), (FINE, 12_599_920)]
 )
-def test_grids_have_the_number_of_parameters_that_tiny_cuda_nn_gives_them(config, parameters):
+def test_grids_have_the_number_of_parameters_that_tiny_cuda_nn_gives_them(
+    slow_grid, config, parameters
+):
     layout = config.layout
     assert (
         layout.entries * layout.features
         == parameters
-        == SlowGrid(torch.zeros(1), config).parameters
+        == slow_grid(torch.zeros(1), config).parameters
     )
     assert len(grid_to_flat(torch.zeros(layout.entries, layout.features), layout)) == parameters
 
@@ -143,8 +80,10 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize("config, level, point, low, high", GOLDEN)
-def test_a_corner_finds_the_entry_that_it_finds_in_tiny_cuda_nn(config, level, point, low, high):
-    slow = SlowGrid(torch.zeros(1), config)
+def test_a_corner_finds_the_entry_that_it_finds_in_tiny_cuda_nn(
+    slow_grid, config, level, point, low, high
+):
+    slow = slow_grid(torch.zeros(1), config)
     assert slow.corner(level, point, (0, 0, 0)) == low
     assert slow.corner(level, point, (1, 1, 1)) == high
     layout = config.layout
@@ -168,10 +107,12 @@ SMALL = [
 
 
 @pytest.mark.parametrize("config", SMALL, ids=str)
-def test_our_grid_computes_from_a_table_what_the_specification_does_from_flat_parameters(config):
+def test_our_grid_computes_from_a_table_what_the_specification_does_from_flat_parameters(
+    slow_grid, config
+):
     layout = config.layout
     flat = grid_to_flat(table_of(layout), layout)
-    slow = SlowGrid(flat, config)
+    slow = slow_grid(flat, config)
     assert len(flat) == slow.parameters
     got = hash_grid(points(), grid_from_flat(flat, layout), layout)
     expected = torch.tensor([slow(point) for point in points().tolist()], dtype=torch.float32)
@@ -213,7 +154,9 @@ WIDTHS = [(32, 64, 16), (31, 48, 64, 3), (3, 16), (16, 128, 16, 17), (1, 32, 1)]
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
 @pytest.mark.parametrize("padding", [0.0, 1.0])
-def test_exported_networks_compute_the_same_whatever_the_padded_inputs_hold(widths, padding):
+def test_exported_networks_compute_the_same_whatever_the_padded_inputs_hold(
+    slow_network, widths, padding
+):
     weights = initial_weights(widths, torch.Generator().manual_seed(1))
     x = torch.randn(4, widths[0], generator=torch.Generator().manual_seed(2))
     flat = mlp_to_flat(weights, widths)
