@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -189,6 +190,16 @@ def _machine() -> dict[str, str]:
         "openmp": openmp,
         "native_module": native,
         "cuda_core": "installed" if _has_compiler() else "not installed",
+        "nerfacc": _exchange(
+            "nerfacc",
+            "renders fields from batched samples; it places samples",
+            "pip install 'polyfield[nerfacc]'",
+        ),
+        "tiny_cuda_nn": _exchange(
+            "tinycudann",
+            "takes parameters of fields and gives its own; it runs",
+            "its parameters are read and written without it",
+        ),
         "kernel_cache": str(cache_folder()),
     }
 
@@ -215,6 +226,21 @@ def _has_compiler() -> bool:
         return all(importlib.util.find_spec(name) for name in ("cuda.core", "cuda.bindings"))
     except ImportError:  # no package `cuda` at all
         return False
+
+
+def _exchange(package: str, use: str, absent: str) -> str:
+    """Of a library that fields go to: its version and what it is good for here, or `absent`.
+
+    Nothing is imported: tiny-cuda-nn refuses that where there is no GPU.
+    """
+    if importlib.util.find_spec(package) is None:
+        return f"not installed; {absent}"
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = "of unknown version"
+    found = "there is one" if torch.cuda.is_available() else "there is none"
+    return f"{version}, {use} on a CUDA device alone: {found}"
 
 
 def _count(number: int, name: str) -> str:

@@ -24,6 +24,7 @@ from polyfield.render.cameras import Cameras
 from polyfield.render.exposure import Exposure
 from polyfield.render.importance import Importance
 from polyfield.render.light import Light
+from polyfield.render.nerfacc_callbacks import FieldAlongRays
 from polyfield.render.occupancy import OccupancyGrid, full_grid
 from polyfield.render.proposal import Proposal
 from polyfield.render.samplers import Guide
@@ -75,6 +76,16 @@ class Trained:
         if self.proposal is not None:
             return Proposal(self.proposal, disparity=far)
         return Importance(disparity=far) if self.settings.sampler == "importance" else self.grid
+
+    def along(self, origins: Tensor, directions: Tensor) -> FieldAlongRays:
+        """The field along rays of the user's frame, as the callbacks that nerfacc takes.
+
+        origins and directions [rays, 3], on the field's device. Where views skip the cells of the
+        grid that are off, nothing is there.
+        """
+        guide = self.guide
+        grid = guide if isinstance(guide, OccupancyGrid) else None
+        return FieldAlongRays(self.field, origins, directions, self.to_field, grid)
 
     def view(
         self,

@@ -57,16 +57,20 @@ class HashGridLayout:
             raise InputError("HashGridLayout", f"{self.entries} entries", "fewer than 2^31")
 
     @cached_property
+    def growth(self) -> float:
+        """Resolution of a level over that of the one before, a float32 value; 1 for one level."""
+        if self.levels == 1:
+            return 1.0
+        ratio = self.finest_resolution / self.base_resolution
+        return float(np.float32(math.exp(math.log(ratio) / (self.levels - 1))))
+
+    @cached_property
     def scales(self) -> tuple[float, ...]:
         """Cells along an axis, of every level: float32 values."""
-        if self.levels == 1:
-            return (float(self.base_resolution - 1),)
-        ratio = self.finest_resolution / self.base_resolution
         # Each step in float64 and then rounded: numpy's float32 exp2 and log2 differ by a unit in
         # the last place between processors, and a table must mean the same on all of them.
         single = np.float32
-        growth = single(math.exp(math.log(ratio) / (self.levels - 1)))
-        exponent = single(math.log2(growth))
+        exponent = single(math.log2(self.growth))
         powers = [single(2.0 ** float(single(k) * exponent)) for k in range(self.levels)]
         return tuple(float(p * single(self.base_resolution) - single(1)) for p in powers)
 

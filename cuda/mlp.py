@@ -82,7 +82,7 @@ def truncated_exponential(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
 
 def initial_weights(widths: tuple[int, ...], generator: Generator | None = None) -> Tensor:
     """Weights [parameters] on the CPU, uniform within +-sqrt(6 / (in + out)) (Xavier, Glorot)."""
-    _check_widths(widths)
+    check_widths(widths)
     parts = []
     for inputs, outputs in pairwise(widths):
         bound = math.sqrt(6 / (inputs + outputs))
@@ -95,7 +95,8 @@ def parameter_count(widths: tuple[int, ...]) -> int:
     return sum(inputs * outputs for inputs, outputs in pairwise(widths))
 
 
-def _check_widths(widths: tuple[int, ...]) -> None:
+def check_widths(widths: tuple[int, ...]) -> None:
+    """InputError for widths that `mlp` does not take."""
     hidden_fit = all(16 <= width <= 128 and width % 16 == 0 for width in widths[1:-1])
     fit = 2 <= len(widths) <= MOST_MATRICES + 1 and widths[0] >= 1 and widths[-1] >= 1
     if not (fit and hidden_fit):
@@ -106,7 +107,7 @@ def _check_widths(widths: tuple[int, ...]) -> None:
 def _check(
     x: Tensor, weights: Tensor, widths: tuple[int, ...], activation: str, output: str
 ) -> None:
-    _check_widths(widths)
+    check_widths(widths)
     if activation not in ACTIVATIONS:
         raise InputError("mlp: activation", repr(activation), f"one of {list(ACTIVATIONS)}")
     if output not in OUTPUT_ACTIVATIONS:

@@ -48,9 +48,15 @@ class OccupancyGrid:
         powers = torch.arange(8, device=self.bits.device, dtype=torch.uint8)
         return float(((self.bits[:, None] >> powers) & 1).float().mean())
 
-    def holds(self, x: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
-        """Whether points lie in the unit cube, in a cell of the finest grid there that is on."""
-        index = cell_index(x, torch.zeros_like(x[:, 0]), self.levels, self.resolution)
+    def holds(
+        self, x: Float[Tensor, "n 3"], length: Float[Tensor, " n"] | None = None
+    ) -> Bool[Tensor, " n"]:
+        """Whether points lie in the unit cube, in a cell of the finest grid there that is on.
+
+        length: of the intervals that they stand for, where the march would take a coarser grid.
+        """
+        step = torch.zeros_like(x[:, 0]) if length is None else length
+        index = cell_index(x, step, self.levels, self.resolution)
         on = (self.bits[index // 8].long() >> index % 8 & 1).bool()
         return on & ((x >= 0) & (x <= 1)).all(1)
 

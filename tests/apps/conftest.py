@@ -90,6 +90,12 @@ class AnalyticBall(torch.nn.Module):
 
 
 @pytest.fixture
+def analytic_ball():
+    """The exact field of `scene`: a class, of the similarity into the unit cube."""
+    return AnalyticBall
+
+
+@pytest.fixture
 def ball_run(scene, monkeypatch, tmp_path):
     """A run of `scene` whose field is exact: what the commands load, whatever run they are given.
 

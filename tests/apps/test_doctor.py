@@ -1,3 +1,4 @@
+import importlib.metadata
 import importlib.util
 import json
 import time
@@ -198,3 +199,30 @@ def test_an_image_with_other_arguments_is_refused(monkeypatch):
 def test_a_word_that_is_no_architecture_is_refused(word):
     with pytest.raises(InputError, match="--compile: .*architectures like sm_75"):
         compile_all([word])
+
+
+@pytest.mark.parametrize("gpu, there", [(True, "there is one"), (False, "there is none")])
+def test_libraries_that_fields_go_to_are_listed_with_what_they_do_here(monkeypatch, gpu, there):
+    versions = {"nerfacc": "0.5.3", "tinycudann": "2.1"}
+    present = set(versions)
+    # A spec and no module: importing tiny-cuda-nn fails where there is no GPU.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("polyfield.apps.doctor._cuda", lambda: [])
+    machine = doctor(Doctor())["machine"]
+    assert machine["nerfacc"].startswith("0.5.3, renders") and machine["nerfacc"].endswith(there)
+    assert machine["tiny_cuda_nn"].startswith("2.1, ") and machine["tiny_cuda_nn"].endswith(there)
+    present.clear()
+    machine = doctor(Doctor())["machine"]
+    assert machine["nerfacc"] == "not installed; pip install 'polyfield[nerfacc]'"
+    assert machine["tiny_cuda_nn"].startswith("not installed; ")
+
+
+def test_a_library_without_metadata_is_found_all_the_same(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert doctor(Doctor())["machine"]["tiny_cuda_nn"].startswith("of unknown version, ")
