@@ -135,14 +135,13 @@ def measure(
             frames = [other for other in frames if other != frame]
             continue
         begin = time.perf_counter()
-        view = trained.view(
+        color = trained.color(
             cameras,
             frame,
             samples_per_pixel=samples_per_pixel,
             background=background,
         )
         seconds += time.perf_counter() - begin
-        color = view.color.cpu()
         score = {
             "psnr": psnr_8bit(color, truth.color, truth.kept),
             "constant_psnr": psnr_8bit(constant.expand_as(color), truth.color, truth.kept),

@@ -117,6 +117,31 @@ class Trained:
             memory_bytes=self.memory_bytes,
         )
 
+    def color(
+        self,
+        cameras: Cameras,
+        index: int,
+        *,
+        samples_per_pixel: int = SAMPLES_PER_PIXEL,
+        background: Color | None = None,
+    ) -> Float[Tensor, "height width 3"]:
+        """The colour of `view`, on the CPU: nothing else of a large view is ever held whole."""
+        image = torch.empty(int(cameras.height[index]), int(cameras.width[index]), 3)
+        top = 0
+        for band in render_bands(
+            self.field,
+            self.guide,
+            cameras,
+            index,
+            background or self.settings.background,
+            self.settings.sampling,
+            samples_per_pixel=samples_per_pixel,
+            memory_bytes=self.memory_bytes,
+        ):
+            image[top : top + len(band.color)] = band.color
+            top += len(band.color)
+        return image
+
     def bands(
         self,
         cameras: Cameras,
