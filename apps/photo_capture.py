@@ -23,18 +23,17 @@ BALL, ROOM, CAMERAS = 0.8, 4.0, 2.2  # radii about the origin
 FOCAL = 0.9  # of the photographs' width
 DETAIL = 4  # the scene is computed at this part of the photographs' sides
 GRAIN = 4.0  # standard deviation, of 255
-QUALITY = 92  # of JPEG: some 0.35 bytes a pixel with this grain
+QUALITY = 92  # of JPEG: some 0.25 bytes a pixel with this grain
 _SHIFTS = 64  # pixels by which the grain of one photograph differs from another's
 
 
-def write_capture(folder: Path, images: int, megapixels: float) -> int:
+def write_capture(folder: Path, images: int, megapixels: float) -> None:
     """Write `images` photographs of about so many million pixels, 4:3, and their transforms.json.
 
     A striped and checkered ball in a painted spherical room, seen from all around: closed forms,
     the same from every view. Each is computed at a quarter of its sides, enlarged, and given grain,
     so that its file is as large as a camera's and takes as long to decode; every file is one of its
-    own. Returns the bytes of all photographs. Raises InputError for fewer than 8 images or sizes
-    that are none.
+    own. Raises InputError for fewer than 8 images or sizes that are none.
     """
     if images < 8 or not 0.001 <= megapixels <= 60:
         got = f"{images} of {megapixels:g} million pixels"
@@ -50,18 +49,18 @@ def write_capture(folder: Path, images: int, megapixels: float) -> int:
     grain = Image.fromarray(noise.round().astype(np.uint8).repeat(3, 2))
     names = [f"images/{index:05d}.jpg" for index in range(images)]
 
-    def write(index: int) -> int:
+    def write(index: int) -> None:
         small = (width // DETAIL, height // DETAIL)
         drawn = (capture_view(poses[index], small) * 255).round().to(torch.uint8)
         picture = Image.fromarray(drawn.numpy()).resize((width, height), Image.Resampling.BICUBIC)
         left, top = index % _SHIFTS, index // _SHIFTS % _SHIFTS
         shifted = grain.crop((left, top, left + width, top + height))
-        path = folder / names[index]
-        ImageChops.add(picture, shifted, 1, -128).save(path, "JPEG", quality=QUALITY)
-        return path.stat().st_size
+        ImageChops.add(picture, shifted, 1, -128).save(
+            folder / names[index], "JPEG", quality=QUALITY
+        )
 
     with torch_threads(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        written = sum(pool.map(write, range(images)))
+        list(pool.map(write, range(images)))  # raises what a thread raised
     opengl = torch.eye(4, dtype=torch.float64).repeat(images, 1, 1)
     opengl[:, :3] = poses
     opengl[:, :3, 1:3] *= -1
@@ -78,7 +77,6 @@ def write_capture(folder: Path, images: int, megapixels: float) -> int:
         ],
     }
     (folder / "transforms.json").write_text(json.dumps(document))
-    return written
 
 
 def capture_poses(count: int) -> Float[Tensor, "count 3 4"]:

@@ -48,6 +48,8 @@ class RadianceTask:
         self.cameras = scene.cameras.transformed(trained.to_field).to(device)
         self.frames = scene.splits["train"]
         self.drawable, self.turn = self.frames, -1
+        self.offered = set(self.frames.tolist()) if images.all_fit else set()
+        """The frames that batches drew from so far."""
         self.watched: tuple[Cameras, TrueView] | None = None
         views = self.cameras.select(self.frames.to(device))
         forget_unseen(trained.grid, views, 2 if len(views) >= MANY_VIEWS else 1)
@@ -121,6 +123,7 @@ class RadianceTask:
             turn = step // TURN_STEPS
             if turn != self.turn:
                 self.drawable, self.turn = self.images.turn_to(turn, self.frames), turn
+                self.offered.update(self.drawable.tolist())
             drawable = self.drawable
         count = self.rays // self.rays_per_pixel
         frames, point = self._points(drawable, count, random)

@@ -64,12 +64,16 @@ class TrainResult:
     parameters: int
     loading_seconds: float
     """Of the time, what reading the scene and building the field took."""
+    drawn: int
+    """Photographs that batches drew from."""
     decoded: int
     """Photographs that training decoded, one that came again counted again."""
     decoding_seconds: float
     """Of processor time, that this took, most of it beside the steps."""
     waiting_seconds: float
     """That steps stood still until photographs were decoded."""
+    checkpoint_bytes: int
+    """Of all checkpoints that were written, also those that others have replaced."""
     checkpoint: str
     report: str | None
     """Where report.html lies."""
@@ -152,7 +156,7 @@ def train(
             on_progress=on_progress,
         )
         decoded, decoding = images.decoded, images.decoding_seconds
-        waiting = images.waiting_seconds
+        waiting, drawn = images.waiting_seconds, len(task.offered)
         del saved, task
         if memory.measuring_image_bytes < images.resident_bytes:
             del images  # before there is another: views are measured in its place
@@ -173,9 +177,11 @@ def train(
         rewinds=outcome.rewinds,
         parameters=parameters,
         loading_seconds=loading,
+        drawn=drawn,
         decoded=decoded,
         decoding_seconds=decoding,
         waiting_seconds=waiting,
+        checkpoint_bytes=outcome.checkpoint_bytes,
         checkpoint=str(outcome.checkpoint),
         report=report,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from polyfield.apps import checkpoint
