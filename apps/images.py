@@ -208,6 +208,10 @@ class ImageStore:
         self._slot_of[frame] = slot
         self._start[frame] = self._slot_start[slot]
 
+    def close(self) -> None:
+        """Wait until no thread decodes any more; the store is not to be used afterwards."""
+        self._threads.shutdown(cancel_futures=True)
+
     def gather(
         self, frames: Int64[Tensor, " r"], rows: Int64[Tensor, " r"], columns: Int64[Tensor, " r"]
     ) -> UInt8[Tensor, "r {self.channels}"]:

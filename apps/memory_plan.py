@@ -100,8 +100,7 @@ def known_plan(
     Raises InputError, with what is needed, where the limit is below it.
     """
     fixed = _fixed(image_sizes, mask_sizes, parameters, samples_per_step)
-    # Of four channels and masks, whether there are any or not.
-    few = FEWEST_IMAGES * max(stored_bytes(size, 4, True) for size in image_sizes)
+    few = FEWEST_IMAGES * max(stored_bytes(size, 3, bool(mask_sizes)) for size in image_sizes)
     measuring = _measuring(image_sizes)
     need = fixed + max(image_bytes, min(image_bytes, few) + measuring)
     if limit < need + VIEW_BYTES[0]:

@@ -159,6 +159,7 @@ def train(
         waiting, drawn = images.waiting_seconds, len(task.offered)
         del saved, task
         if memory.measuring_image_bytes < images.resident_bytes:
+            images.close()
             del images  # before there is another: views are measured in its place
             images = scene_images(scene, memory.measuring_image_bytes, settings.seed)
         result, report = None, None
