@@ -124,7 +124,7 @@ def test_what_measuring_takes_fits_beside_the_photographs_that_stay(limit, count
     # All else is the same in both, and the larger of them is the total.
     assert min(training, measuring) >= 400_000_000 and plan.total_bytes <= limit
     assert min(4, count) * 3 * side**2 <= plan.measuring_image_bytes <= plan.image_bytes
-    known = known_plan(limit, sizes, 1 << 20, plan.samples_per_step, plan.image_bytes)
+    known = known_plan(limit, sizes, plan.parameters, plan.samples_per_step, plan.image_bytes)
     assert known.measuring_image_bytes <= plan.image_bytes
 
 
