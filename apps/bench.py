@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from polyfield.apps.bench_compile import compile_rows, compile_summary
 from polyfield.apps.bench_kernels import race_kernels
+from polyfield.apps.bench_photos import photos_summary, train_photographs
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
 from polyfield.apps.bench_view import view_seconds
@@ -20,10 +21,12 @@ from polyfield.cuda.errors import InputError
 
 @dataclass(frozen=True)
 class Bench:
-    """Race the kernels against others' on this machine, time views, or check all kernels."""
+    """Race the kernels against others' on this machine, time views and large captures, or check all
+    kernels."""
 
-    what: Positional[Literal["kernels", "view", "compile", "sanitizers"]] = "kernels"
+    what: Positional[Literal["kernels", "view", "photos", "compile", "sanitizers"]] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
+    photos: training on far more photographs than fit the memory; exit code 1 where it takes more.
     compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them."""
     run: Annotated[Positional[Path | None], optional("[RUN]")] = None
     """Folder that `polyfield train` wrote, for `view`."""
@@ -31,6 +34,14 @@ class Bench:
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others."""
     rounds: int = 9
     """Turns that each side gets, after two that only warm; or views, at least 2."""
+    images: int = 1000
+    """Photographs to make, for `photos`, in a temporary folder."""
+    megapixels: float = 12.0
+    """Million pixels of each, for `photos`."""
+    memory: Annotated[float, arg(metavar="GB")] = 2.0
+    """Memory that training on them stays within, for `photos`."""
+    steps: int = 200
+    """Steps of it, for `photos`."""
 
 
 def bench(options: Bench) -> list[dict[str, object]]:
@@ -40,7 +51,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
     faster. The limits of the machine ("machine/...") and the times of views have no opponent:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
     None in all three numbers, and says why in one more entry, "skipped". The rows of compile and
-    sanitizers are those of compile_rows and sanitizer_rows. Raises InputError for options that do
+    sanitizers are those of compile_rows and sanitizer_rows, and the one of photos is a
+    PhotoTraining. Raises InputError for options that do
     not fit, and as the functions of its rows.
     """
     if options.rounds < 2:
@@ -50,6 +62,13 @@ def bench(options: Bench) -> list[dict[str, object]]:
         raise InputError(f"bench {options.what}: RUN", got, "a run's folder with view, only there")
     if options.only and options.what != "kernels":
         raise InputError("--only", repr(options.only), "rows of bench kernels")
+    if options.what == "photos":
+        found = train_photographs(options.images, options.megapixels, options.memory, options.steps)
+        return [asdict(found)]
+    defaults = {field.name: field.default for field in fields(Bench)}
+    for name in ("images", "megapixels", "memory", "steps"):
+        if getattr(options, name) != defaults[name]:
+            raise InputError(f"--{name}", str(getattr(options, name)), "bench photos with it")
     if options.what == "compile":
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
@@ -69,12 +88,19 @@ def _entries(row: Row) -> dict[str, object]:
     return entries
 
 
+def passed(rows: list[dict[str, object]]) -> bool:
+    """Whether what was measured stayed within the limit that was set to it."""
+    return all(row.get("within", True) for row in rows)
+
+
 def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
     if rows and "arch" in rows[0]:
         return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
     if rows and "findings" in rows[0]:
         return sanitizer_summary(rows)
+    if rows and "peak_bytes" in rows[0]:
+        return photos_summary(rows[0])
     width = max((len(str(row["name"])) for row in rows), default=0)
     lines = [f"{str(row['name']):<{width}}  {_result(row)}" for row in rows]
     return "\n".join([*lines, f"({torch.get_num_threads()} threads)"])

@@ -143,7 +143,7 @@ def measure(
             continue
         light = light_from_left_half(trained, cameras, frame, whole) if from_left else None
         begin = time.perf_counter()
-        view = trained.view(
+        color = trained.color(
             cameras,
             frame,
             samples_per_pixel=samples_per_pixel,
@@ -151,7 +151,6 @@ def measure(
             light=light,
         )
         seconds += time.perf_counter() - begin
-        color = view.color.cpu()
         score = {
             "psnr": psnr_8bit(color, truth.color, truth.kept),
             "constant_psnr": psnr_8bit(constant.expand_as(color), truth.color, truth.kept),

@@ -68,18 +68,26 @@ def read_header(path: Path) -> ImageHeader:
     return ImageHeader(width, height, transparent, 16 if sixteen else 8, turned)
 
 
-def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"]:
+def decode(
+    path: Path, channels: int, into: UInt8[Tensor, "height width {channels}"] | None = None
+) -> UInt8[Tensor, "height width {channels}"]:
     """Pixels as stored: sRGB, with straight alpha if `channels` is 4 (255 where there is none).
 
-    Palettes, grey and CMYK become RGB. EXIF's orientation is not applied. InputError names the file
-    where a pixel cannot be decoded, or where it has alpha and only 3 channels were asked for.
+    into: where they are written, of the size that the image had when it was opened. Palettes, grey
+    and CMYK become RGB. EXIF's orientation is not applied. InputError names the file where a pixel
+    cannot be decoded, where it has alpha and only 3 channels were asked for, or another size.
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            size = image.size
+            if into is not None and size != (into.shape[1], into.shape[0]):
+                got, expected = (f"{w}x{h}" for w, h in (size, (into.shape[1], into.shape[0])))
+                raise InputError(str(path), f"{got} pixels", f"{expected}, as when it was opened")
             image.load()
             transparent = "A" in image.mode or "transparency" in image.info
             wanted = "RGBA" if channels == 4 else "RGB"
-            pixels = np.empty((image.height, image.width, channels), np.uint8)
+            shape = (image.height, image.width, channels)
+            pixels = np.empty(shape, np.uint8) if into is None else into.numpy()
             # In bands: Pillow holds an image three times over while it converts it.
             rows = max(1, _BAND_PIXELS // image.width)
             for top in range(0, image.height, rows):
@@ -88,6 +96,8 @@ def decode(path: Path, channels: int) -> UInt8[Tensor, "height width {channels}"
                     grey = (np.asarray(band).astype(np.uint32) + 128) // 257
                     band = Image.fromarray(grey.astype(np.uint8))
                 pixels[top : top + rows] = np.asarray(band.convert(wanted))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(str(path), "no such file", "an image") from error
     except Exception as error:  # as above

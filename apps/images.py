@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from polyfield.apps.mask_files import Mask, decode_masked, kept_pixels
-from polyfield.apps.memory_plan import stored_bytes
+from polyfield.apps.memory_plan import decoders, stored_bytes
 from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
 
-DECODED_BYTES = 1 << 25  # on their way into the cache at once
+TURNED = 32  # turns in which a window has changed altogether, where it holds so many images
+AHEAD = 8  # one slot of so many is for images that are decoded before they are needed
 
 
 def scene_images(scene: Scene, limit_bytes: int, seed: int = 0) -> ImageStore:
@@ -33,8 +35,10 @@ class ImageStore:
 
     If all fit, each is decoded once and stays. If not, the memory is cut into slots for the largest
     image, and the one that was not used for longest makes room: training then draws its pixels from
-    the frames of `frames_resident(window)`, which rotate through the scene, while `gather` and
-    `image` still serve any frame. Nothing decoded is ever written to disk or kept as floats.
+    the frames of `frames_resident(turn)`, a window that moves through the scene, while `gather` and
+    `image` still serve any frame. `turn_to` brings a window into memory, and from then on threads
+    decode what the next turns need straight into slots of their own. Which frames a window holds
+    never depends on how far they are. Nothing decoded is ever written to disk or kept as floats.
     masks: one a frame, or none at all: an object's is its image's alpha, which takes 4 channels; of
     the others one bit a pixel is kept, see `kept`.
     Raises InputError if not even one image fits; a fault in a file's pixels is raised, with its
@@ -48,7 +52,6 @@ class ImageStore:
         channels: int,
         limit_bytes: int,
         seed: int = 0,
-        device: torch.device | str = "cpu",
         masks: Sequence[Mask | None] = (),
     ):
         if channels not in (3, 4) or len(paths) != len(sizes):
@@ -81,14 +84,31 @@ class ImageStore:
             need = f"{largest_bytes / 2**20:.1f} MiB for the largest image"
             got = f"{limit_bytes / 2**20:.1f} MiB"
             raise InputError("memory for images", got, f"at least {need}", "Raise --memory.")
+        self.step_of_turn = max(1, self.slots // TURNED)
+        """Frames by which a window moves in a turn."""
+        self.ahead = 0
+        """Frames that are decoded before they are needed."""
+        if not self.all_fit and self.slots > 1:
+            self.ahead = max(self.step_of_turn, self.slots // AHEAD)
         # Memory that the system hands out page by page as images arrive.
         shape = (self._slot_start[-1], channels)
-        self._pool = torch.empty(shape, dtype=torch.uint8, device=device)
+        self._pool = torch.empty(shape, dtype=torch.uint8)
         bits = self._slot_start[-1] // 8 if self.ignoring else 0
-        self._bits = torch.empty(bits, dtype=torch.uint8, device=device)
-        self._width = torch.tensor([w for w, _ in sizes], dtype=torch.int64, device=device)
-        self._start = torch.full((len(pixels),), -1, device=device)
+        self._bits = torch.empty(bits, dtype=torch.uint8)
+        self._width = torch.tensor([w for w, _ in sizes], dtype=torch.int64)
+        self._start = torch.full((len(pixels),), -1)
         self._slot_of: OrderedDict[int, int] = OrderedDict()  # frame -> slot, longest unused first
+        self._coming: dict[int, tuple[int, Future[float]]] = {}  # frame -> slot, while it decodes
+        self._free = [] if self.all_fit else list(range(self.slots))
+        decoded = [w * h for w, h in sizes] + [m.width * m.height for m in self.masks if m]
+        together = decoders(max(decoded, default=1), any(self.masks))
+        self._threads = ThreadPoolExecutor(min(together, os.cpu_count() or 1))
+        self.decoded = 0
+        """Images that were decoded so far, one that came again counted again."""
+        self.decoding_seconds = 0.0
+        """Of processor time, that decoding them took in threads of its own."""
+        self.waiting_seconds = 0.0
+        """That callers stood still until images were decoded."""
 
     @property
     def resident_bytes(self) -> int:
@@ -96,51 +116,101 @@ class ImageStore:
         return self._pool.numel() + self._bits.numel()
 
     def frames_resident(
-        self, window: int, among: Int64[Tensor, " m"] | None = None
+        self, turn: int, among: Int64[Tensor, " m"] | None = None
     ) -> Int64[Tensor, " drawable"]:
-        """The frames to draw from in the window-th stretch of training, in ascending order.
+        """The frames to draw from in the turn-th stretch of training, in ascending order.
 
-        A pure function of the seed, the window's number >= 0 and `among` (all frames unless given),
+        A pure function of the seed, the turn's number >= 0 and `among` (all frames unless given),
         so that a resumed run sees the same. Where all of `among` fit into the memory, it is they.
-        Else consecutive windows share three quarters of their frames, and each cycle goes through
-        all of them once, in an order of its own.
+        Else windows move through them `step_of_turn` frames a turn, each cycle in an order of its
+        own, and leave `ahead` slots to the frames of the next turns.
+        """
+        return torch.tensor(sorted(self._order(turn, among)[0]))
+
+    def turn_to(self, turn: int, among: Int64[Tensor, " m"] | None = None) -> Int64[Tensor, " n"]:
+        """`frames_resident`, decoded; the next turns' frames begin to be decoded meanwhile."""
+        drawable, following = self._order(turn, among)
+        for frame in set(self._coming).difference(drawable, following):  # of other turns
+            self._arrive(frame)
+        resident = torch.tensor(sorted(drawable))
+        self.load(resident)
+        self._begin(following)
+        return resident
+
+    def _order(self, turn: int, among: Int64[Tensor, " m"] | None) -> tuple[list[int], list[int]]:
+        """The frames of a turn, and the `ahead` next ones, each in the order of their coming.
+
+        Those of the next turn are the same in the same order, less the first ones.
         """
         frames = np.arange(len(self.paths)) if among is None else among.cpu().numpy()
         n = len(frames)
         if n <= self.slots:
-            return torch.from_numpy(np.sort(frames))
-        first = window * max(self.slots // 4, 1)
-        chosen: list[int] = []
+            return frames.tolist(), []
+        first = turn * self.step_of_turn
+        chosen: dict[int, None] = {}
+        order = frames
         for position in range(first, first + 2 * n + self.slots):
             cycle, place = divmod(position, n)
             if position == first or place == 0:
                 generator = np.random.Generator(np.random.Philox(key=[self.seed, cycle]))
                 order = frames[generator.permutation(n)]
             # Where two cycles meet, a frame of the old one's end may return at the new one's start.
-            if order[place] not in chosen:
-                chosen.append(int(order[place]))
+            chosen.setdefault(int(order[place]))
             if len(chosen) == self.slots:
                 break
-        return torch.tensor(sorted(chosen))
+        now = self.slots - self.ahead
+        return list(chosen)[:now], list(chosen)[now:]
 
     def load(self, frames: Int64[Tensor, " m"]) -> None:
         """Decode those frames that are not in memory yet; at most `slots` different ones."""
         wanted = frames.unique().tolist()
         if len(wanted) > self.slots:
             raise InputError("frames", f"{len(wanted)} at once", f"at most {self.slots}")
+        if len(wanted) > self.slots - len(set(self._coming).difference(wanted)):
+            for frame in list(self._coming):
+                self._arrive(frame)
+        self._begin(wanted)
         for frame in wanted:
+            if frame in self._coming:
+                self._arrive(frame)
+
+    def _begin(self, frames: Sequence[int]) -> None:
+        """Let threads decode those frames that are not in memory, in place of others."""
+        for frame in frames:
             if frame in self._slot_of:
                 self._slot_of.move_to_end(frame)
-        missing = [frame for frame in wanted if frame not in self._slot_of]
-        with ThreadPoolExecutor(min(len(missing) or 1, os.cpu_count() or 1, 8)) as pool:
-            # A few at a time: what is decoded and not yet stored counts as memory too.
-            masks = [(mask.width, mask.height) for mask in self.masks if mask is not None]
-            largest = max((w * h for w, h in (*self.sizes, *masks)), default=1) * self.channels
-            together = max(1, min(16, DECODED_BYTES // largest))
-            for group in range(0, len(missing), together):
-                names = missing[group : group + together]
-                for frame, decoded in zip(names, pool.map(self._decode, names), strict=True):
-                    self._store(frame, *decoded)
+        for frame in frames:
+            if frame in self._slot_of or frame in self._coming:
+                continue
+            if self.all_fit:
+                slot = frame
+            elif self._free:
+                slot = self._free.pop(0)
+            else:
+                oldest, slot = self._slot_of.popitem(last=False)
+                self._start[oldest] = -1
+            start = self._slot_start[slot]
+            self._coming[frame] = slot, self._threads.submit(self._decode, frame, start)
+
+    def _arrive(self, frame: int) -> None:
+        """Wait for a frame that is being decoded. Raises what went wrong with it."""
+        slot, decoding = self._coming.pop(frame)
+        begin = time.perf_counter()
+        try:
+            self.decoding_seconds += decoding.result()
+        except BaseException:
+            if not self.all_fit:
+                decoding.exception()  # a slot is free only when nobody writes to it
+                self._free.append(slot)
+            raise
+        self.waiting_seconds += time.perf_counter() - begin
+        self.decoded += 1
+        self._slot_of[frame] = slot
+        self._start[frame] = self._slot_start[slot]
+
+    def close(self) -> None:
+        """Wait until no thread decodes any more; the store is not to be used afterwards."""
+        self._threads.shutdown(cancel_futures=True)
 
     def gather(
         self, frames: Int64[Tensor, " r"], rows: Int64[Tensor, " r"], columns: Int64[Tensor, " r"]
@@ -167,10 +237,10 @@ class ImageStore:
         """`kept` of one whole image."""
         width, height = self.sizes[frame]
         if not self.ignoring:
-            return torch.ones(height, width, dtype=torch.bool, device=self._pool.device)
+            return torch.ones(height, width, dtype=torch.bool)
         self.load(torch.tensor([frame]))
         start = int(self._start[frame])
-        index = torch.arange(start, start + width * height, device=self._pool.device)
+        index = torch.arange(start, start + width * height)
         return self._bit(index).view(height, width)
 
     def _looked_up(
@@ -209,31 +279,14 @@ class ImageStore:
     def _bit(self, index: Tensor) -> Tensor:
         return (self._bits[index >> 3] >> (7 - (index & 7)).to(torch.uint8) & 1).bool()
 
-    def _decode(self, frame: int) -> tuple[Tensor, Tensor | None]:
+    def _decode(self, frame: int, start: int) -> float:
+        """A frame's pixels, and the bits of its mask, into the pool; processor seconds it took."""
+        begin = time.thread_time()
         mask = self.masks[frame]
-        pixels = decode_masked(self.paths[frame], mask, self.channels)
         width, height = self.sizes[frame]
-        if pixels.shape[:2] != (height, width):
-            got = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
-            raise InputError(
-                str(self.paths[frame]), got, f"{width}x{height}, as when it was opened"
-            )
-        if not self.ignoring:
-            return pixels, None
-        kept = np.packbits(kept_pixels(mask, width, height).flatten().numpy())
-        return pixels, torch.from_numpy(kept)
-
-    def _store(self, frame: int, pixels: Tensor, kept: Tensor | None) -> None:
-        if self.all_fit:
-            slot = frame
-        elif len(self._slot_of) < self.slots:
-            slot = len(self._slot_of)
-        else:
-            oldest, slot = self._slot_of.popitem(last=False)
-            self._start[oldest] = -1
-        start = self._slot_start[slot]
-        self._pool[start : start + pixels.shape[0] * pixels.shape[1]] = pixels.flatten(0, 1)
-        if kept is not None:
-            self._bits[start // 8 : start // 8 + len(kept)] = kept
-        self._slot_of[frame] = slot
-        self._start[frame] = start
+        slot = self._pool[start : start + width * height].view(height, width, self.channels)
+        decode_masked(self.paths[frame], mask, self.channels, slot)
+        if self.ignoring:
+            kept = np.packbits(kept_pixels(mask, width, height).flatten().numpy())
+            self._bits[start // 8 : start // 8 + len(kept)] = torch.from_numpy(kept)
+        return time.thread_time() - begin

@@ -71,6 +71,7 @@ class Outcome:
     """From `started` to the last checkpoint."""
     checkpoint_seconds: float
     """Part of it that checkpoints took."""
+    checkpoint_bytes: int  # of all that were written
 
 
 def run(
@@ -126,6 +127,7 @@ def run(
         rewinds=position.rewinds,
         seconds=position.saved_at - started,
         checkpoint_seconds=position.checkpoint_seconds,
+        checkpoint_bytes=position.checkpoint_bytes,
     )
 
 
@@ -144,6 +146,7 @@ class _Run:
     saved_step: int = -1
     checkpoint_cost: float = 0.0  # seconds of the dearest one
     checkpoint_seconds: float = 0.0
+    checkpoint_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     validated_step: int = -1
     validation_cost: float = 0.0  # seconds of the last one
@@ -214,6 +217,7 @@ class _Run:
             path = checkpoint.step_path(self.folder.checkpoints, self.step)
             checkpoint.write(path, tensors, metadata)
             self.saved_step = self.step
+            self.checkpoint_bytes += path.stat().st_size
             self.prune()
         self.saved_at = time.monotonic()  # also after a refusal, or every step would try again
         self.checkpoint_cost = max(self.checkpoint_cost, self.saved_at - begin)
@@ -389,8 +393,7 @@ def _fix(
 
 
 def _finite(tensor: Tensor) -> bool:
-    if not tensor.dtype.is_floating_point:
-        return True
     # A sum is twenty times quicker than isfinite and is finite only if all values are; one of
     # finite values that overflows is looked at again.
-    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
+    sound = not tensor.dtype.is_floating_point or bool(tensor.sum().isfinite())
+    return sound or bool(torch.isfinite(tensor).all())

@@ -31,6 +31,8 @@ class Verb:
     module: str
     function: str
     """Name of a function of the options; its result goes to the module's `summary` and to JSON."""
+    passed: str = ""
+    """Name of a function of the result; False makes the exit code 1. None: it is always 0."""
 
 
 VERBS = {
@@ -89,6 +91,7 @@ VERBS = {
         "Bench",
         "polyfield.apps.bench",
         "bench",
+        "passed",
     ),
     "demo": Verb(
         "Make a small scene, train on it, evaluate, render and export: needs no data.",
@@ -157,7 +160,7 @@ def _command(arguments: list[str], verbs: dict[str, Verb]) -> int:
         write_json(json_path, result)
     if text := module.summary(result):
         say(text)
-    return DONE
+    return DONE if not verb.passed or getattr(module, verb.passed)(result) else FAULT
 
 
 def _can_be_file(path: Path) -> bool:

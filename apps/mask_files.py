@@ -69,10 +69,13 @@ def kept_pixels(mask: Mask | None, width: int, height: int) -> Bool[Tensor, "{he
 
 
 def decode_masked(
-    path: Path, mask: Mask | None, channels: int
+    path: Path,
+    mask: Mask | None,
+    channels: int,
+    into: UInt8[Tensor, "height width {channels}"] | None = None,
 ) -> UInt8[Tensor, "height width {channels}"]:
     """`decode`, with the mask of an object in the alpha channel: times the image's own, if any."""
-    pixels = decode(path, channels)
+    pixels = decode(path, channels, into)
     if channels == 4 and mask is not None and mask.meaning == "object":
         height, width = pixels.shape[:2]
         alpha, shown = pixels[:, :, 3], read_mask(mask, width, height)

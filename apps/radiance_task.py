@@ -13,11 +13,12 @@ from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained, check_tensors, part_of
-from polyfield.apps.true_view import true_view
+from polyfield.apps.true_view import TrueView, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
 from polyfield.fields.field import RadianceField
 from polyfield.fields.optimiser import FieldOptimiser
+from polyfield.render.cameras import Cameras
 from polyfield.render.losses import Measured, color_error
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
@@ -37,7 +38,8 @@ MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for e
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
 FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 such batches
-WINDOW_STEPS = 64  # between two changes of the resident images, where not all fit
+TURN_STEPS = 8  # between two changes of the resident images, where not all fit
+WATCHED_PIXELS = 1 << 17  # of the held-out view that training watches; of a larger one, every third
 
 
 class Batch(NamedTuple):
@@ -64,6 +66,10 @@ class RadianceTask:
         self.trained, self.scene, self.images, self.device = trained, scene, images, device
         self.cameras = scene.cameras.transformed(trained.to_field).to(device)
         self.frames = scene.splits["train"]
+        self.drawable, self.turn = self.frames, -1
+        self.offered = set(self.frames.tolist()) if images.all_fit else set()
+        """The frames that batches drew from so far."""
+        self.watched: tuple[Cameras, TrueView] | None = None
         views = self.cameras.select(self.frames.to(device))
         forget_unseen(trained.grid, views, 2 if len(views) >= MANY_VIEWS else 1)
         self.depths = DepthImages(scene) if trained.settings.depth else None
@@ -173,8 +179,11 @@ class RadianceTask:
         random = step_generator(self.trained.settings.seed, step)
         drawable = self.frames
         if not self.images.all_fit:
-            drawable = self.images.frames_resident(step // WINDOW_STEPS, self.frames)
-            self.images.load(drawable)
+            turn = step // TURN_STEPS
+            if turn != self.turn:
+                self.drawable, self.turn = self.images.turn_to(turn, self.frames), turn
+                self.offered.update(self.drawable.tolist())
+            drawable = self.drawable
         count = self.rays // self.rays_per_pixel
         frames, point = self._points(drawable, count, random)
         background = torch.rand(count, 3, generator=random)
@@ -240,17 +249,31 @@ class RadianceTask:
         raise InputError("masks", "ignore every pixel of all training views", "something to see")
 
     def validate(self, step: int) -> dict[str, float]:
-        """PSNR in dB of the first held-out view of which masks leave something, one ray a pixel."""
-        background = self.trained.settings.background
-        for frame in (*self.held_out.tolist(), *self.frames.tolist()):
-            truth = true_view(self.scene, self.images, frame, background)
-            if truth.measurable:
-                break
-        view = self.trained.view(self.cameras, frame, samples_per_pixel=1)
+        """PSNR in dB of the first held-out view of which masks leave something, one ray a pixel.
+
+        Of a view of more than WATCHED_PIXELS every third, fifth, ... pixel a side is looked at.
+        """
+        if self.watched is None:
+            self.watched = self._watch()
+        camera, truth = self.watched
+        color = self.trained.color(camera, 0, samples_per_pixel=1)
         return {
-            "psnr": psnr_8bit(view.color.cpu(), truth.color, truth.kept),
+            "psnr": psnr_8bit(color, truth.color, truth.kept),
             "occupied": self.trained.grid.occupied,
         }
+
+    def _watch(self) -> tuple[Cameras, TrueView]:
+        """The camera of the view that `validate` looks at, and what it should show."""
+        for frame in (*self.held_out.tolist(), *self.frames.tolist()):
+            camera = self.cameras.select(torch.tensor([frame], device=self.device))
+            pixels, stride = int(camera.width * camera.height), 1
+            while pixels > WATCHED_PIXELS * stride**2:
+                stride += 2
+            background = self.trained.settings.background
+            truth = true_view(self.scene, self.images, frame, background, stride)
+            if truth.measurable:
+                break
+        return camera.every(stride), truth
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Everything a step depends on."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from polyfield.apps.eval import EvalResult, spread
 from polyfield.apps.images import ImageStore
@@ -15,6 +20,7 @@ from polyfield.apps.trained import Trained
 from polyfield.apps.true_view import shown_image
 
 SHOWN = 4  # held-out views
+SHOWN_SIDE = 1600  # pixels of their longer side, of which the page shows fewer
 ORBIT_FRAMES = 72
 ORBIT_SIZE = 240  # pixels of the longer side, fewer where a frame takes too long
 ORBIT_SECONDS = 60.0
@@ -42,12 +48,10 @@ def report_run(
     known = [frame for frame in held_out if scene.frame_names[frame] in measured]
     for frame in spread(known, SHOWN):
         name = scene.frame_names[frame]
-        view = trained.view(cameras, frame)
-        truth = shown_image(images.image(frame), trained.settings.background)
+        prediction = to_8bit(no_longer(trained.color(cameras, frame)))
+        truth = to_8bit(no_longer(shown_image(images.image(frame), trained.settings.background)))
         score = measured[name]
-        views.append(
-            HeldOutView(name, to_8bit(view.color), to_8bit(truth), score["psnr"], score["ssim"])
-        )
+        views.append(HeldOutView(name, prediction, truth, score["psnr"], score["ssim"]))
     width, height = trained.settings.orbit["size"]
     size = _no_larger(width, height, ORBIT_SIZE)
     begin = time.monotonic()
@@ -77,6 +81,19 @@ def report_run(
     )
     write_report(run.report_path, data)
     return run.report_path
+
+
+def no_longer(image: Float[Tensor, "_ _ 3"]) -> Float[Tensor, "_ _ 3"]:
+    """An image in means of squares of its pixels, as few as make it SHOWN_SIDE pixels or less."""
+    side = math.ceil(max(image.shape[:2]) / SHOWN_SIDE)
+    if side == 1:
+        return image
+    height, width = (max(1, length // side) for length in image.shape[:2])
+    rows = [
+        image[top : top + side, : width * side].reshape(-1, width, side, 3).mean((0, 2))
+        for top in range(0, height * side, side)
+    ]
+    return torch.stack(rows)
 
 
 def _no_larger(width: int, height: int, longest: int) -> tuple[int, int]:

@@ -57,6 +57,18 @@ class TrainResult:
     test_ssim: float | None
     rewinds: int
     parameters: int
+    loading_seconds: float
+    """Of the time, what reading the scene and building the field took."""
+    drawn: int
+    """Photographs that batches drew from."""
+    decoded: int
+    """Photographs that training decoded, one that came again counted again."""
+    decoding_seconds: float
+    """Of processor time, that this took, most of it beside the steps."""
+    waiting_seconds: float
+    """That steps stood still until photographs were decoded."""
+    checkpoint_bytes: int
+    """Of all checkpoints that were written, also those that others have replaced."""
     checkpoint: str
     report: str | None
     """Where report.html lies."""
@@ -144,11 +156,18 @@ def train(
             ),
             on_progress=on_progress,
         )
-        del saved
+        decoded, decoding = images.decoded, images.decoding_seconds
+        waiting, drawn = images.waiting_seconds, len(task.offered)
+        del saved, task
+        if memory.measuring_image_bytes < images.resident_bytes:
+            images.close()
+            del images  # before there is another: views are measured in its place
+            images = scene_images(scene, memory.measuring_image_bytes, settings.seed)
         result, report = None, None
         if options.report:
             tell("measuring held-out views and writing the report")
-            result, report = _final_report(folder.path, trained, scene, images, outcome)
+            times = {"of it, waiting for photographs": waiting} if waiting >= 1 else {}
+            result, report = _final_report(folder.path, trained, scene, images, outcome, times)
     return TrainResult(
         run=str(out),
         steps=outcome.step,
@@ -159,6 +178,12 @@ def train(
         test_ssim=None if result is None else result.ssim,
         rewinds=outcome.rewinds,
         parameters=parameters,
+        loading_seconds=loading,
+        drawn=drawn,
+        decoded=decoded,
+        decoding_seconds=decoding,
+        waiting_seconds=waiting,
+        checkpoint_bytes=outcome.checkpoint_bytes,
         checkpoint=str(outcome.checkpoint),
         report=report,
     )
@@ -279,7 +304,12 @@ def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:
 
 
 def _final_report(
-    folder: Path, trained: Trained, scene: Scene, images: ImageStore, outcome: Outcome
+    folder: Path,
+    trained: Trained,
+    scene: Scene,
+    images: ImageStore,
+    outcome: Outcome,
+    waiting: dict[str, float],
 ) -> tuple[EvalResult | None, str]:
     begin = time.monotonic()
     result = None
@@ -288,6 +318,7 @@ def _final_report(
     times = {
         "training": outcome.seconds,
         "of it, checkpoints": outcome.checkpoint_seconds,
+        **waiting,
         "evaluation": time.monotonic() - begin,
     }
     if result is not None:

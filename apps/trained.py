@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from polyfield.apps import checkpoint
@@ -94,17 +95,13 @@ class Trained:
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
         background: Color | None = None,
-        light: Light | None = None,
     ) -> View:
         """The image of one camera (cameras in the unit cube, on the field's device).
 
-        background: the run's own where none is given; light: that of the mean photograph.
+        background: the run's own where none is given.
         """
-        field: RadianceField = self.field
-        if light is not None and light.code is not None:
-            field = InLightOf(self.field, light.code[None], 0)
-        view = render_view(
-            field,
+        return render_view(
+            self.field,
             self.guide,
             cameras,
             index,
@@ -113,7 +110,39 @@ class Trained:
             samples_per_pixel=samples_per_pixel,
             memory_bytes=self.memory_bytes,
         )
-        return view if light is None else view._replace(color=light.on(view.color))
+
+    def color(
+        self,
+        cameras: Cameras,
+        index: int,
+        *,
+        samples_per_pixel: int = SAMPLES_PER_PIXEL,
+        background: Color | None = None,
+        light: Light | None = None,
+    ) -> Float[Tensor, "height width 3"]:
+        """The colour of `view`, on the CPU: nothing else of a large view is ever held whole.
+
+        light: that of the mean photograph where none is given.
+        """
+        image = torch.empty(int(cameras.height[index]), int(cameras.width[index]), 3)
+        field: RadianceField = self.field
+        if light is not None and light.code is not None:
+            field = InLightOf(self.field, light.code[None], 0)
+        top = 0
+        for band in render_bands(
+            field,
+            self.guide,
+            cameras,
+            index,
+            background or self.background,
+            self.settings.sampling,
+            samples_per_pixel=samples_per_pixel,
+            memory_bytes=self.memory_bytes,
+        ):
+            color = band.color if light is None else light.on(band.color)
+            image[top : top + len(color)] = color
+            top += len(color)
+        return image
 
     def bands(
         self,

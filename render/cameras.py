@@ -123,6 +123,24 @@ class Cameras:
             height=torch.full_like(self.height, height),
         )
 
+    def every(self, stride: int) -> Cameras:
+        """Of the pixels of each view every stride-th a side, with the rays that they have there.
+
+        stride is odd: pixel (i, j) is the middle of a square of stride x stride ones, (stride i +
+        stride // 2, stride j + stride // 2) of the whole view; squares cut off by the border have
+        none. Raises InputError for another stride, or one that leaves no pixel of some view.
+        """
+        least = int(torch.minimum(self.width, self.height).min()) if len(self) else stride
+        if stride % 2 == 0 or not 1 <= stride <= least:
+            raise InputError("stride", str(stride), f"an odd number from 1 to {least}")
+        return replace(
+            self,
+            focal=self.focal / stride,
+            center=self.center / stride,
+            width=self.width // stride,
+            height=self.height // stride,
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cameras:
         """The same cameras on another device, their real numbers in `dtype` where one is given."""
         return self._map(lambda t: t.to(device, dtype if t.is_floating_point() else None))

@@ -175,7 +175,8 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
     Folders that all images share are left out.
     """
-    relative = [path.relative_to(common_folder(paths)) for path in paths]
+    shared = common_folder(paths)
+    relative = [path.relative_to(shared) for path in paths]
     whole = ["_".join(path.parts) for path in relative]
     shorter = ["_".join(path.with_suffix("").parts) for path in relative]
     for names in ([path.stem for path in relative], shorter, whole):

@@ -1,5 +1,7 @@
 """The batches that training draws: which pixels, through which points, on which background."""
 
+import itertools
+import time
 from dataclasses import replace
 from typing import get_args
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from polyfield.apps import radiance_task
 from polyfield.apps.images import ImageStore
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.radiance_task import RadianceTask
@@ -15,8 +18,10 @@ from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
 from polyfield.apps.train_options import Pixel
 from polyfield.apps.trained import build
+from polyfield.apps.true_view import shown_image
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.render.metrics import psnr_8bit
 
 SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 16}
 
@@ -184,9 +189,47 @@ def test_the_watched_view_is_one_of_which_masks_leave_something(task, masked, mo
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(masks[6].path)  # the only one of val
     made = task(masks)
     assert made.held_out.tolist() == [6]
-    shown = []
-    view = type(made.trained).view
-    monkeypatch.setattr(
-        type(made.trained), "view", lambda *a, **k: (shown.append(a[2]), view(*a, **k))[1]
-    )
-    assert np.isfinite(made.validate(0)["psnr"]) and shown == [0]
+    camera, truth = made._watch()
+    assert torch.equal(camera.camera_to_world, made.cameras.camera_to_world[:1])
+    assert truth.kept.all() and np.isfinite(made.validate(0)["psnr"])
+
+
+def test_of_a_large_watched_view_every_third_pixel_is_compared_with_its_own_ray(task, monkeypatch):
+    whole = task()
+    frame = whole.held_out[0]
+    shown = whole.trained.color(whole.cameras, int(frame), samples_per_pixel=1)
+    true = shown_image(whole.images.image(int(frame)), whole.trained.settings.background)
+    assert whole.validate(0)["psnr"] == pytest.approx(psnr_8bit(shown, true), abs=1e-9)
+    monkeypatch.setattr(radiance_task, "WATCHED_PIXELS", 16 * 16 // 9 + 1)
+    some = slice(1, 15, 3)
+    expected = psnr_8bit(shown[some, some], true[some, some])
+    assert task().validate(0)["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("delays", [[0.0], [0.03, 0.0], [0.0, 0.0, 0.02]])
+def test_batches_do_not_depend_on_how_fast_photographs_decode(task, monkeypatch, delays):
+    limit = 3 * 16 * 16 * 4
+    expected, made = task(limit=limit), task(limit=limit)
+    assert not made.images.all_fit and made.images.ahead == 1
+    original, count = made.images._decode, itertools.count()
+
+    def decode(frame, start):
+        time.sleep(delays[next(count) % len(delays)])
+        return original(frame, start)
+
+    monkeypatch.setattr(made.images, "_decode", decode)
+    for step in [*range(0, 60, 3), 5]:  # back again, as a run that is rewound goes
+        for one, other in zip(made._batch(step), expected._batch(step), strict=True):
+            assert torch.equal(one, other)
+        if step % 4 == 0:
+            made.images.image(7)  # looked at in between: it takes another's place
+    fresh = task(limit=limit)
+    for one, other in zip(made._batch(77), fresh._batch(77), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_batches_draw_from_all_photographs_though_few_fit(task):
+    made = task(limit=3 * 16 * 16 * 4)
+    for step in range(0, 8 * 12, 8):
+        assert {*places(made, *made._batch(step)[:2])[0].tolist()} <= {*made.drawable.tolist()}
+    assert made.offered == {*made.frames.tolist()}

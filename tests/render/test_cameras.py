@@ -213,6 +213,27 @@ def test_resizing_keeps_every_ray():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("stride", [1, 3, 5])
+def test_every_third_pixel_of_a_view_has_the_ray_it_has_in_the_whole(stride):
+    whole = some_cameras()
+    few = whole.every(stride)
+    for camera in range(len(whole)):
+        width, height = int(few.width[camera]), int(few.height[camera])
+        assert width == whole.width[camera] // stride and height == whole.height[camera] // stride
+        pixels = torch.cartesian_prod(torch.arange(width), torch.arange(height))
+        which = torch.full((len(pixels),), camera)
+        inside = few.rays(which, pixels + 0.5)
+        expected = whole.rays(which, pixels * stride + stride // 2 + 0.5)
+        for got, true in zip(inside, expected, strict=True):
+            torch.testing.assert_close(got, true)
+
+
+@pytest.mark.parametrize("stride", [0, -1, 2, 10**6 + 1])
+def test_an_even_stride_or_one_without_pixels_is_refused(stride):
+    with pytest.raises(InputError, match="an odd number"):
+        some_cameras().every(stride)
+
+
 def test_selecting_takes_cameras_in_the_order_asked_for():
     cameras = some_cameras()
     chosen = cameras.select(torch.tensor([2, 0]))
