@@ -141,7 +141,9 @@ def measure(
             held = [other for other in held if other != frame]
             frames = [other for other in frames if other != frame]
             continue
-        light = light_from_left_half(trained, cameras, frame, whole) if from_left else None
+        light = None
+        if from_left:
+            light = light_from_left_half(trained, cameras, frame, whole, scene.has_alpha)
         begin = time.perf_counter()
         color = trained.color(
             cameras,

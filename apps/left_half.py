@@ -26,11 +26,12 @@ def has_light(trained: Trained) -> bool:
 
 
 def light_from_left_half(
-    trained: Trained, cameras: Cameras, frame: int, truth: TrueView
+    trained: Trained, cameras: Cameras, frame: int, truth: TrueView, transparent: bool
 ) -> Light | None:
     """The light that explains a photograph's left half best; None where no pixel of it counts.
 
-    cameras: in the unit cube, on the field's device.
+    cameras: in the unit cube, on the field's device. transparent: photographs have alpha, and no
+    background of their own.
     """
     kept = truth.half(right=False).kept
     places = torch.zeros(0, 2, dtype=torch.int64) if kept is None else kept.nonzero()
@@ -56,4 +57,5 @@ def light_from_left_half(
         truth.color[row, column].to(device),
         trained.settings.sampling,
         exposure=trained.exposure is not None,
+        whole=not transparent,
     )

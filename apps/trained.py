@@ -139,7 +139,11 @@ class Trained:
             samples_per_pixel=samples_per_pixel,
             memory_bytes=self.memory_bytes,
         ):
-            color = band.color if light is None else light.on(band.color)
+            color = band.color
+            if light is not None:
+                constant = background or self.settings.background
+                behind = torch.tensor(constant, device=color.device)
+                color = light.on(color, band.opacity, behind.view(1, 1, 3)).clamp(max=1)
             image[top : top + len(color)] = color
             top += len(color)
         return image

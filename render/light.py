@@ -21,14 +21,34 @@ STEPS, RATE = 100, 0.03  # of Adam; a stop is a large step, and codes are about 
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """Stops [3] over the mean exposure, a channel each, and the appearance code [k], if any."""
+    """Stops [3] over the mean exposure, a channel each, and the appearance code [k], if any.
+
+    whole: what lies behind the field was in the photograph, and so in its light; not where the
+    photograph is transparent.
+    """
 
     stops: Float[Tensor, " 3"]
     code: Float[Tensor, " k"] | None
+    whole: bool = True
 
-    def on(self, color: Float[Tensor, "*pixels 3"]) -> Float[Tensor, "*pixels 3"]:
-        """Colours of mean exposure (sRGB in [0, 1]) as the photograph shows them, cut off at 1."""
-        return at_mean_exposure(color, -self.stops.expand_as(color)).clamp(max=1)
+    def on(
+        self,
+        color: Float[Tensor, "*pixels 3"],
+        opacity: Float[Tensor, "*pixels"],
+        background: Float[Tensor, "*#pixels 3"],
+    ) -> Float[Tensor, "*pixels 3"]:
+        """Colours of mean exposure on the background as the photograph shows them, sRGB.
+
+        At least 0, above 1 too.
+        """
+        if self.whole:
+            return self._exposed(color)
+        behind = (1 - opacity)[..., None] * background
+        alone = (color - behind) / opacity.clamp_min(1e-6)[..., None]
+        return self._exposed(alone) * opacity[..., None] + behind
+
+    def _exposed(self, color: Tensor) -> Tensor:
+        return at_mean_exposure(color, -self.stops.expand_as(color))
 
 
 def fit_light(
@@ -41,12 +61,13 @@ def fit_light(
     sampling: Sampling,
     *,
     exposure: bool,
+    whole: bool = True,
 ) -> Light:
     """The light in which the field shows these colours along these rays best, in squares.
 
     Rays of the unit cube, directions unit; colours sRGB in [0, 1]. exposure: whether stops are
-    sought; a code is, where the field has codes, from the mean of the photographs' on. The field
-    stays as it is, and so do the samples: light changes neither.
+    sought; a code is, where the field has codes, from the mean of the photographs' on. whole: as
+    `Light` has it. The field stays as it is, and so do the samples: light changes neither.
     """
     device = origins.device
     stops = torch.zeros(3, device=device, requires_grad=exposure)
@@ -68,10 +89,11 @@ def fit_light(
         color = field.color(features, harmonics)
         out = composite(density, samples.length, color, samples.ray_offsets)
         shown = out.values + (1 - out.opacity)[:, None] * background
-        error = (at_mean_exposure(shown, -stops.expand_as(shown)) - target).square().mean()
+        light = Light(stops, None, whole)
+        error = (light.on(shown, out.opacity, background) - target).square().mean()
         for tensor, gradient in zip(wanted, torch.autograd.grad(error, wanted), strict=True):
             tensor.grad = gradient
         adam.step()
         with torch.no_grad():
             stops.clamp_(-MOST_STOPS, MOST_STOPS)
-    return Light(stops.detach(), None if code is None else code.detach()[0])
+    return Light(stops.detach(), None if code is None else code.detach()[0], whole)

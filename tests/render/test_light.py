@@ -35,27 +35,47 @@ def rays():
     return origins, directions, torch.tensor(BACKGROUND).expand(RAYS, 3).contiguous()
 
 
-def shown(field, code=None):
+def rendered(field, code=None):
     lit = field if code is None else InLightOf(field, code[None], 0)
     grid = full_grid(1, 32, torch.device("cpu"))
     with torch.no_grad():
-        return render_rays(lit, grid, *rays(), SAMPLING).color
+        return render_rays(lit, grid, *rays(), SAMPLING)
 
 
-def fitted(field, target, exposure):
+def shown(field, code=None):
+    return rendered(field, code).color
+
+
+def on(light, field):
+    """What a photograph in this light shows."""
+    seen = rendered(field)
+    return light.on(seen.color, seen.opacity, rays()[2])
+
+
+def fitted(field, target, exposure, whole=True):
     grid = full_grid(1, 32, torch.device("cpu"))
-    return fit_light(field, grid, *rays(), target, SAMPLING, exposure=exposure)
+    return fit_light(field, grid, *rays(), target, SAMPLING, exposure=exposure, whole=whole)
 
 
-def test_stops_of_a_photograph_are_found(field):
+@pytest.mark.parametrize("whole", [True, False])
+def test_stops_of_a_photograph_are_found(field, whole):
     stops = torch.tensor([0.7, 0.0, -0.5])
     plain = build_plain(field)
-    target = Light(stops, None).on(shown(plain))
-    assert target.max() < 1  # nothing is cut off
-    found = fitted(plain, target, exposure=True)
+    target = on(Light(stops, None, whole), plain)
+    found = fitted(plain, target, True, whole)
     assert found.code is None
     torch.testing.assert_close(found.stops, stops, atol=0.02, rtol=0)
-    torch.testing.assert_close(found.on(shown(plain)), target, atol=0.01, rtol=0)
+    torch.testing.assert_close(on(found, plain), target, atol=0.01, rtol=0)
+
+
+def test_what_lies_behind_a_transparent_photograph_has_a_light_of_its_own():
+    color, behind = torch.tensor([[0.5, 0.4, 0.3]]), torch.tensor([[0.2, 0.3, 0.4]])
+    light = Light(torch.ones(3), None, whole=False)
+    nothing = light.on(behind, torch.zeros(1), behind)
+    torch.testing.assert_close(nothing, behind)
+    half = light.on(0.5 * color + 0.5 * behind, torch.full((1,), 0.5), behind)
+    brighter = Light(torch.ones(3), None).on(color, torch.ones(1), behind)
+    torch.testing.assert_close(half, 0.5 * brighter + 0.5 * behind)
 
 
 def build_plain(field):
@@ -84,13 +104,14 @@ def test_with_nothing_to_find_the_light_is_that_of_the_mean(field):
     plain = build_plain(field)
     found = fitted(plain, shown(plain) * 0.5, exposure=False)
     assert torch.equal(found.stops, torch.zeros(3)) and found.code is None
-    torch.testing.assert_close(found.on(shown(plain)), shown(plain), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(on(found, plain), shown(plain), atol=1e-6, rtol=1e-5)
 
 
 def test_a_light_puts_on_what_the_exposure_takes_off():
     color = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(0)) * 0.5
     stops = torch.tensor([0.5, -0.2, 0.1])
-    back = at_mean_exposure(Light(stops, None).on(color), stops.expand(5, 7, 3))
+    lit = Light(stops, None).on(color, torch.ones(5, 7), torch.zeros(1, 1, 3))
+    back = at_mean_exposure(lit, stops.expand(5, 7, 3))
     torch.testing.assert_close(back, color, atol=1e-5, rtol=1e-4)
 
 
