@@ -108,7 +108,7 @@ def radiance_exercise(features: int, smoothstep: bool) -> list[Tensor]:
     second = initial_weights(shape.color_widths, random)
     view = radiance_view(samples, harmonics, background, table, first, second, shape)
     _, gradients = radiance_gradients(
-        samples, harmonics, background, target, table, first, second, shape, 1e-4, 0.1, 2
+        samples, harmonics, background, target, table, first, second, shape, 1e-4, 0.1, 2, 0.4, 0.3
     )
     return [*view, gradients.loss, gradients.encoded[gradients.kept], *gradients[3:]]
 

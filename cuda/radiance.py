@@ -17,6 +17,7 @@ from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.composite import composite_reference, visible_samples
+from polyfield.cuda.distortion import distortion
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.hash_grid import (
     HashGridLayout,
@@ -125,6 +126,7 @@ def radiance_view(
         0.0,
         1,
         0.0,
+        0.0,
     )
     return RadianceView(color, opacity, depth, visible)
 
@@ -143,6 +145,7 @@ def radiance_gradients(
     huber_edge: float = NO_EDGE,
     rays_per_pixel: int = 1,
     fade: float = 0.0,
+    distortion_weight: float = 0.0,
 ) -> tuple[RadianceView, RadianceGradients]:
     """What rays see, the mean of their colour loss against `target`, and its gradients.
 
@@ -152,8 +155,9 @@ def radiance_gradients(
     pass. The gradient of the density goes by exp(clamp(z, -15, 15)). Other arguments as for
     radiance_view. rays_per_pixel (1, 2, 4, 8 or 16): so many rays one after the other share a
     pixel, and their mean colour is compared with the target, which they repeat. fade: gradients of
-    samples nearer than that count by the square of their part of it, see `faded`. On a CPU results
-    repeat bit for bit for any number of threads.
+    samples nearer than that count by the square of their part of it, see `faded`. The mean of
+    `distortion` over the rays, times its weight, is part of the loss. On a CPU results repeat bit
+    for bit for any number of threads.
     """
     weights = _joined(samples, harmonics, background, table, density_weights, color_weights, shape)
     if target.shape != background.shape:
@@ -164,12 +168,12 @@ def radiance_gradients(
     if _on_reference(table):
         return radiance_gradients_reference(
             samples, harmonics, background, target, table, density_weights, color_weights, shape,
-            stop, huber_edge, rays_per_pixel, fade,
+            stop, huber_edge, rays_per_pixel, fade, distortion_weight,
         )  # fmt: skip
     scale = 1 / max(1, len(target))
     color, opacity, depth, visible, loss, kept, grad_encoded, grad_weights = _rays(
         *samples[:4], harmonics, background, target, table, weights, _numbers(shape), stop, scale,
-        huber_edge, rays_per_pixel, fade,
+        huber_edge, rays_per_pixel, fade, distortion_weight,
     )  # fmt: skip
     parts = grad_weights.split([len(density_weights), len(color_weights)])
     view = RadianceView(color, opacity, depth, visible)
@@ -189,6 +193,17 @@ def radiance_reference(
     fade: float = 0.0,
 ) -> RadianceView:
     """The specification in plain torch, differentiable; encoded replaces the table's features."""
+    return _reference(
+        samples, harmonics, background, table, density_weights, color_weights, shape, stop, encoded,
+        fade,
+    )[0]  # fmt: skip
+
+
+def _reference(
+    samples: Samples, harmonics: Tensor, background: Tensor, table: Tensor, density_weights: Tensor,
+    color_weights: Tensor, shape: RadianceShape, stop: float, encoded: Tensor | None, fade: float,
+) -> tuple[RadianceView, Tensor]:  # fmt: skip
+    """What rays see, and the distortion of each."""
     if encoded is None:
         encoded = hash_grid_reference(samples.position, table, shape.layout)
     features = mlp_reference(encoded, density_weights, shape.density_widths, "relu")
@@ -201,10 +216,13 @@ def radiance_reference(
     both = torch.cat([features[chosen], harmonics[ray]], 1)
     color = mlp_reference(both, color_weights, shape.color_widths, "relu", "sigmoid")
     density, color = faded(density[chosen], color, samples.distance[chosen], fade)
-    values = torch.cat([color, samples.distance[chosen, None]], 1)
-    out = composite_reference(density, samples.length[chosen], values, offsets)
+    distance, length = samples.distance[chosen], samples.length[chosen]
+    values = torch.cat([color, distance[:, None]], 1)
+    out = composite_reference(density, length, values, offsets)
     seen = out.values[:, :3] + (1 - out.opacity)[:, None] * background
-    return RadianceView(seen, out.opacity, out.values[:, 3] / out.opacity.clamp_min(1e-6), visible)
+    depth = out.values[:, 3] / out.opacity.clamp_min(1e-6)
+    spread = distortion(out.weights, distance, length, offsets)
+    return RadianceView(seen, out.opacity, depth, visible), spread
 
 
 def radiance_gradients_reference(
@@ -220,27 +238,21 @@ def radiance_gradients_reference(
     huber_edge: float = NO_EDGE,
     rays_per_pixel: int = 1,
     fade: float = 0.0,
+    distortion_weight: float = 0.0,
 ) -> tuple[RadianceView, RadianceGradients]:
     """The specification in plain torch, by autograd."""
     with torch.enable_grad():
         encoded = hash_grid_reference(samples.position, table.detach(), shape.layout)
         leaves = [t.detach().requires_grad_() for t in (encoded, density_weights, color_weights)]
-        view = radiance_reference(
-            samples,
-            harmonics,
-            background,
-            table,
-            leaves[1],
-            leaves[2],
-            shape,
-            stop,
-            leaves[0],
+        view, spread = _reference(
+            samples, harmonics, background, table, leaves[1], leaves[2], shape, stop, leaves[0],
             fade,
-        )
+        )  # fmt: skip
         pixels = [t.view(-1, rays_per_pixel, 3).mean(1) for t in (view.color, target)]
         size = (pixels[0] - pixels[1]).abs()
         straight = huber_edge * (2 * size - huber_edge)
         loss = torch.where(size <= huber_edge, size.square(), straight).mean()
+        loss = loss + distortion_weight * spread.mean() if len(spread) else loss
         grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
     index = torch.arange(len(samples.ray), device=table.device)
     kept = index - samples.ray_offsets[samples.ray.long()] < view.visible[samples.ray.long()]
@@ -317,12 +329,12 @@ def _room(shape: RadianceShape, rows: int) -> int:
 def _run(
     offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
     background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
-    stop: float, scale: float, edge: float, per_pixel: int, fade: float,
+    stop: float, scale: float, edge: float, per_pixel: int, fade: float, gather: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape, train = _shape(numbers), target is not None
     out = _empty(
         offsets, distance, length, position, harmonics, background, target, table, weights, numbers,
-        stop, scale, edge, per_pixel, fade,
+        stop, scale, edge, per_pixel, fade, gather,
     )  # fmt: skip
     color, opacity, depth, visible, loss, kept, grad_encoded, _ = out
     visible.zero_()
@@ -347,7 +359,7 @@ def _run(
         color, opacity, depth, loss if train else None, visible, kept if train else None,
         grad_encoded if train else None, slices, room, index, rays, shape.layout.levels,
         int(shape.layout.smoothstep), shape.density_hidden, shape.color_hidden, shape.harmonics,
-        tiles, rooms, rows, per_pixel, -math.log(stop), scale, edge, fade, rows="owned",
+        tiles, rooms, rows, per_pixel, -math.log(stop), scale, edge, fade, gather, rows="owned",
     )  # fmt: skip
     grad_weights = weights.new_empty(0) if slices is None else sum_slices(slices)
     return *out[:-1], grad_weights
@@ -356,7 +368,7 @@ def _run(
 def _empty(
     offsets: Tensor, distance: Tensor, length: Tensor, position: Tensor, harmonics: Tensor,
     background: Tensor, target: Tensor | None, table: Tensor, weights: Tensor, numbers: list[int],
-    stop: float, scale: float, edge: float, per_pixel: int, fade: float,
+    stop: float, scale: float, edge: float, per_pixel: int, fade: float, gather: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     rays = background.shape[0]
     samples = 0 if target is None else position.shape[0]
@@ -375,7 +387,8 @@ def _empty(
 _rays = define(
     "radiance_rays(Tensor ray_offsets, Tensor distance, Tensor length, Tensor position,"
     " Tensor harmonics, Tensor background, Tensor? target, Tensor table, Tensor weights,"
-    " int[] numbers, float stop, float scale, float edge, int per_pixel, float fade)"
+    " int[] numbers, float stop, float scale, float edge, int per_pixel, float fade,"
+    " float gather)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run,
     _empty,

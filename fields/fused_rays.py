@@ -80,8 +80,9 @@ def learn_rays(
     huber_edge: float = NO_EDGE,
     rays_per_pixel: int = 1,
     fade: float = 0.0,
+    distortion_weight: float = 0.0,
 ) -> tuple[RadianceView, Float[Tensor, ""]]:
-    """What the field shows, and the mean colour loss; its gradients are left as backward does.
+    """What the field shows, and its loss, whose gradients are left as backward does.
 
     Arguments as `radiance_gradients` takes them. Gradients of the networks are added to `.grad`,
     that of the table goes to the grid's `deferred`, or where that is None to `.grad` as well.
@@ -101,6 +102,7 @@ def learn_rays(
         huber_edge,
         rays_per_pixel,
         fade,
+        distortion_weight,
     )
     _add(field.density_weights, gradients.density_weights)
     _add(field.color_weights, gradients.color_weights)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polyfield.cuda.distortion import distortion
 from polyfield.cuda.march import Samples
-from polyfield.render.distortion import distortion
 
 LossKind = Literal["squared", "huber"]
 RayLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, " samples"], Samples], Float[Tensor, ""]]

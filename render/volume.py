@@ -133,11 +133,10 @@ def learn_rays(
     of `distortion`. measured: what is known of how far rays go, see `distance_error`. thin: learn
     from those samples alone that matter, see `worth_learning`, where no kernel does it all at once.
     Gradients of the loss are left with the field's parameters, as its backward pass would. A field
-    that has a kernel of its own for the loss of colours takes that, where it is the whole loss.
+    that has a kernel of its own for all but measured distances takes that.
     """
     samples = march_rays(grid, origins, directions, sampling, seed, stream, True)
-    colors_alone = not distortion_weight and measured is None
-    fused = fused_rays.fused_field(field) if colors_alone else None
+    fused = fused_rays.fused_field(field) if measured is None else None
     if fused is None:
         loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight, measured)
         draw = (seed, stream) if thin else None
@@ -149,6 +148,6 @@ def learn_rays(
     view, loss = fused_rays.learn_rays(
         fused, samples, directions, background, target, STOP,
         HUBER_EDGE if loss_kind == "huber" else NO_EDGE, rays_per_pixel,
-        sampling.fade,
+        sampling.fade, distortion_weight,
     )  # fmt: skip
     return Rendered(*view[:3], len(samples.distance), int(view.visible.sum())), loss

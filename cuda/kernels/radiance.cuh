@@ -68,6 +68,7 @@ struct RadianceRays {
   float scale;
   float edge;
   float fade;
+  float gather;  // weight of the distortion, which gathers what a ray sees in one place
 
   FN int encoded_width() const { return n_levels * F; }
   FN int input_width() const { return RADIANCE_FEATURES + bands; }
@@ -126,7 +127,7 @@ struct RadianceRays {
     SYNC();
     LANES(k, count) pull_color(first, k, light, pull[k]);
     SYNC();
-    LANES(k, count) pull_ray(r, head[k], pull[k]);
+    LANES(k, count) pull_ray(r, first + k, head[k], pull[k]);
     SYNC();
     for (int begin = 0; begin < rows; begin += RADIANCE_BATCH)
       pull_rows(r, begin, rows - begin < RADIANCE_BATCH ? rows - begin : RADIANCE_BATCH, slice);
@@ -320,17 +321,42 @@ struct RadianceRays {
     loss[first + k] = sum * (1.f / 3);
   }
 
+  // The distortion of a ray by its rows: sum of w_i w_j |t_i - t_j|, and of w_i^2 length_i / 3; and the
+  // sums of w and of w t.
+  FN float distortion(const RadianceRoom& r, int row, float& mass, float& moment) const {
+    float value = 0;
+    mass = moment = 0;
+    for (; row >= 0; row = r.next[row]) {
+      const float w = r.weight[row], t = distance[r.sample[row]];
+      value += w * (2 * (t * mass - moment) + w * r.length[row] * (1.f / 3));
+      mass += w, moment += w * t;
+    }
+    return value;
+  }
+
   // Gradients of the rows of one ray: of their logits, and of the logarithm of their density.
-  FN void pull_ray(const RadianceRoom& r, int row, const float* pull) const {
-    float behind = pull[3];
+  FN void pull_ray(const RadianceRoom& r, int ray, int row, const float* pull) const {
+    float behind = pull[3], mass = 0, moment = 0;
+    if (gather > 0) {
+      const float value = distortion(r, row, mass, moment);
+      loss[ray] += gather * value;
+      behind += scale * gather * 2 * value;  // twice it is the sum of its gradients times the weights
+    }
+    float mass_before = 0, moment_before = 0;
     for (; row >= 0; row = r.next[row]) {
       float* c = r.color + 3 * (size_t)row;
-      const float w = r.weight[row];
-      const float along = pull[0] * c[0] + pull[1] * c[1] + pull[2] * c[2];
+      const float w = r.weight[row], t = distance[r.sample[row]];
+      float along = pull[0] * c[0] + pull[1] * c[1] + pull[2] * c[2];
+      if (gather > 0) {
+        const float mass_behind = mass - mass_before - w, moment_behind = moment - moment_before - w * t;
+        const float apart = t * (mass_before - mass_behind) + moment_behind - moment_before;
+        along += scale * gather * 2 * (apart + w * r.length[row] * (1.f / 3));
+        mass_before += w, moment_before += w * t;
+      }
       behind -= w * along;
       // Space close to a camera is seen by it in many samples, by others in few or none: each counts
       // as it would if rays were as dense there as at the distance `fade`.
-      const float t = distance[r.sample[row]], share = t < fade ? t * t / (fade * fade) : 1.f;
+      const float share = t < fade ? t * t / (fade * fade) : 1.f;
       const float by_thickness = share * (r.through[row] * along - behind);
       for (int a = 0; a < 3; ++a) c[a] = share * w * pull[a] * c[a] * (1 - c[a]);
       const float z = r.input[(size_t)row * input_width()];

@@ -161,6 +161,23 @@ def test_samples_near_the_camera_count_by_the_square_of_their_distance(device):
         close(getattr(got, name), getattr(expected, name), 1e-4)
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("fade", [0.0, 0.5])
+def test_the_distortion_is_part_of_the_loss_and_of_its_gradients(device, shape, fade):
+    values = scene(shape, COUNTS)
+    _, plain = radiance_gradients_reference(*values, shape, fade=fade)
+    options = {"fade": fade, "distortion_weight": 30.0}
+    _, expected = radiance_gradients_reference(*values, shape, **options)
+    assert expected.loss > 1.1 * plain.loss
+    assert (expected.density_weights - plain.density_weights).abs().max() > 1e-3
+    view, got = radiance_gradients(*on(device, values), shape, **options)
+    close(got.loss, expected.loss)
+    close(got.encoded[got.kept], expected.encoded[expected.kept], 1e-4)
+    close(got.density_weights, expected.density_weights, 1e-4)
+    close(got.color_weights, expected.color_weights, 1e-4)
+    close(view.color, radiance_view(*on(device, without_target(values)), shape).color.cpu(), 1e-6)
+
+
 def test_the_gradient_to_the_encoding_is_that_of_the_separate_operations(device):
     values = scene(SMALL, COUNTS)
     samples, harmonics, background, target, table, density_weights, color_weights = values

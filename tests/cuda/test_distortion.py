@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyfield.render.distortion import distortion
+from polyfield.cuda.distortion import distortion
 
 packings = st.lists(st.integers(0, 7), min_size=1, max_size=6)  # samples of each ray, some empty
 few = settings(max_examples=25, deadline=None)
