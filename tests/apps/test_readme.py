@@ -1,6 +1,7 @@
 """The code in README.md runs as it stands there, and does what is said of it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from polyfield.apps.scene import load_scene
-from polyfield.apps.trained import Trained, build, settings_of
+from polyfield.apps.settings import settings_of
+from polyfield.apps.trained import Trained, build
 from polyfield.fields.table import HashGridArguments, arguments_of
 from polyfield.render.occupancy import full_grid
 
@@ -63,7 +65,8 @@ def test_nothing_is_seen_where_the_runs_grid_is_off(scene, analytic_ball):
     begin, end = torch.tensor([[3.3]]), torch.tensor([[3.4]])
     rays = torch.tensor([[0.0, -4, 0]]), torch.tensor([[0.0, 1, 0]])
     for sampler, seen in (("occupancy", False), ("importance", True)):
-        settings = settings_of(found, "hash-grid", {}, 0, 1024, 1 << 20, sampler=sampler)
+        settings = settings_of(found, "hash-grid", {}, 0, 1024, 1 << 20)
+        settings = replace(settings, sampler=sampler)
         run = Trained(settings, analytic_ball(found.to_field), grid, found.to_field)
         assert bool(run.along(*rays).sigma_fn(begin, end) > 0) == seen
 
