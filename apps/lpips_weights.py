@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from polyfield.cuda.errors import InputError
 from polyfield.render.lpips import PerceptualNetwork, perceptual_network
@@ -31,12 +32,25 @@ def find_lpips() -> tuple[PerceptualNetwork | None, str]:
             return None, f"the package lpips is not there: {HOW}"
         if not vgg16.is_file():
             return None, f"{vgg16} is not there: {HOW}"
-        # weights_only: tensors and nothing that runs.
-        first, second = (
-            torch.load(path, map_location="cpu", weights_only=True) for path in (vgg16, linear)
-        )
-        return perceptual_network(first, second), ""
+        return read_lpips(vgg16, linear), ""
     except InputError as error:
         return None, str(error)
+
+
+def read_lpips(vgg16: Path, linear: Path) -> PerceptualNetwork:
+    """The network out of torchvision's file of VGG16 and the package's of linear layers.
+
+    Runs nothing that the files hold. InputError, naming the file, for one that cannot be read, and
+    as `perceptual_network`.
+    """
+    return perceptual_network(_tensors(vgg16), _tensors(linear))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        # weights_only: tensors and nothing that runs.
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is cut off, or none of torch's
-        return None, f"its weights cannot be read ({str(error).splitlines()[0][:120]})"
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(str(path), f"cannot be read ({reason})", "LPIPS weights") from error
+    return found
