@@ -138,7 +138,9 @@ def _read_sound(target: Target, folder: Path) -> None:
         target.read(folder)
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
-        raise PolyfieldError(f"bench fuzz: a sound sample of {target.name} is refused: {got}") from error
+        raise PolyfieldError(
+            f"bench fuzz: a sound sample of {target.name} is refused: {got}"
+        ) from error
 
 
 def _count(tally: _Tally, outcome: Outcome, case: int) -> None:
@@ -184,7 +186,9 @@ def fuzz_summary(rows: list[dict]) -> str:
             f"{len(row['findings']) or 'none'}"
         )
         for found in row["findings"]:
-            lines.append(f"  {found['ending']} {found['place']} ({found['count']}): {found['text']}")
+            lines.append(
+                f"  {found['ending']} {found['place']} ({found['count']}): {found['text']}"
+            )
             lines.append(f"    case {found['case']}, {found['mutation']}; see {found['files']}")
     if rows:
         lines.append(f"(seed {rows[0]['seed']})")

@@ -55,7 +55,11 @@ def _odd_content(name: str, content: bytes, random: Random) -> tuple[bytes, str]
         return odd_array(content, random)
     if suffix == ".safetensors":
         # A checksum that fits takes what is wrong past the first door.
-        return _odd_metadata(content, random) if random.random() < 0.6 else odd_tensors(content, random)
+        return (
+            _odd_metadata(content, random)
+            if random.random() < 0.6
+            else odd_tensors(content, random)
+        )
     return odd_bytes(content, random)
 
 

@@ -65,9 +65,7 @@ def _depth(seed: int) -> bytes:
 
 def synthetic_scene() -> Tree:
     """A folder of the form of NeRF-synthetic, with alpha and all three splits."""
-    views = [
-        (f"r_{i}", pose, torch.from_numpy(_pixels(i, 4))) for i, pose in enumerate(_poses(5))
-    ]
+    views = [(f"r_{i}", pose, torch.from_numpy(_pixels(i, 4))) for i, pose in enumerate(_poses(5))]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "scene"
         write_nerf_synthetic(

@@ -31,7 +31,7 @@ _TIMES = 8  # the bytes of the files
 _MOST = 1 << 30  # that sparse files allow, however large
 # Pillow's pixels, ours, and the coefficients of a progressive JPEG.
 _BYTES_A_PIXEL = 16
-_MOST_PIXELS_A_BYTE = {"PNG": 8 * 1032, "JPEG": 1024, "MPO": 1024}  # that a coded file can hold
+_PNG_BITS, _JPEG_PIXELS = 8 * 1032, 512  # that a byte can hold
 _PERCEPTUAL = 80_000_000  # bytes of the network, which is of one size
 
 
@@ -71,11 +71,15 @@ def _stated(path: Path) -> int:
         return 0
     try:
         with Image.open(path) as image:
-            pixels = image.width * image.height
-            most = _MOST_PIXELS_A_BYTE.get(image.format or "", MOST_PIXELS)
+            pixels, most = image.width * image.height, MOST_PIXELS
+            if image.format == "PNG":
+                bits = 8 * len(image.getbands()) if image.mode in ("RGB", "RGBA", "LA") else 1
+                most = size * _PNG_BITS // bits
+            elif image.format in ("JPEG", "MPO"):
+                most = size * _JPEG_PIXELS
     except Exception:  # whatever Pillow meets in it: then it states nothing
         return 0
-    return _BYTES_A_PIXEL * min(pixels, MOST_PIXELS, most * size)
+    return _BYTES_A_PIXEL * min(pixels, MOST_PIXELS, most + (1 << 14))
 
 
 def open_scene(folder: Path) -> None:

@@ -26,6 +26,7 @@ _ODD_WORDS = (
     "../../etc/passwd", "..", "PINHOLE", "x" * 5000, "1.5", "list", "uchar", "double", "end_header",
 )  # fmt: skip
 _MANY = (2_000, 60_000, 600_000)
+_MANY_LINES = (2_000, 30_000, 200_000)
 
 
 class _Written(str):
@@ -96,7 +97,9 @@ def _change(whole: dict[str, Any], random: Random) -> str:
     elif what == 8:
         holder[key] = random.choice((None, True, False, [], {}, [[]], [1], {"a": 1}, [None] * 4))
     elif what == 9:
-        holder[key] = _Written(random.choice(("9" * 5000, "NaN", "-Infinity", "1e999", '"\\ud800"')))
+        holder[key] = _Written(
+            random.choice(("9" * 5000, "NaN", "-Infinity", "1e999", '"\\ud800"'))
+        )
     else:
         holder[key] = random.choice(ODD_NUMBERS)
     return f"{path[2:]} = {str(holder[key])[:40]!r}"
@@ -125,15 +128,15 @@ def odd_text(content: bytes, random: Random) -> tuple[bytes, str]:
             del lines[row]
             said.append(f"line {row} taken away")
         elif what == 1:
-            count = min(random.choice(_MANY), 8_000_000 // (len(lines[row]) + 1))
+            count = min(random.choice(_MANY_LINES), 3_000_000 // (len(lines[row]) + 1))
             lines[row:row] = [lines[row]] * count
             said.append(f"line {row} {count} times")
         elif what == 2:
-            count = random.choice(_MANY)
+            count = random.choice(_MANY_LINES)
             lines[row:row] = [random.choice(("", " ", "#", "0", "1 1 1 1 1 1 1 1"))] * count
             said.append(f"{count} lines of little")
         elif what == 3:
-            count = random.choice(_MANY)
+            count = random.choice(_MANY_LINES)
             lines[row] += random.choice((" 1", " ", "x", " 1 1 1")) * count
             said.append(f"line {row} longer by {count}")
         elif what == 4:
@@ -148,5 +151,7 @@ def odd_text(content: bytes, random: Random) -> tuple[bytes, str]:
             said.append(f"line {row}: a word {words[at][:20]!r}")
     text = "\n".join(lines)
     if random.random() < 0.03:
-        return text.encode(random.choice(("utf-16", "utf-8-sig", "cp037")), "replace"), "another code"
+        return text.encode(
+            random.choice(("utf-16", "utf-8-sig", "cp037")), "replace"
+        ), "another code"
     return text.encode("utf-8", "surrogateescape"), ", ".join(said)

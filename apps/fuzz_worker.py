@@ -28,7 +28,8 @@ Reader = Callable[[Path], object]
 Ending = Literal["read", "refused", "raised", "memory", "slow", "hung", "crashed"]
 FAULTS: tuple[Ending, ...] = ("raised", "memory", "slow", "hung", "crashed")
 
-_NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
+_BYTES_A_SECOND = 2e8
 _LOOK_SECONDS = 0.1  # between two looks at a worker that has not answered
 
 
@@ -37,7 +38,8 @@ class Limits:
     """What opening one folder may cost."""
 
     seconds: float = 1.0
-    """Of the processor: of the clock a busy machine takes any number."""
+    """Of the processor: of the clock a busy machine takes any number. One more for each 200 MB that
+    the files allow, for a large image, or a text of megabytes, is not read in no time."""
     hung_seconds: float = 10.0
     """Of the processor, or of the clock while it waits for something else than the processor."""
     spare_bytes: int = 1 << 25
@@ -202,7 +204,7 @@ def _ending(
         return "memory", f"more than the {allowed >> 20} MiB that are allowed. {said}"
     if error is not None and not isinstance(error, PolyfieldError):
         return "raised", said
-    if seconds > limits.seconds:
+    if seconds > limits.seconds + allowed / _BYTES_A_SECOND:
         return "slow", f"{seconds:.1f} s of the processor. {said}".rstrip()
     return ("read", "") if error is None else ("refused", str(error)[:500])
 

@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from polyfield.apps.formats.torch_files import read_tensors
 from polyfield.cuda.errors import InputError
 from polyfield.render.lpips import PerceptualNetwork, perceptual_network
 
@@ -40,17 +40,6 @@ def find_lpips() -> tuple[PerceptualNetwork | None, str]:
 def read_lpips(vgg16: Path, linear: Path) -> PerceptualNetwork:
     """The network out of torchvision's file of VGG16 and the package's of linear layers.
 
-    Runs nothing that the files hold. InputError, naming the file, for one that cannot be read, and
-    as `perceptual_network`.
+    InputError as read_tensors and perceptual_network.
     """
-    return perceptual_network(_tensors(vgg16), _tensors(linear))
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        # weights_only: tensors and nothing that runs.
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is cut off, or none of torch's
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(str(path), f"cannot be read ({reason})", "LPIPS weights") from error
-    return found
+    return perceptual_network(read_tensors(vgg16), read_tensors(linear))

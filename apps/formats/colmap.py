@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
 
 def _image_folder(folder: Path, name: str) -> str:
     for place in IMAGE_FOLDERS:
-        if (folder / place / name).is_file():
+        if os.path.isfile(folder / place / name):  # pathlib raises where a name gets too long
             return place
     return IMAGE_FOLDERS[0]
 
