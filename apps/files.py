@@ -20,7 +20,7 @@ PARTIAL = ".partial"  # ends the name of a file that is still being written
 MOST_TEXT_BYTES = 1 << 27  # of JSON that is read: fifty times what a large scene needs
 
 # What Python's objects take, at most, by the marks in the text that begin them.
-_OBJECT_BYTES = {b"{": 264, b"[": 104, b",": 40, b"\\u": 84}
+_OBJECT_BYTES = {b"{": 80, b":": 110, b"[": 104, b",": 40, b"\\u": 84}
 _SPARE_OBJECT_BYTES = 1 << 24
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -48,9 +48,9 @@ def _pixels(seed: int, channels: int = 3, width: int = WIDTH, height: int = HEIG
     return color if channels == 3 else np.dstack([color, np.uint8(255) * disc])
 
 
-def _coded(pixels: np.ndarray, form: str, **options: object) -> bytes:
+def _coded(pixels: np.ndarray, form: str, options: dict | None = None) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, form, **options)
+    Image.fromarray(pixels).save(out, form, **(options or {}))
     return out.getvalue()
 
 
@@ -230,14 +230,14 @@ def images() -> list[Tree]:
         "b.png": _coded(rgba, "PNG"),
         "c.png": _coded((rgb[..., 0].astype(np.uint16) * 257), "PNG"),
         "d.png": _coded(rgb[..., 0], "PNG"),
-        "a.jpg": _coded(rgb, "JPEG", exif=turned),
-        "b.jpg": _coded(rgb, "JPEG", progressive=True),
+        "a.jpg": _coded(rgb, "JPEG", {"exif": turned}),
+        "b.jpg": _coded(rgb, "JPEG", {"progressive": True}),
         "c.jpg": _coded(rgb[..., 0], "JPEG"),
         "a.webp": _coded(rgb, "WEBP"),
-        "b.webp": _coded(rgba, "WEBP", lossless=True),
+        "b.webp": _coded(rgba, "WEBP", {"lossless": True}),
         "a.bmp": _coded(rgb, "BMP"),
         "a.tif": _coded(rgb, "TIFF"),
-        "b.tif": _coded(rgb, "TIFF", compression="tiff_lzw"),
+        "b.tif": _coded(rgb, "TIFF", {"compression": "tiff_lzw"}),
     }
     return [{name: content} for name, content in made.items()]
 

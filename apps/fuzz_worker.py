@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import os
 import re
@@ -160,6 +161,7 @@ def _serve(
     """Open folders until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C ends us by its pipe
     torch.set_num_threads(1)  # the parent's other threads did not come along
+    faulthandler.disable()  # how a file ends us is for the parent to tell
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)

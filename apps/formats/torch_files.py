@@ -16,6 +16,7 @@ from polyfield.cuda.errors import InputError
 
 _MOST_PICKLED = 1 << 16  # bytes of the description of all tensors; ten times what VGG16 takes
 _MOST_ENTRIES = 1000
+_SMALL = 1 << 16  # of a count, whatever the file's size
 _PICKLES = 5  # of an older file: its number, its version, its machine, the tensors, their keys
 _MAGIC = 0x1950A86A20F9469CFC6C
 # What torch itself writes of a dictionary of tensors.
@@ -42,7 +43,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         with open_plain(path) as file:
-            _check(file, file.seek(0, 2))
+            _check(file, max(file.seek(0, 2), _SMALL))
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes lead zipfile, pickletools and torch to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
@@ -56,15 +57,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _check(file: BinaryIO, size: int) -> None:
-    """ValueError for a description that torch.save does not write, or sizes that no file has."""
+def _check(file: BinaryIO, most: int) -> None:
+    """ValueError for a description that torch.save does not write, or counts above `most`."""
     file.seek(0)
     start = file.read(_MOST_PICKLED)
     if not start.startswith(b"PK"):
         content = io.BytesIO(start)
         _check_steps(content, _MAGIC)
         for _ in range(_PICKLES - 1):
-            _check_steps(content, size)
+            _check_steps(content, most)
         return
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -73,10 +74,10 @@ def _check(file: BinaryIO, size: int) -> None:
         described = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
         if len(described) != 1 or described[0].file_size > _MOST_PICKLED:
             raise ValueError("no description of tensors")
-        _check_steps(io.BytesIO(archive.read(described[0])), size)
+        _check_steps(io.BytesIO(archive.read(described[0])), most)
 
 
-def _check_steps(content: BinaryIO, most: int) -> None:
+def _check_steps(content: io.BytesIO, most: int) -> None:
     """Walk to the end of one pickle, in which no number is above `most`."""
     for step, value, _ in pickletools.genops(content):
         if step.name not in _STEPS:

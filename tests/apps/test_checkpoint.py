@@ -261,3 +261,17 @@ def test_a_refusal_is_a_sentence_however_long_the_file_s_words(tmp_path):
     with pytest.raises(InputError) as refused:
         read(tmp_path / "a")
     assert len(str(refused.value)) < 500
+
+
+def test_a_header_of_more_tensors_than_bytes_allow_is_refused(tmp_path):
+    empty = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    tensors = {f"t{index}": empty for index in range(200_000)}
+    (tmp_path / "a").write_bytes(raw(envelope() | tensors))
+    with pytest.raises(InputError, match="brackets and commas would take"):
+        read(tmp_path / "a")
+
+
+def test_a_pipe_in_a_checkpoint_s_place_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(InputError, match="is no file"):
+        read(tmp_path / "a")
