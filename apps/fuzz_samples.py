@@ -19,7 +19,7 @@ from PIL import Image
 from polyfield.apps import checkpoint
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.formats.point_ply import Points, write_points
-from polyfield.apps.fuzz_trees import Tree, read_tree, write_tree
+from polyfield.apps.fuzz_trees import Odd, Tree, read_tree, write_tree
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import load_scene
 from polyfield.apps.schedule import Schedule
@@ -83,7 +83,8 @@ def transforms_scene(camera_model: str = "OPENCV") -> Tree:
     }[camera_model]
     size = (2 * HEIGHT, HEIGHT) if camera_model == "EQUIRECTANGULAR" else (WIDTH, HEIGHT)
     flip = torch.tensor([1.0, -1.0, -1.0, 1.0])
-    frames, tree = [], {}
+    frames: list[dict[str, object]] = []
+    tree: dict[str, bytes | Odd] = {}
     for index, pose in enumerate(_poses()):
         image, suffix = f"images/{index}", (".jpg", ".png", ".webp")[index % 3]
         form = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}[suffix]
@@ -121,7 +122,8 @@ def transforms_scene(camera_model: str = "OPENCV") -> Tree:
 def instant_ngp_scene() -> Tree:
     """A transforms.json of instant-ngp's form: angles, a box, names without suffix, masks."""
     tree = dict(transforms_scene())
-    document = json.loads(tree["transforms.json"])
+    text = tree["transforms.json"]
+    document = json.loads(text if isinstance(text, bytes) else b"")
     angle = 2 * math.atan(WIDTH / 2 / _FOCAL)
     frames = [{k: f[k] for k in ("file_path", "transform_matrix")} for f in document["frames"]]
     whole = {"camera_angle_x": angle, "aabb_scale": 4, "scale": 0.33, "offset": [0.5] * 3}

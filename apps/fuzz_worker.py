@@ -73,7 +73,8 @@ class Worker:
 
     def __init__(self, read: Reader, allowance: Callable[[Path], int], limits: Limits):
         self._read, self._allowance, self._limits = read, allowance, limits
-        self._pid, self._pipe = 0, None
+        self._pid = 0
+        self._pipe: Connection | None = None
 
     def open(self, folder: Path) -> Outcome:
         """Open one folder, in a process that is there or a new one; never raises for its sake."""

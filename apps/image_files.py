@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from polyfield.apps.files import open_plain
@@ -26,6 +26,7 @@ _PIXELS_A_BYTE = 512  # of a JPEG, which spends at least a bit on a block of 64
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour in its header
 _HEADER_PIXELS = 1 << 14  # of an image that is nothing but its header
 _MOST_CHUNKS = 1 << 15  # of a PNG; each costs Pillow as much as many pixels
+_MOST_PACKED = 64  # of them that Pillow unpacks, to a megabyte each, before it looks at a pixel
 _BAND_PIXELS = 1 << 20  # converted at once
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "I;16", "I;16B", "I;16L")
 _EXPECTED = f"an image that decodes: {', '.join(_FORMATS[:5])}"
@@ -140,7 +141,7 @@ def decode_reduced(path: Path, longest: int) -> UInt8[Tensor, "height width 4"]:
     return torch.from_numpy(np.array(small))
 
 
-def open_image(file: BinaryIO) -> Image.Image:
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     """The image in a file, not yet decoded. ValueError where it cannot hold what its header says.
 
     So nothing is made of the size that a few bytes claim. Whatever else Pillow raises is raised.
@@ -183,7 +184,7 @@ def _cut_off(file: BinaryIO) -> str:
 
 def _png_is_whole(file: BinaryIO, size: int) -> bool:
     # From chunk to chunk: some writers append bytes of their own behind the last.
-    position = 8
+    position, packed = 8, 0
     for _ in range(_MOST_CHUNKS):
         if position + 12 > size:
             return False
@@ -194,6 +195,9 @@ def _png_is_whole(file: BinaryIO, size: int) -> bool:
             return position <= size
         if not kind.isalpha():
             return False
+        packed += kind in (b"zTXt", b"iTXt", b"iCCP")
+        if packed > _MOST_PACKED:
+            raise ValueError(f"more than {_MOST_PACKED} packed texts and profiles")
     raise ValueError(f"more than {_MOST_CHUNKS:,} chunks")
 
 

@@ -217,9 +217,9 @@ def test_refusals_say_which_of_the_reasons_it_is(tmp_path):
     save_file({"a": torch.zeros(1)}, path, {"other": "1"})
     with pytest.raises(InputError, match="without the metadata 'polyfield'"):
         read(path)
-    for version in (2, 0, True, "1", None):
+    for version, word in ((2, "2"), (0, "0"), (True, "true"), ("1", '"1"'), (None, "missing")):
         path.write_bytes(raw(envelope(format_version=version)))
-        with pytest.raises(InputError, match=f"format version {version}; expected version 1"):
+        with pytest.raises(InputError, match=f"format version {word}; expected version 1"):
             read(path)
 
 

@@ -211,8 +211,9 @@ def test_empty_lines_and_points_take_little_more_than_their_bytes(tmp_path):
 
 def test_a_name_of_any_length_is_no_photograph(tmp_path):
     (tmp_path / "sparse").mkdir()
-    long = [replace(IMAGES[0], name="x" * 3000), *IMAGES[1:]]
+    long = [replace(IMAGES[0], name="x" * 3000)]
     for kind, content in binary(images=long).items():
         (tmp_path / "sparse" / f"{kind}.bin").write_bytes(content)
-    with pytest.raises(InputError, match="'xxx.* is no file name"):
+    with pytest.raises(InputError, match="does not exist") as error:
         load_scene(tmp_path)
+    assert len(str(error.value)) < 1000
