@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from polyfield.apps import checkpoint, fuzz_samples
 from polyfield.apps.diagnosis_cameras import camera_warnings
@@ -32,6 +32,8 @@ _MOST = 1 << 30  # that sparse files allow, however large
 # Pillow's pixels, ours, and the coefficients of a progressive JPEG.
 _BYTES_A_PIXEL = 16
 _PNG_BITS, _JPEG_PIXELS = 8 * 1032, 512  # that a byte can hold
+_JPEG_SIZE = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)", re.DOTALL)
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PERCEPTUAL = 80_000_000  # bytes of the network, which is of one size
 
 
@@ -67,19 +69,39 @@ def _stated(path: Path) -> int:
         with path.open("rb") as file:
             found = re.search(rb"element vertex (\d{1,15})\b", file.read(1 << 16))
         return min(27 * int(found[1]), 27 * size) if found else 0
-    if path.suffix not in (".png", ".jpg", ".webp", ".bmp", ".tif"):
+    if path.suffix in (".bmp", ".tif"):  # what is packed in them may be of any size
+        return _BYTES_A_PIXEL * MOST_PIXELS
+    if path.suffix not in (".png", ".jpg", ".webp"):
         return 0
-    try:
-        with Image.open(path) as image:
-            pixels, most = image.width * image.height, MOST_PIXELS
-            if image.format == "PNG":
-                bits = 8 * len(image.getbands()) if image.mode in ("RGB", "RGBA", "LA") else 1
-                most = size * _PNG_BITS // bits
-            elif image.format in ("JPEG", "MPO"):
-                most = size * _JPEG_PIXELS
-    except Exception:  # whatever Pillow meets in it: then it states nothing
-        return 0
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    pixels, most = _pixels(start), MOST_PIXELS
+    if start.startswith(b"\x89PNG"):
+        most = size * _PNG_BITS // (start[24] * _PNG_CHANNELS.get(start[25], 1) or 1)
+    elif start.startswith(b"\xff\xd8"):
+        most = size * _JPEG_PIXELS
     return _BYTES_A_PIXEL * min(pixels, MOST_PIXELS, most + (1 << 14))
+
+
+def _pixels(start: bytes) -> int:
+    """How many a header states. By hand, for Pillow may take minutes over what is behind it."""
+    width, height = 0, 0
+    if start.startswith(b"\x89PNG") and len(start) > 25:
+        width, height = struct.unpack(">II", start[16:24])
+    elif start.startswith(b"\xff\xd8"):
+        sizes = re.findall(
+            rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)", start, re.DOTALL
+        )
+        found = [struct.unpack(">HH", size) for size in sizes]
+        return max((high * wide for high, wide in found), default=0)
+    elif start[12:16] == b"VP8 " and len(start) > 30:
+        width, height = (side & 0x3FFF for side in struct.unpack("<HH", start[26:30]))
+    elif start[12:16] == b"VP8L" and len(start) > 25:
+        bits = int.from_bytes(start[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif start[12:16] == b"VP8X" and len(start) > 30:
+        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+    return width * height
 
 
 def open_scene(folder: Path) -> None:

@@ -146,9 +146,7 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
 
     So nothing is made of the size that a few bytes claim. Whatever else Pillow raises is raised.
     """
-    size = file.seek(0, 2)
-    if size > _MOST_BYTES:
-        raise ValueError(f"{size} bytes are too many")
+    size = _size(file)
     file.seek(0)
     start = file.read(26)
     file.seek(0)
@@ -164,14 +162,20 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     return image
 
 
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, 2)
+    if size > _MOST_BYTES:
+        raise ValueError(f"{size} bytes are too many")
+    return size
+
+
 def _sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().rstrip(".")
 
 
 def _cut_off(file: BinaryIO) -> str:
     """What is missing at the end of a PNG, JPEG or WebP file; empty if nothing."""
-    start = file.read(12)
-    size = file.seek(0, 2)
+    start, size = file.read(12), _size(file)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return "" if _png_is_whole(file, size) else "PNG without its end (IEND): cut off"
     if start.startswith(b"\xff\xd8"):

@@ -166,8 +166,16 @@ def test_files_allow_eight_times_themselves_and_images_what_they_can_hold(tmp_pa
     write_tree(tmp_path / "c", {"a.png": image})
     assert allowance(tmp_path / "c") == 8 * len(image) + 16 * 64 * 48
     forged = image[:16] + (1 << 13).to_bytes(4, "big") * 2 + image[24:]
-    write_tree(tmp_path / "d", {"a.png": forged})  # whose checksum is wrong: it states nothing
-    assert allowance(tmp_path / "d") == 8 * len(image)
+    write_tree(tmp_path / "d", {"a.png": forged})  # deflate makes 1032 bytes of one
+    held = len(image) * 1032 // 3 + (1 << 14)
+    assert allowance(tmp_path / "d") == 8 * len(image) + 16 * held
+
+
+@pytest.mark.parametrize("name", ["b.png", "c.png", "a.jpg", "b.jpg", "a.webp", "b.webp"])
+def test_headers_of_images_state_their_pixels(tmp_path, name):
+    (content,) = (sample[name] for sample in fuzz_samples.images() if name in sample)
+    write_tree(tmp_path / "a", {name: content})
+    assert allowance(tmp_path / "a") == 8 * len(content) + 16 * 64 * 48
 
 
 def test_a_tree_is_written_with_all_that_is_odd_in_it(tmp_path):

@@ -220,8 +220,9 @@ def test_zeros_behind_a_header_are_no_chunks(tmp_path):
         read_header(path)
 
 
-def test_a_file_of_more_than_any_image_is_refused_unread(tmp_path):
-    path = save(picture("RGB"), tmp_path / "a.webp")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif"])
+def test_a_file_of_more_than_any_image_is_refused_unread(tmp_path, name):
+    path = save(picture("RGB"), tmp_path / name)
     with path.open("ab") as file:
         file.truncate(1 << 40)
     refuses(path, "1099511627776 bytes are too many")
