@@ -76,7 +76,7 @@ def _stated(path: Path) -> int:
     with path.open("rb") as file:
         start = file.read(1 << 16)
     pixels, most = _pixels(start), MOST_PIXELS
-    if start.startswith(b"\x89PNG"):
+    if start.startswith(b"\x89PNG") and pixels:
         most = size * _PNG_BITS // (start[24] * _PNG_CHANNELS.get(start[25], 1) or 1)
     elif start.startswith(b"\xff\xd8"):
         most = size * _JPEG_PIXELS

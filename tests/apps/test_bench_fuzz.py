@@ -171,6 +171,14 @@ def test_files_allow_eight_times_themselves_and_images_what_they_can_hold(tmp_pa
     assert allowance(tmp_path / "d") == 8 * len(image) + 16 * held
 
 
+def test_an_image_cut_anywhere_states_nothing_or_its_pixels(tmp_path):
+    for sample in fuzz_samples.images():
+        ((name, content),) = sample.items()
+        for end in range(60):
+            write_tree(tmp_path / "a", {name: content[:end]})
+            assert allowance(tmp_path / "a") >= 8 * end
+
+
 @pytest.mark.parametrize("name", ["b.png", "c.png", "a.jpg", "b.jpg", "a.webp", "b.webp"])
 def test_headers_of_images_state_their_pixels(tmp_path, name):
     (content,) = (sample[name] for sample in fuzz_samples.images() if name in sample)
