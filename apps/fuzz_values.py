@@ -72,7 +72,7 @@ def _change(whole: dict[str, Any], random: Random) -> str:
         other, name, _ = random.choice(found)
         holder[key] = copy.deepcopy(other[name]) if other is not whole else []
         return f"{path[2:]} from elsewhere"
-    if what == 2 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+    if what == 2 and type(holder[key]) in (int, float) and abs(holder[key]) < 2**64:
         holder[key] = holder[key] * random.choice((-1, 0, 1e-12, 1e3, 1e12, 1 + 1e-7, 1.01))
         return f"{path[2:]} to scale"
     if what == 3:
