@@ -1,4 +1,4 @@
-"""`polyfield bench`: how fast this machine runs polyfield, against others and against itself."""
+"""`polyfield bench`: how fast this machine runs polyfield, and what it withstands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from tyro.conf import Positional, arg
 
 from polyfield.apps.bench_compile import compile_rows, compile_summary
+from polyfield.apps.bench_fuzz import fuzz_rows, fuzz_summary
 from polyfield.apps.bench_kernels import race_kernels
+from polyfield.apps.bench_kills import kill_rows, kill_summary
 from polyfield.apps.bench_photos import photos_summary, train_photographs
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
@@ -21,17 +23,21 @@ from polyfield.cuda.errors import InputError
 
 @dataclass(frozen=True)
 class Bench:
-    """Race the kernels against others' on this machine, time views and large captures, or check all
-    kernels."""
+    """Race the kernels against others' on this machine, time views and large captures, or look for
+    faults."""
 
-    what: Positional[Literal["kernels", "view", "photos", "compile", "sanitizers"]] = "kernels"
+    what: Positional[
+        Literal["kernels", "view", "photos", "compile", "sanitizers", "fuzz", "kills"]
+    ] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
     photos: training on far more photographs than fit the memory; exit code 1 where it takes more.
-    compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them."""
+    compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them.
+    fuzz: hostile files for every reader. kills: a training that is killed ten times."""
     run: Annotated[Positional[Path | None], optional("[RUN]")] = None
     """Folder that `polyfield train` wrote, for `view`."""
     only: str = ""
-    """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others."""
+    """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others. Of
+    fuzz, names of readers."""
     rounds: int = 9
     """Turns that each side gets, after two that only warm; or views, at least 2."""
     images: int = 1000
@@ -42,6 +48,12 @@ class Bench:
     """Memory that training on them stays within, for `photos`."""
     steps: int = 200
     """Steps of it, for `photos`."""
+    minutes: float = 10.0
+    """That fuzz gives to each reader."""
+    seed: int = 0
+    """Of fuzz and kills: another one does other things."""
+    out: Path = Path("fuzz")
+    """Folder for the files that fuzz finds."""
 
 
 def bench(options: Bench) -> list[dict[str, object]]:
@@ -50,18 +62,18 @@ def bench(options: Bench) -> list[dict[str, object]]:
     ours and theirs are medians, ratio the median of theirs / ours turn by turn: above 1, we are
     faster. The limits of the machine ("machine/...") and the times of views have no opponent:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
-    None in all three numbers, and says why in one more entry, "skipped". The rows of compile and
-    sanitizers are those of compile_rows and sanitizer_rows, and the one of photos is a
-    PhotoTraining. Raises InputError for options that do
-    not fit, and as the functions of its rows.
+    None in all three numbers, and says why in one more entry, "skipped". The rows of the others are
+    those of compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of photos is a
+    PhotoTraining. Raises InputError for options that do not fit, and as the functions of its rows.
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
     if (options.what == "view") != (options.run is not None):
         got = str(options.run) if options.run else "no run"
         raise InputError(f"bench {options.what}: RUN", got, "a run's folder with view, only there")
-    if options.only and options.what != "kernels":
-        raise InputError("--only", repr(options.only), "rows of bench kernels")
+    if options.only and options.what not in ("kernels", "fuzz"):
+        raise InputError("--only", repr(options.only), "rows of bench kernels, or readers of fuzz")
+    names = tuple(name.strip() for name in options.only.split(",") if name.strip())
     if options.what == "photos":
         found = train_photographs(options.images, options.megapixels, options.memory, options.steps)
         return [asdict(found)]
@@ -73,10 +85,13 @@ def bench(options: Bench) -> list[dict[str, object]]:
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
         return sanitizer_rows()
+    if options.what == "fuzz":
+        return fuzz_rows(options.minutes, names, options.seed, options.out)
+    if options.what == "kills":
+        return kill_rows(options.seed)
     if options.run is not None:
         rows = view_seconds(options.run, options.rounds)
     else:
-        names = tuple(name.strip() for name in options.only.split(",") if name.strip())
         rows = race_kernels(names, options.rounds)
     return [_entries(row) for row in rows]
 
@@ -88,15 +103,14 @@ def _entries(row: Row) -> dict[str, object]:
     return entries
 
 
-def passed(rows: list[dict[str, object]]) -> bool:
-    """Whether what was measured stayed within the limit that was set to it."""
-    return all(row.get("within", True) for row in rows)
-
-
 def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
     if rows and "arch" in rows[0]:
         return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
+    if rows and "cases" in rows[0]:
+        return fuzz_summary(rows)
+    if rows and "moments" in rows[0]:
+        return kill_summary(rows)
     if rows and "findings" in rows[0]:
         return sanitizer_summary(rows)
     if rows and "peak_bytes" in rows[0]:
@@ -104,6 +118,11 @@ def summary(rows: list[dict[str, object]]) -> str:
     width = max((len(str(row["name"])) for row in rows), default=0)
     lines = [f"{str(row['name']):<{width}}  {_result(row)}" for row in rows]
     return "\n".join([*lines, f"({torch.get_num_threads()} threads)"])
+
+
+def failed(rows: list[dict[str, object]]) -> bool:
+    """Whether something was found that must not be, or took more than it was given."""
+    return any(row.get("findings") or not row.get("within", True) for row in rows)
 
 
 def _result(row: dict[str, object]) -> str:

@@ -16,7 +16,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from polyfield.apps.files import replacing
+from polyfield.apps.files import (
+    MOST_TEXT_BYTES,
+    check_objects,
+    open_plain,
+    parse_json,
+    replacing,
+)
+from polyfield.apps.formats.json_fields import shown
 from polyfield.cuda.errors import InputError
 
 FORMAT_VERSION = 1
@@ -97,6 +104,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not path.is_file():
         raise InputError(where, "is no file", "a checkpoint")
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             envelope = _envelope(where, (file.metadata() or {}).get(KEY))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -152,6 +160,15 @@ def latest(folder: Path) -> Saved | None:
     return None
 
 
+def _check_header(path: Path) -> None:
+    """ValueError for a header that takes many times its bytes, such as one of a million tensors."""
+    with open_plain(path) as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(MOST_TEXT_BYTES, path.stat().st_size):
+            raise ValueError(f"its header is of {length} bytes")
+        check_objects(file.read(length))
+
+
 def _envelope(where: str, text: str | None) -> dict:
     if text is None:
         raise InputError(
@@ -159,12 +176,12 @@ def _envelope(where: str, text: str | None) -> dict:
             f"is a safetensors file without the metadata {KEY!r}",
             "a checkpoint that polyfield wrote",
         )
-    envelope = json.loads(text)
+    envelope = parse_json(text.encode())
     version = envelope.get("format_version") if isinstance(envelope, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise InputError(
             where,
-            f"format version {str(version)[:20]}",
+            f"format version {shown(version)}",
             f"version {FORMAT_VERSION}",
             "Read it with the version of polyfield that wrote it.",
         )

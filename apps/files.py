@@ -11,13 +11,17 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from polyfield.cuda.errors import InputError
 
 PARTIAL = ".partial"  # ends the name of a file that is still being written
 
 MOST_TEXT_BYTES = 1 << 27  # of JSON that is read: fifty times what a large scene needs
+
+# What Python's objects take, at most, by the marks in the text that begin them.
+_OBJECT_BYTES = {b"{": 80, b":": 110, b"[": 104, b",": 40, b"\\u": 84}
+_SPARE_OBJECT_BYTES = 1 << 24
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -45,17 +49,47 @@ def make_folder(path: Path) -> None:
         raise refusal(path, error) from error
 
 
-def read_plain(path: Path) -> bytes:
-    """What a file of at most MOST_TEXT_BYTES holds. OSError, whose strerror says why, where not.
+def open_plain(path: Path) -> BinaryIO:
+    """A file to read bytes from. OSError, whose strerror says why, where it is none.
 
-    Pipes and devices are refused as well: reading them may never end.
+    Pipes and devices are refused, without waiting for them: reading them may never end.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "no plain file", str(path))
-    if status.st_size > MOST_TEXT_BYTES:
-        raise OSError(errno.EFBIG, f"{status.st_size} bytes are too many", str(path))
-    return path.read_bytes()
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_plain(path: Path) -> bytes:
+    """What a file of at most MOST_TEXT_BYTES holds. OSError as open_plain, and for a larger one."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_TEXT_BYTES:
+            raise OSError(errno.EFBIG, f"{size} bytes are too many", str(path))
+        return file.read(size)
+
+
+def parse_json(content: bytes) -> Any:
+    """The value in a JSON text, in UTF-8. ValueError or RecursionError where it is none.
+
+    ValueError as well for a text that `check_objects` refuses.
+    """
+    check_objects(content)
+    return json.loads(content.decode("utf-8-sig"))
+
+
+def check_objects(content: bytes) -> None:
+    """ValueError for a JSON text whose objects would take many times its bytes.
+
+    A megabyte of brackets makes a hundred of lists, and no file that says anything is brackets.
+    """
+    taken = sum(content.count(mark) * size for mark, size in _OBJECT_BYTES.items())
+    if taken > 5 * len(content) + _SPARE_OBJECT_BYTES:
+        raise ValueError(f"its brackets and commas would take {taken >> 20} MiB")
 
 
 def sync_folder(folder: Path) -> None:

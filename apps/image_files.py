@@ -11,14 +11,22 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
+from polyfield.apps.files import open_plain
 from polyfield.cuda.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "MPO")  # MPO: JPEG of phones, with a second view
 MOST_PIXELS = 1 << 26  # of an image that is used
+_MOST_BYTES = 8 * MOST_PIXELS  # of a file: what so many pixels take without being packed
+_BITS_A_BYTE = 8 * 1032  # that deflate makes of one, at most: a PNG's pixels are no more
+_PIXELS_A_BYTE = 512  # of a JPEG, which spends at least a bit on a block of 64
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour in its header
+_HEADER_PIXELS = 1 << 14  # of an image that is nothing but its header
+_MOST_CHUNKS = 1 << 15  # of a PNG; each costs Pillow as much as many pixels
+_MOST_PACKED = 64  # of them that Pillow unpacks, to a megabyte each, before it looks at a pixel
 _BAND_PIXELS = 1 << 20  # converted at once
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "I;16", "I;16B", "I;16L")
 _EXPECTED = f"an image that decodes: {', '.join(_FORMATS[:5])}"
@@ -44,11 +52,9 @@ def read_header(path: Path) -> ImageHeader:
     that has no 8-bit meaning (32-bit integers, floats).
     """
     try:
-        # Opened by us, for Pillow closes what it opens itself as soon as it likes.
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             cut_off = _cut_off(file)
-            file.seek(0)
-            image = Image.open(file, formats=_FORMATS)
+            image = open_image(file)
             mode, (width, height) = image.mode, image.size
             transparent = "A" in mode or "transparency" in image.info
             sixteen = mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
@@ -78,7 +84,8 @@ def decode(
     cannot be decoded, where it has alpha and only 3 channels were asked for, or another size.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with open_plain(path) as file:
+            image = open_image(file)
             size = image.size
             if into is not None and size != (into.shape[1], into.shape[0]):
                 got, expected = (f"{w}x{h}" for w, h in (size, (into.shape[1], into.shape[0])))
@@ -117,7 +124,8 @@ def decode_reduced(path: Path, longest: int) -> UInt8[Tensor, "height width 4"]:
     InputError names the file where a pixel cannot be decoded.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with open_plain(path) as file:
+            image = open_image(file)
             whole = max(image.size)
             if image.format in ("JPEG", "MPO") and whole > longest:
                 wanted = [max(1, math.ceil(side * longest / whole)) for side in image.size]
@@ -143,14 +151,41 @@ def decode_reduced(path: Path, longest: int) -> UInt8[Tensor, "height width 4"]:
     return torch.from_numpy(np.array(small))
 
 
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """The image in a file, not yet decoded. ValueError where it cannot hold what its header says.
+
+    So nothing is made of the size that a few bytes claim. Whatever else Pillow raises is raised.
+    """
+    size = _size(file)
+    file.seek(0)
+    start = file.read(26)
+    file.seek(0)
+    image = Image.open(file, formats=_FORMATS)
+    pixels, most = image.width * image.height, math.inf
+    if image.format == "PNG":
+        most = size * _BITS_A_BYTE / (start[24] * _PNG_CHANNELS.get(start[25], 1))
+    elif image.format in ("JPEG", "MPO"):
+        most = size * _PIXELS_A_BYTE
+    if pixels > most + _HEADER_PIXELS:
+        said = f"{image.width}x{image.height} pixels are not in {size} bytes"
+        raise ValueError(f"{said}: cut off, or its header is wrong")
+    return image
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, 2)
+    if size > _MOST_BYTES:
+        raise ValueError(f"{size} bytes are too many")
+    return size
+
+
 def _sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().rstrip(".")
 
 
 def _cut_off(file: BinaryIO) -> str:
     """What is missing at the end of a PNG, JPEG or WebP file; empty if nothing."""
-    start = file.read(12)
-    size = file.seek(0, 2)
+    start, size = file.read(12), _size(file)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return "" if _png_is_whole(file, size) else "PNG without its end (IEND): cut off"
     if start.startswith(b"\xff\xd8"):
@@ -162,18 +197,22 @@ def _cut_off(file: BinaryIO) -> str:
 
 
 def _png_is_whole(file: BinaryIO, size: int) -> bool:
-    file.seek(max(size - 12, 0))
-    if file.read(12)[:8] == b"\0\0\0\0IEND":
-        return True
-    # Some writers append bytes of their own: walk the chunks.
-    position = 8
-    while position + 12 <= size:
+    # From chunk to chunk: some writers append bytes of their own behind the last.
+    position, packed = 8, 0
+    for _ in range(_MOST_CHUNKS):
+        if position + 12 > size:
+            return False
         file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8))
         position += length + 12
         if kind == b"IEND":
             return position <= size
-    return False
+        if not kind.isalpha():
+            return False
+        packed += kind in (b"zTXt", b"iTXt", b"iCCP")
+        if packed > _MOST_PACKED:
+            raise ValueError(f"more than {_MOST_PACKED} packed texts and profiles")
+    raise ValueError(f"more than {_MOST_CHUNKS:,} chunks")
 
 
 def _jpeg_is_whole(file: BinaryIO, size: int) -> bool:
@@ -189,7 +228,17 @@ def _jpeg_is_whole(file: BinaryIO, size: int) -> bool:
         position += length + 2
         if marker == 0xFFDA:
             file.seek(position)
-            return b"\xff\xd9" in file.read()
+            return _holds(file, b"\xff\xd9")
         if marker >> 8 != 0xFF:
             return False
+    return False
+
+
+def _holds(file: BinaryIO, marker: bytes) -> bool:
+    """Whether two bytes stand somewhere in what is left of a file."""
+    before = b""
+    while part := file.read(1 << 20):
+        if marker in before + part:
+            return True
+        before = part[-1:]
     return False

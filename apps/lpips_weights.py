@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from polyfield.apps.formats.torch_files import read_tensors
 from polyfield.cuda.errors import InputError
 from polyfield.render.lpips import PerceptualNetwork, perceptual_network
 
@@ -31,12 +32,14 @@ def find_lpips() -> tuple[PerceptualNetwork | None, str]:
             return None, f"the package lpips is not there: {HOW}"
         if not vgg16.is_file():
             return None, f"{vgg16} is not there: {HOW}"
-        # weights_only: tensors and nothing that runs.
-        first, second = (
-            torch.load(path, map_location="cpu", weights_only=True) for path in (vgg16, linear)
-        )
-        return perceptual_network(first, second), ""
+        return read_lpips(vgg16, linear), ""
     except InputError as error:
         return None, str(error)
-    except Exception as error:  # a file that is cut off, or none of torch's
-        return None, f"its weights cannot be read ({str(error).splitlines()[0][:120]})"
+
+
+def read_lpips(vgg16: Path, linear: Path) -> PerceptualNetwork:
+    """The network out of torchvision's file of VGG16 and the package's of linear layers.
+
+    InputError as read_tensors and perceptual_network.
+    """
+    return perceptual_network(read_tensors(vgg16), read_tensors(linear))

@@ -31,8 +31,8 @@ class Verb:
     module: str
     function: str
     """Name of a function of the options; its result goes to the module's `summary` and to JSON."""
-    passed: str = ""
-    """Name of a function of the result; False makes the exit code 1. None: it is always 0."""
+    failed: str = ""
+    """Name of a function that says whether a result means a fault of ours, if one can."""
 
 
 VERBS = {
@@ -86,12 +86,12 @@ VERBS = {
         "doctor",
     ),
     "bench": Verb(
-        "Race polyfield's kernels against others' on this machine.",
+        "Race polyfield's kernels against others' on this machine, or look for faults.",
         "polyfield.apps.bench",
         "Bench",
         "polyfield.apps.bench",
         "bench",
-        "passed",
+        "failed",
     ),
     "demo": Verb(
         "Make a small scene, train on it, evaluate, render and export: needs no data.",
@@ -160,7 +160,7 @@ def _command(arguments: list[str], verbs: dict[str, Verb]) -> int:
         write_json(json_path, result)
     if text := module.summary(result):
         say(text)
-    return DONE if not verb.passed or getattr(module, verb.passed)(result) else FAULT
+    return FAULT if verb.failed and getattr(module, verb.failed)(result) else DONE
 
 
 def _can_be_file(path: Path) -> bool:

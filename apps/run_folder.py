@@ -1,10 +1,11 @@
 """A run's folder: config.json, metrics.jsonl, checkpoints/, renders/, report.html; one writer."""
 
+import io
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import BinaryIO
 
 from polyfield.apps.files import (
     make_folder,
+    parse_json,
     plain,
     read_plain,
     refusal,
@@ -19,9 +21,11 @@ from polyfield.apps.files import (
     replacing,
     write_json,
 )
+from polyfield.apps.formats.json_fields import shown
 from polyfield.cuda.errors import InputError
 
 CONFIG_VERSION = 1
+_MOST_RECORDS = 1 << 16  # a hundred times what a run writes
 _MOST_COUNTED = 1e12  # steps or seconds, in a record
 
 
@@ -138,26 +142,36 @@ class RunFolder:
 
         Raises InputError for any other line that is no JSON object.
         """
-        lines = self._lines()
-        parsed = [_record(line) for line in lines]
-        for number, record in enumerate(parsed[:-1], start=1):
-            if record is None:
+        parsed: list[dict] = []
+        bad = 0
+        for number, line in enumerate(self._lines(), start=1):
+            # At once: a file of nothing but bad lines is not read to its end.
+            if bad:
                 raise InputError(
-                    f"{self.metrics_path}: line {number}", "is no JSON object", "one record a line"
+                    f"{self.metrics_path}: line {bad}", "is no JSON object", "one record a line"
                 )
-        return [record for record in parsed if record is not None]
+            record = _record(line)
+            if record is None:
+                bad = number
+            else:
+                parsed.append(record)
+        return parsed
 
     def forget_after(self, step: int) -> int:
         """Drop the records of later steps and lines that cannot be read; how many went.
 
         Afterwards curves over the step are functions again, although the steps are run anew.
         """
-        lines = self._lines()
-        records = [record for line in lines if (record := _record(line)) is not None]
-        kept = [record for record in records if record.get("step", 0) <= step]
+        kept, dropped = [], 0
+        for line in self._lines():
+            record = _record(line)
+            if record is not None and record.get("step", 0) <= step:
+                kept.append(record)
+            else:
+                dropped += 1
         with replacing(self.metrics_path) as file:
             file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
-        return len(lines) - len(kept)
+        return dropped
 
     def close(self) -> None:
         """Give up the lock. A second call does nothing."""
@@ -176,14 +190,19 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _lines(self) -> list[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         try:
-            return read_plain(self.metrics_path).splitlines()
+            content = read_plain(self.metrics_path)
         except FileNotFoundError:
-            return []
+            return
         except OSError as error:
             got = f"cannot be read ({error.strerror})"
             raise InputError(str(self.metrics_path), got, "one record a line") from error
+        for number, line in enumerate(io.BytesIO(content)):
+            if number == _MOST_RECORDS:
+                got = f"more than {_MOST_RECORDS:,} lines"
+                raise InputError(str(self.metrics_path), got, "the records of a run")
+            yield line
 
     def _refuse_others(self) -> None:
         """Whoever has no config.json but a folder `checkpoints` keeps something else there."""
@@ -209,7 +228,7 @@ def read_config(path: Path) -> dict:
     """What a run's config.json holds. Raises InputError if it is none of ours."""
     where, expected = str(path), "a run's config.json"
     try:
-        config = json.loads(read_plain(path))
+        config = parse_json(read_plain(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         got = f"holds no {path.name}"
         raise InputError(str(path.parent), got, "a folder that `polyfield train` wrote") from error
@@ -219,7 +238,7 @@ def read_config(path: Path) -> dict:
         raise InputError(where, f"is no JSON ({error})", expected) from error
     version = config.get("config_version") if isinstance(config, dict) else None
     if type(version) is not int or version != CONFIG_VERSION:
-        got = f"config_version {str(version)[:20]}"
+        got = f"config_version {shown(version)}"
         raise InputError(where, got, f"version {CONFIG_VERSION} in {expected}")
     return {key: value for key, value in config.items() if key != "config_version"}
 
@@ -227,7 +246,7 @@ def read_config(path: Path) -> dict:
 def _record(line: bytes) -> dict | None:
     """A line of metrics.jsonl; None if it is no object, or counts steps or seconds in no number."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         step, seconds = record.get("step", 0), record.get("seconds") or 0
         sound = type(step) is int and all(0 <= count < _MOST_COUNTED for count in (step, seconds))
         return record if sound else None

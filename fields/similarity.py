@@ -77,7 +77,9 @@ class Similarity:
             got = f"{type(error).__name__}: {error}"[:200]
             raise InputError("similarity", got, _EXPECTED) from error
         if not sound:
-            raise InputError("similarity", str(values)[:300], _EXPECTED)
+            # Of what is there no more than a sentence can hold.
+            numbers = [scale, *rotation.flatten()[:9].tolist(), *translation.flatten()[:3].tolist()]
+            raise InputError("similarity", str(numbers), _EXPECTED)
         return Similarity(scale, rotation, translation)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
             raise InputError(where, f"{image.name[:80]!r} twice", "each image once")
     notes: list[str] = []
     base = _image_folder(folder, registered[0].name)
-    originals = [find_image(f"{base}/{i.name}", folder, f"{where}: {i.name}") for i in registered]
+    originals = [
+        find_image(f"{base}/{i.name}", folder, f"{where}: {i.name[:80]}") for i in registered
+    ]
     paths, headers, _ = read_headers(originals, folder, notes, images)
     cameras = _cameras(registered, known, headers, where, notes)
     points = None
@@ -100,7 +103,7 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
 
 def _image_folder(folder: Path, name: str) -> str:
     for place in IMAGE_FOLDERS:
-        if (folder / place / name).is_file():
+        if os.path.isfile(folder / place / name):  # pathlib raises where a name gets too long
             return place
     return IMAGE_FOLDERS[0]
 
@@ -115,7 +118,7 @@ def _cameras(
     focal, center, lenses, scaled = [], [], [], []
     for image, header in zip(images, headers, strict=True):
         camera = known[image.camera]
-        at = f"{where}: {image.name}"
+        at = f"{where}: {image.name[:80]}"
         (scale_x, scale_y), note = image_scale(
             (float(camera.width), float(camera.height)), header, at
         )
@@ -147,7 +150,7 @@ def _cameras(
             f"{camera.model} {camera.parameters} folds the image: one pixel has no ray, or several"
         )
         expected = "a lens that can be inverted over the whole image"
-        raise InputError(f"{where}: {images[bad[0]].name}", got, expected)
+        raise InputError(f"{where}: {images[bad[0]].name[:80]}", got, expected)
     return cameras
 
 

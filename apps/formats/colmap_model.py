@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import mmap
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from polyfield.apps.files import open_plain
 from polyfield.apps.formats.json_fields import LARGEST
 from polyfield.cuda.errors import InputError
 
@@ -32,6 +36,7 @@ MODELS = {
 PARAMETERS = dict(MODELS.values())
 _REMEDY = "Undistort the photographs with COLMAP's image_undistorter."
 _LONGEST_NAME = 4096
+_LONGEST_LINE = 1 << 24  # of all that one image observed
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,15 @@ def read_images(path: Path, where: str) -> list[ModelImage]:
 
 def read_points(path: Path, where: str) -> ModelPoints:
     """Points from points3D.bin or points3D.txt; what observed them is skipped."""
-    rows = list(_binary_points(path, where) if _is_binary(path) else _text_points(path, where))
-    table = torch.tensor(rows, dtype=torch.float64).view(-1, 6)
-    return ModelPoints(table[:, :3].contiguous(), table[:, 3:].to(torch.uint8))
+    rows = _binary_points(path, where) if _is_binary(path) else _text_points(path, where)
+    position, color = array("d"), array("B")  # a list would take ten times as much
+    for row in rows:
+        position.extend(row[:3])
+        color.extend(int(value) for value in row[3:])
+    return ModelPoints(
+        torch.from_numpy(np.array(position)).view(-1, 3),
+        torch.from_numpy(np.array(color)).view(-1, 3),
+    )
 
 
 def _is_binary(path: Path) -> bool:
@@ -91,7 +102,16 @@ class _Records:
     """A binary file read from front to back; no count is believed that the file cannot hold."""
 
     def __init__(self, path: Path, where: str):
-        self.data, self.where, self.at = path.read_bytes(), where, 0
+        self.where, self.at = where, 0
+        try:
+            with open_plain(path) as file:
+                # Mapped, for most of a model is what is skipped; nothing at all cannot be.
+                size = file.seek(0, 2)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        except OSError as error:
+            got = f"cannot be read ({error.strerror})"
+            raise InputError(where, got, "a file of COLMAP") from error
+        self.data: mmap.mmap | bytes = mapped
 
     def take(self, form: str, what: str) -> tuple:
         if self.at + struct.calcsize("<" + form) > len(self.data):
@@ -161,12 +181,20 @@ def _binary_points(path: Path, where: str) -> Iterator[list[float]]:
     records.close()
 
 
-def _lines(path: Path, where: str) -> list[tuple[int, str]]:
+def _lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, one at a time."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_plain(path) as file:
+            parts = iter(lambda: file.readline(_LONGEST_LINE), b"")
+            for number, line in enumerate(parts, 1):
+                if len(line) == _LONGEST_LINE:
+                    got = f"more than {_LONGEST_LINE:,} bytes"
+                    raise InputError(f"{where}, line {number}", got, "a line of COLMAP's")
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except OSError as error:
+        raise InputError(where, f"cannot be read ({error.strerror})", "a text file") from error
     except UnicodeDecodeError as error:
         raise InputError(where, "not a text file", "UTF-8, as COLMAP writes it") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
 
 
 def _bears(line: str) -> bool:
@@ -189,7 +217,7 @@ def _text_cameras(path: Path, where: str) -> Iterator[tuple[int, ModelCamera]]:
 
 
 def _text_images(path: Path, where: str) -> Iterator[ModelImage]:
-    lines = iter(_lines(path, where))
+    lines = _lines(path, where)
     for number, line in lines:
         if not _bears(line):
             continue

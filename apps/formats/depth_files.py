@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from polyfield.apps.image_files import MOST_PIXELS, read_header
+from polyfield.apps.files import open_plain
+from polyfield.apps.image_files import MOST_PIXELS, open_image, read_header
 from polyfield.cuda.errors import InputError
 
 MILLIMETRES = 1e-3  # what one step of a pixel means where the scene does not say
@@ -24,7 +24,8 @@ def check_depth(path: Path) -> tuple[int, int]:
     """
     header = read_header(path)
     try:
-        with Image.open(path) as image:
+        with open_plain(path) as file:
+            image = open_image(file)
             form, mode = image.format, image.mode
     except Exception as error:  # Pillow's readers raise whatever their bytes lead them to
         raise InputError(str(path), "not readable as an image", _EXPECTED) from error
@@ -45,8 +46,8 @@ def read_depth(path: Path, unit: float = MILLIMETRES) -> Float[Tensor, "height w
     """
     check_depth(path)
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            pixels = np.asarray(image).astype(np.float64)
+        with open_plain(path) as file:
+            pixels = np.asarray(open_image(file)).astype(np.float64)
     except Exception as error:  # as above
         raise InputError(str(path), "its pixels do not decode", _EXPECTED) from error
     return torch.from_numpy(pixels * unit).float()

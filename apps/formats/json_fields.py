@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyfield.apps.files import read_plain
+from polyfield.apps.files import parse_json, read_plain
 from polyfield.cuda.errors import InputError
 
 LARGEST = 1e9  # of any length or pixel count that a scene can mean; float32 still squares it
@@ -31,7 +31,7 @@ class Fields:
 
     def refuse(self, key: str, expected: str, remedy: str = "") -> InputError:
         """The error for what stands under `key`."""
-        return InputError(self.name(key), _shown(self.values.get(key)), expected, remedy)
+        return InputError(self.name(key), shown(self.values.get(key)), expected, remedy)
 
     def number(
         self, key: str, low: float = -LARGEST, high: float = LARGEST, what: str = "a number"
@@ -108,7 +108,7 @@ def read_object(path: Path, folder: Path) -> Fields:
     """The JSON object in a file, named relative to the scene's folder. InputError if it is none."""
     where = f"{folder.name}/{path.name}:"
     try:
-        values = json.loads(read_plain(path).decode("utf-8-sig"))
+        values = parse_json(read_plain(path))
     except OSError as error:
         raise InputError(where[:-1], f"cannot be read ({error.strerror})", "a JSON file") from error
     except (ValueError, RecursionError) as error:
@@ -116,12 +116,12 @@ def read_object(path: Path, folder: Path) -> Fields:
         got = f"not JSON ({str(error) or type(error).__name__})"
         raise InputError(where[:-1], got, "a JSON object") from error
     if not isinstance(values, dict):
-        raise InputError(where[:-1], f"JSON, but {_shown(values)}", "an object: { ... }")
+        raise InputError(where[:-1], f"JSON, but {shown(values)}", "an object: { ... }")
     return Fields(where, values)
 
 
-def _shown(value: Any) -> str:
-    """A value as the file has it, cut to what one can read in a sentence."""
+def shown(value: Any) -> str:
+    """A value as the file has it, cut to what one can read in a sentence, however large it is."""
     if value is None:
         return "missing"
     if isinstance(value, float) and not math.isfinite(value):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from polyfield.apps.files import open_plain
 from polyfield.apps.formats.image_copies import inner_folder
 from polyfield.apps.formats.masks import find_masks, is_mask
 from polyfield.apps.formats.posed_images import (
@@ -29,6 +30,7 @@ from polyfield.render.cameras import Cameras
 FILE = "poses_bounds.npy"
 # Largest first. Names may differ between them: what tells photographs apart is their order.
 IMAGE_FOLDERS = ("images", "images_2", "images_4", "images_8")
+_MOST_ROWS = 1 << 17
 _NUMBERS = 17  # of a photograph: 3 rows of 5, then the nearest and the farthest depth
 
 
@@ -84,13 +86,16 @@ def read(folder: Path, images: str | None = None) -> PosedImages:
 def _rows(path: Path) -> Float64[Tensor, "n 17"]:
     expected = f"an array of {_NUMBERS} numbers a photograph"
     try:
+        with open_plain(path) as file:
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # np.load opens archives as well
+                raise ValueError("no array")
         # Mapped, so that a forged shape allocates nothing.
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # its parser of headers raises whatever Python's own parser does
         raise InputError(FILE, "no array that numpy can read", expected) from error
     if not isinstance(table, np.ndarray) or table.dtype.kind not in "fiu":
         raise InputError(FILE, "no array of numbers", expected)
-    if table.ndim != 2 or table.shape[1] != _NUMBERS or not len(table):
+    if table.ndim != 2 or table.shape[1] != _NUMBERS or not 0 < len(table) <= _MOST_ROWS:
         raise InputError(FILE, f"shape {table.shape}", expected)
     rows = torch.from_numpy(table.astype(np.float64))
     if bad := (~rows.isfinite().all(1)).nonzero()[:, 0].tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ FILES = ("cameras_sphere.npz", "cameras.npz")
 MOST_SKEW = 0.5  # pixels by which a sheared sensor may be off at the image's upper and lower border
 
 _MOST_BYTES = 1 << 23  # of the archive: thousands of images, and a directory read in a second
+_MOST_ENTRIES = 1 << 16
 _MOST_ENTRY_BYTES = 1 << 12  # of one matrix with its header
 _EXPECTED = "a 4x4 matrix of finite numbers"
 
@@ -85,10 +87,13 @@ def _images(folder: Path) -> list[Path]:
     if not found:
         raise InputError(str(folder), "no image", "one for each world_mat of the archive")
     root = folder.parent.resolve()
+    expected = f"an image within the scene's folder {root.name}"
     for path in found:
-        if not path.resolve().is_relative_to(root):
-            expected = f"an image within the scene's folder {root.name}"
+        # os.path, for pathlib raises where a link leads to itself.
+        if not Path(os.path.realpath(path)).is_relative_to(root):
             raise InputError(str(path), "leads out of it", expected, "Copy it there.")
+        if not os.path.isfile(path):
+            raise InputError(str(path), "is no file", expected)
     return found
 
 
@@ -210,7 +215,11 @@ def _matrices(path: Path, count: int) -> tuple[Float64[Tensor, "n 4 4"], Float64
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(path.name, f"{path.stat().st_size} bytes", f"at most {_MOST_BYTES:,}")
-        archive = zipfile.ZipFile(io.BytesIO(read_plain(path)))
+        content = read_plain(path)
+        # Python's object of an entry takes ten times what the entry does.
+        if (entries := content.count(b"PK\1\2")) > _MOST_ENTRIES:
+            raise InputError(path.name, f"{entries} entries", f"at most {_MOST_ENTRIES:,}")
+        archive = zipfile.ZipFile(io.BytesIO(content))
     except InputError:
         raise
     except Exception as error:  # zipfile raises whatever the bytes lead it to

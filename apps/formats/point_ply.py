@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from polyfield.apps.files import MOST_TEXT_BYTES, replacing
+from polyfield.apps.files import MOST_TEXT_BYTES, open_plain, replacing
 from polyfield.apps.formats.json_fields import LARGEST
 from polyfield.cuda.errors import InputError
 
@@ -29,6 +30,7 @@ _TYPES = {
 }
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = _LONGEST_LINE = 1 << 16
+_ROWS = 1 << 14  # of a text, read at once
 _MOST_POINTS, _MOST_BYTES = 1 << 24, 1 << 32  # ten times what a sparse cloud has
 _EXPECTED = "a PLY of points: vertices first, with x, y, z and no lists"
 
@@ -57,14 +59,18 @@ def read_points(path: Path, where: str) -> Points:
     file, one that is cut off, and positions that are not finite or beyond LARGEST.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             header = _header(file, where)
             table = _text(file, header, where) if not header.order else _binary(file, header, where)
     except OSError as error:
         raise InputError(where, f"cannot be read ({error.strerror})", _EXPECTED) from error
-    position = torch.from_numpy(np.stack([table[axis].astype(np.float64) for axis in "xyz"], 1))
+    # Column by column: of whole columns in float64 each takes many times what a byte takes.
+    position = torch.empty(len(table), 3, dtype=torch.float64)
+    for column, axis in enumerate("xyz"):
+        position[:, column] = torch.from_numpy(table[axis].astype(np.float64))
     # NaN compares as false.
-    if bad := (~(position.abs() <= LARGEST).all(1)).nonzero()[:1, 0].tolist():
+    inside = torch.stack([(position[:, column].abs() <= LARGEST) for column in range(3)]).all(0)
+    if bad := (~inside).nonzero()[:1, 0].tolist():
         got = f"position {tuple(position[bad[0]].tolist())}"
         raise InputError(f"{where}: point {bad[0]}", got, f"finite numbers, at most {LARGEST:g}")
     kinds = dict(zip(header.names, header.types, strict=True))
@@ -160,18 +166,30 @@ def _text(file: BinaryIO, header: _Header, where: str) -> np.ndarray:
         raise InputError(where, got, "what the file holds", "Copy it again.")
     if left > MOST_TEXT_BYTES:
         raise InputError(where, f"{left} bytes of text", f"at most {MOST_TEXT_BYTES:,}, or binary")
+    wanted = [n for n in header.names if n in ("x", "y", "z", "red", "green", "blue")]
+    kinds = dict(zip(header.names, header.types, strict=True))
+    form = [(name, "u1" if kinds[name] == "u1" else "f8") for name in wanted]
+    table = np.empty(header.count, form)
+    lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
+    for first in range(0, header.count, _ROWS):
+        last = min(first + _ROWS, header.count)
+        rows = _rows(lines, last - first, header, where)
+        for name, column in zip(header.names, rows.T, strict=True):
+            if kinds[name] == "u1" and not ((column >= 0) & (column <= 255)).all():
+                raise InputError(where, f"{name} beyond 0 to 255", _EXPECTED)
+            if name in wanted:
+                table[name][first:last] = column
+    return table
+
+
+def _rows(lines: Iterator[bytes], count: int, header: _Header, where: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy's, that there is nothing to read
-            lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
-            rows = np.loadtxt(lines, np.float64, comments=None, max_rows=header.count, ndmin=2)
+            rows = np.loadtxt(lines, np.float64, comments=None, max_rows=count, ndmin=2)
     except (ValueError, UnicodeDecodeError, OverflowError) as error:
         raise InputError(where, f"no table of numbers ({str(error)[:80]})", _EXPECTED) from error
-    if rows.shape != (header.count, len(header.names)):
+    if rows.shape != (count, len(header.names)):
         got = f"{rows.shape[0]} rows of {rows.shape[1]} numbers"
         raise InputError(where, got, f"{header.count} rows of {len(header.names)}")
-    whole = {n for n, t in zip(header.names, header.types, strict=True) if t == "u1"}
-    for name, column in zip(header.names, rows.T, strict=True):
-        if name in whole and not ((column >= 0) & (column <= 255)).all():
-            raise InputError(where, f"{name} beyond 0 to 255", _EXPECTED)
-    return np.ascontiguousarray(rows).view([(name, "f8") for name in header.names])[:, 0]
+    return rows

@@ -217,9 +217,9 @@ def test_refusals_say_which_of_the_reasons_it_is(tmp_path):
     save_file({"a": torch.zeros(1)}, path, {"other": "1"})
     with pytest.raises(InputError, match="without the metadata 'polyfield'"):
         read(path)
-    for version in (2, 0, True, "1", None):
+    for version, word in ((2, "2"), (0, "0"), (True, "true"), ("1", '"1"'), (None, "missing")):
         path.write_bytes(raw(envelope(format_version=version)))
-        with pytest.raises(InputError, match=f"format version {version}; expected version 1"):
+        with pytest.raises(InputError, match=f"format version {word}; expected version 1"):
             read(path)
 
 
@@ -261,3 +261,17 @@ def test_a_refusal_is_a_sentence_however_long_the_file_s_words(tmp_path):
     with pytest.raises(InputError) as refused:
         read(tmp_path / "a")
     assert len(str(refused.value)) < 500
+
+
+def test_a_header_of_more_tensors_than_bytes_allow_is_refused(tmp_path):
+    empty = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    tensors = {f"t{index}": empty for index in range(200_000)}
+    (tmp_path / "a").write_bytes(raw(envelope() | tensors))
+    with pytest.raises(InputError, match="brackets and commas would take"):
+        read(tmp_path / "a")
+
+
+def test_a_pipe_in_a_checkpoint_s_place_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(InputError, match="is no file"):
+        read(tmp_path / "a")

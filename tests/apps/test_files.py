@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from polyfield.apps import files
-from polyfield.apps.files import plain, read_plain, remove_partial, replacing, write_json
+from polyfield.apps.files import (
+    open_plain,
+    parse_json,
+    plain,
+    read_plain,
+    remove_partial,
+    replacing,
+    write_json,
+)
 from polyfield.cuda.errors import InputError
 
 
@@ -160,3 +168,28 @@ def test_a_plain_file_is_read_up_to_a_bound(tmp_path, monkeypatch):
         read_plain(tmp_path / "a")
     with pytest.raises(FileNotFoundError):
         read_plain(tmp_path / "b")
+
+
+@pytest.mark.parametrize("item", ["[]", "{}", "[[1]]", '{"a":{}}', '"\\u4e2d"'])
+def test_json_that_is_nothing_but_brackets_is_refused_before_it_becomes_objects(item):
+    text = ("[" + ",".join([item] * 600_000) + "]").encode()
+    with pytest.raises(ValueError, match="brackets and commas would take"):
+        parse_json(text)
+
+
+def test_json_of_a_large_scene_is_read():
+    turn = np.random.default_rng(0).normal(size=(4, 4)).tolist()
+    frames = [{"file_path": f"images/{i:05}.png", "transform_matrix": turn} for i in range(20_000)]
+    for separators in ((",", ":"), (", ", ": ")):
+        text = json.dumps({"frames": frames}, separators=separators).encode()
+        assert parse_json(b"\xef\xbb\xbf" + text) == {"frames": frames}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_plain_file_is_refused_without_waiting_for_it(tmp_path, kind):
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "a"
+    if kind != "device":
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    for read in (read_plain, open_plain):
+        with pytest.raises(OSError, match="no plain file"):
+            read(path)

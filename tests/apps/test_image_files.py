@@ -1,11 +1,14 @@
 import io
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from polyfield.apps import image_files
-from polyfield.apps.image_files import decode, read_header
+from polyfield.apps.image_files import decode, decode_reduced, read_header
 from polyfield.cuda.errors import InputError
 
 RAMP = np.arange(6 * 5, dtype=np.uint8).reshape(5, 6) * 8  # 6 wide, 5 high
@@ -140,3 +143,105 @@ def test_an_image_converted_in_bands_is_the_image(tmp_path, monkeypatch, mode):
     monkeypatch.setattr(image_files, "_BAND_PIXELS", 12)  # two rows, and one is left over
     assert np.array_equal(decode(path, 4), whole)
     assert np.array_equal(whole, np.asarray(picture(mode).convert("RGBA")))
+
+
+def chunk(kind, body):
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def refuses(path, message):
+    for read in (read_header, lambda p: decode(p, 4), lambda p: decode_reduced(p, 8)):
+        with pytest.raises(InputError, match=message):
+            read(path)
+
+
+def test_a_png_whose_header_claims_what_its_bytes_cannot_hold_is_refused(tmp_path):
+    path = save(picture("RGB"), tmp_path / "a.png")
+    content = path.read_bytes()
+    header = chunk(b"IHDR", struct.pack(">II", 8000, 8000) + content[24:29])
+    path.write_bytes(content[:8] + header + content[33:])
+    refuses(path, r"8000x8000 pixels are not in \d+ bytes")
+
+
+def test_a_jpeg_whose_header_claims_what_its_bytes_cannot_hold_is_refused(tmp_path):
+    path = save(picture("RGB"), tmp_path / "a.jpg")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", 8000, 8000)
+    path.write_bytes(content)
+    refuses(path, r"8000x8000 pixels are not in \d+ bytes")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_images_that_pack_as_well_as_any_are_read(tmp_path, mode):
+    """One colour in all of a large image: its format cannot make it smaller."""
+    image = Image.new(mode, (3000, 2500))
+    names = ["a.png", *(["a.webp", "a.jpg"] if mode == "RGB" else ["a.jpg"] if mode == "L" else [])]
+    for name in names:
+        options = {"quality": 1, "optimize": True} if name == "a.jpg" else {}
+        path = save(image, tmp_path / name, **options)
+        assert read_header(path).width == 3000
+        assert decode(path, 4).shape == (2500, 3000, 4)
+
+
+def test_a_progressive_jpeg_of_one_colour_is_read(tmp_path):
+    image = Image.new("RGB", (3000, 2500), (90, 120, 30))
+    path = save(image, tmp_path / "a.jpg", quality=1, optimize=True, progressive=True)
+    assert decode(path, 3).shape == (2500, 3000, 3)
+
+
+def test_a_png_of_chunks_without_number_is_refused_at_once(tmp_path):
+    path = save(picture("RGB"), tmp_path / "a.png")
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + chunk(b"xxXx", b"") * 200_000 + content[33:])
+    with pytest.raises(InputError, match="more than 32,768 chunks"):
+        read_header(path)
+    path.write_bytes(content[:33] + chunk(b"xxXx", b"") * 30_000 + content[33:])
+    assert read_header(path).width == 6
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_a_png_of_packed_texts_that_take_seconds_to_unpack_is_refused(tmp_path, kind):
+    path = save(picture("RGB"), tmp_path / "a.png")
+    content = path.read_bytes()
+    bomb = chunk(kind, b"a\0\0" + zlib.compress(bytes(1_000_000)))
+    path.write_bytes(content[:33] + bomb * 7000 + content[33:])
+    with pytest.raises(InputError, match="more than 64 packed texts"):
+        read_header(path)
+
+
+def test_zeros_behind_a_header_are_no_chunks(tmp_path):
+    path = save(picture("RGB"), tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:33])
+    with path.open("ab") as file:
+        file.truncate(1 << 28)
+    with pytest.raises(InputError, match="a.png"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif"])
+def test_a_file_of_more_than_any_image_is_refused_unread(tmp_path, name):
+    path = save(picture("RGB"), tmp_path / name)
+    with path.open("ab") as file:
+        file.truncate(1 << 40)
+    refuses(path, "1099511627776 bytes are too many")
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    refuses(tmp_path / "a.png", "no plain file")
+
+
+def test_an_end_marker_is_found_wherever_it_lies(tmp_path):
+    path = save(picture("RGB"), tmp_path / "a.jpg")
+    content = path.read_bytes()
+    scan = content.index(b"\xff\xda") + 2
+    scan += int.from_bytes(content[scan : scan + 2], "big")
+    # Its two bytes on both sides of where one read ends and the next begins.
+    size = scan + (1 << 20) + 1
+    path.write_bytes(content[:-2].ljust(size - 2, b"\0") + b"\xff\xd9" + b"tail")
+    assert read_header(path).width == 6
+    path.write_bytes(content[:-2].ljust(size - 2, b"\0") + b"\xff\xd8" + b"tail")
+    with pytest.raises(InputError, match="without its end marker"):
+        read_header(path)

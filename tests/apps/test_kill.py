@@ -2,28 +2,18 @@
 
 import random
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from functools import cache
 
 import pytest
 
 from polyfield.apps import checkpoint
+from polyfield.apps.bench_kills import killed_moments, train_words
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
 
 STEPS = 90
-# The command itself, except that a checkpoint comes every tenth of a second: many moments of these
-# short runs lie within one.
-PROGRAM = """
-import sys
-from polyfield.apps import loop, main
-loop.CHECKPOINT_SECONDS = 0.1
-sys.exit(main.main())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,43 +24,19 @@ def uninterrupted(disc_scene, tmp_path_factory):
 
 
 def command(scene, out, *more):
-    options = ["--out", str(out), "--steps", str(STEPS), "--device", "cpu", "--seed", "5"]
-    return [sys.executable, "-c", PROGRAM, "train", str(scene), *options, *more]
+    return [*train_words(scene, out, STEPS), *more]
 
 
 def final_bytes(run):
     return checkpoint.step_path(run / "checkpoints", STEPS).read_bytes()
 
 
-def steps_done(run):
-    """The last step in the records of a run that may be going on."""
-    try:
-        return max((record["step"] for record in RunFolder(run).records()), default=0)
-    except FileNotFoundError:
-        return 0
-
-
 def test_three_kills_at_random_moments_change_no_bit(disc_scene, uninterrupted, tmp_path):
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # shown if the test fails
-    moment = random.Random(seed)
-    run, began_at = tmp_path / "run", []
-    for kill in range(3):
-        target = 25 * kill + moment.randrange(1, 25)
-        more = ["--resume"] if kill else []
-        with subprocess.Popen(
-            command(disc_scene, run, *more), stdout=subprocess.DEVNULL
-        ) as process:
-            while steps_done(run) < target:
-                assert process.poll() is None
-                time.sleep(0.002)
-            time.sleep(moment.uniform(0, 0.1))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-        began_at.append(max(checkpoint.steps_in(run / "checkpoints")))
+    run = tmp_path / "run"
+    began_at = killed_moments(disc_scene, run, STEPS, 3, random.Random(seed))
     assert 0 < began_at[-1] < STEPS
-    done = subprocess.run(command(disc_scene, run, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     assert final_bytes(run) == final_bytes(uninterrupted)
     events = [r for r in RunFolder.open(run).records() if r.get("event") == "resume"]
     assert [event["step"] for event in events] == began_at

@@ -293,3 +293,26 @@ def test_records_that_are_no_files_are_refused_by_name(tmp_path, name, kind):
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
     with pytest.raises(InputError, match=rf"{name}: cannot be read \(no plain file\)"):
         RunFolder.open(tmp_path / "run", writing=True).forget_after(0)
+
+
+def test_records_of_nothing_end_at_the_first_that_is_none(tmp_path):
+    with RunFolder.create(tmp_path / "run", {}) as run:
+        run.metrics_path.write_text('{"step": 1}\n' + "\n" * 3_000_000)
+        with pytest.raises(InputError, match="line 2: is no JSON object"):
+            run.records()
+
+
+def test_more_records_than_any_run_writes_are_refused(tmp_path):
+    with RunFolder.create(tmp_path / "run", {}) as run:
+        run.metrics_path.write_text('{"step":1}\n' * 65_536)
+        assert len(run.records()) == 65_536
+        run.append({"step": 2})
+        for read in (run.records, lambda: run.forget_after(0)):
+            with pytest.raises(InputError, match="more than 65,536 lines"):
+                read()
+
+
+def test_a_version_of_any_length_is_a_short_word(tmp_path):
+    (tmp_path / "config.json").write_text(f'{{"config_version": {list(range(100_000))}}}')
+    with pytest.raises(InputError, match="config_version an array of 100000"):
+        RunFolder.open(tmp_path)

@@ -1,5 +1,8 @@
 import math
+import os
 import struct
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +16,7 @@ from polyfield.apps.formats.colmap_model import (
     read_images,
     read_points,
 )
+from polyfield.apps.scene import load_scene
 from polyfield.cuda.errors import InputError
 
 CAMERAS = {
@@ -166,3 +170,50 @@ def test_an_image_without_a_pose_is_refused_by_name(tmp_path, change, message):
     wrong = binary(images=[ModelImage(**{**image, **change})])["images"]
     with pytest.raises(InputError, match=f"x.jpg.*{message}"):
         reading(tmp_path, "images", wrong, ".bin")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_of_a_terabyte_of_zeros_takes_no_memory(tmp_path, kind, suffix):
+    path = tmp_path / f"{kind}{suffix}"
+    path.write_bytes((binary() if suffix == ".bin" else text())[kind])
+    with path.open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=r"bytes more than it counts|more than 16,777,216 bytes"):
+        READERS[kind](path, path.name)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+@pytest.mark.parametrize("kind", READERS)
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path, kind, suffix):
+    os.mkfifo(tmp_path / f"{kind}{suffix}")
+    with pytest.raises(InputError, match="no plain file"):
+        READERS[kind](tmp_path / f"{kind}{suffix}", kind)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_an_empty_file_is_refused_or_holds_nothing(tmp_path, kind):
+    with pytest.raises(InputError, match="ends after 0 bytes"):
+        reading(tmp_path, kind, b"", ".bin")
+    found = reading(tmp_path, kind, b"", ".txt")
+    assert len(found.position if kind == "points3D" else found) == 0
+
+
+def test_empty_lines_and_points_take_little_more_than_their_bytes(tmp_path):
+    lines = b"\n" * 200_000 + b"1 0.5 0 0 1 2 3 0\n" * 100_000
+    tracemalloc.start()
+    points = reading(tmp_path, "points3D", lines, ".txt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert points.position.shape == (100_000, 3) and points.color[-1].tolist() == [1, 2, 3]
+    assert peak < 8 * len(lines)
+
+
+def test_a_name_of_any_length_is_no_photograph(tmp_path):
+    (tmp_path / "sparse").mkdir()
+    long = [replace(IMAGES[0], name="x" * 3000)]
+    for kind, content in binary(images=long).items():
+        (tmp_path / "sparse" / f"{kind}.bin").write_bytes(content)
+    with pytest.raises(InputError, match="does not exist") as error:
+        load_scene(tmp_path)
+    assert len(str(error.value)) < 1000

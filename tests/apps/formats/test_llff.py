@@ -131,3 +131,24 @@ def test_a_real_capture_faces_forward():
     assert scene.cameras.focal[0, 0].item() == pytest.approx(3260.5263 / 8, rel=1e-6)
     forward = scene.cameras.camera_to_world[:, :, 2]
     assert float((forward @ forward.T).min()) > math.cos(0.35)
+
+
+def test_rows_of_zeros_without_end_take_no_memory(tmp_path):
+    write(tmp_path)
+    np.save(tmp_path / "poses_bounds.npy", np.zeros((9, 17)))
+    path, rows = tmp_path / "poses_bounds.npy", 1 << 33
+    content = path.read_bytes()
+    stated = content[:128].replace(b"(9, 17), }          ", b"(%d, 17), }" % rows)
+    path.write_bytes(stated[:127].ljust(127) + b"\n")
+    with path.open("ab") as file:
+        file.truncate(128 + rows * 17 * 8)
+    with pytest.raises(InputError, match=rf"shape \({rows}, 17\)"):
+        load_scene(tmp_path)
+
+
+def test_an_archive_in_the_array_s_place_is_not_opened(tmp_path):
+    write(tmp_path)
+    np.savez(tmp_path / "poses_bounds.npz", a=table())
+    (tmp_path / "poses_bounds.npz").rename(tmp_path / "poses_bounds.npy")
+    with pytest.raises(InputError, match="no array that numpy can read"):
+        load_scene(tmp_path)

@@ -394,3 +394,26 @@ def test_the_real_scissors_lie_within_their_sphere_and_masks():
         offset = 0.5 - origins
         closest = offset - (offset * directions).sum(1, keepdim=True) * directions
         assert float(closest.norm(dim=1).max()) < 0.5
+
+
+@pytest.mark.parametrize("place", ["image", "mask"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_among_the_images_is_refused_by_name(tmp_path, place, kind):
+    write(tmp_path)
+    path = sorted((tmp_path / place).iterdir())[2]
+    path.unlink()
+    if kind == "loop":
+        path.symlink_to(path.name)
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(InputError, match=f"{path.name}: is no file"):
+        load_scene(tmp_path)
+
+
+def test_an_archive_of_many_empty_entries_is_refused(tmp_path):
+    write(tmp_path)
+    with zipfile.ZipFile(tmp_path / "cameras_sphere.npz", "a") as archive:
+        for index in range(66_000):
+            archive.writestr(f"{index}", b"")
+    with pytest.raises(InputError, match=r"\d+ entries|bytes; expected at most"):
+        load_scene(tmp_path)

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,37 @@ def test_without_a_key_the_cloud_beside_the_json_counts(tmp_path, document, writ
     (tmp_path / "sparse_pc.ply").symlink_to(outside)
     with pytest.raises(InputError, match="sparse_pc.ply' leads out"):
         load_scene(tmp_path)
+
+
+def test_a_text_of_many_rows_is_read_part_by_part(tmp_path):
+    count = 40_000
+    rows = np.random.default_rng(0).integers(0, 255, (count, 7))
+    head = HEADER_OF_SEVEN.format(count)
+    (tmp_path / "a.ply").write_text(head + "\n".join(" ".join(map(str, row)) for row in rows))
+    points = read_points(tmp_path / "a.ply", "a.ply")
+    assert points.position.tolist() == rows[:, [0, 2, 3]].tolist()
+    assert points.color.tolist() == rows[:, 4:].tolist()
+    rows[count - 1, 5] = 256
+    (tmp_path / "a.ply").write_text(head + "\n".join(" ".join(map(str, row)) for row in rows))
+    with pytest.raises(InputError, match="green beyond 0 to 255"):
+        read_points(tmp_path / "a.ply", "a.ply")
+
+
+HEADER_OF_SEVEN = """ply
+format ascii 1.0
+element vertex {}
+property float x
+property float confidence
+property float y
+property float z
+property uchar red
+property uchar green
+property uchar blue
+end_header
+"""
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.ply")
+    with pytest.raises(InputError, match="no plain file"):
+        read_points(tmp_path / "a.ply", "a.ply")
