@@ -54,9 +54,9 @@ class Train:
     sampler: Literal["occupancy", "importance", "proposal"] = "occupancy"
     """Where samples lie along rays: in cells of a grid that follows the field, where a first round
     through the field found its weights, or where a small network proposes that learns beside it."""
-    distortion: Annotated[float, arg(metavar="W")] = 0.0
-    """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
-    0.001 to 0.01 is usual."""
+    distortion: Annotated[float, arg(metavar="W")] = 0.01
+    """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog.
+    More, up to 0.1, suits opaque things that fill the photographs; 0 suits what is transparent."""
     depth: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the scene's depth images: rays are drawn to end where those say; 0.01 to 0.1 is
     usual."""

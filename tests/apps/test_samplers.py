@@ -22,8 +22,8 @@ KINDS = [
     ("mlp", {}),
     ("hash-grid", {"sampler": "importance"}),
     ("hash-grid", {"sampler": "proposal"}),
-    ("hash-grid", {"distortion": 0.01}),
-    ("mlp", {"sampler": "proposal", "distortion": 0.01}),
+    ("hash-grid", {"distortion": 0.1}),
+    ("mlp", {"sampler": "proposal", "distortion": 0.0}),
 ]
 
 
@@ -76,7 +76,7 @@ def test_what_was_asked_for_is_kept_and_used(trained):
     found = load(out, CPU)
     assert found.settings.field == field
     assert found.settings.sampler == more.get("sampler", "occupancy")
-    assert found.settings.distortion == more.get("distortion", 0.0)
+    assert found.settings.distortion == more.get("distortion", Train().distortion)
     names = checkpoint.latest(out / "checkpoints").tensors
     proposes = more.get("sampler") == "proposal"
     assert (found.proposal is not None) == proposes == ("proposal.weights" in names)
@@ -112,7 +112,7 @@ def test_it_is_exported(trained, tmp_path):
 
 def test_settings_written_before_samplers_were_are_read(disc_scene, tmp_path):
     out = tmp_path / "run"
-    train(options(disc_scene, out))
+    train(options(disc_scene, out, distortion=0.0))
     saved = checkpoint.latest(out / "checkpoints")
     settings = dict(saved.metadata["settings"])
     assert settings.pop("sampler") == "occupancy" and settings.pop("distortion") == 0
