@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -176,6 +177,7 @@ class Lattice(nn.Module):
 
 @dataclass(frozen=True)
 class LatticeArguments:
+    samples_per_step: ClassVar[int] = 1 << 14
     side: int = 16
 
     @classmethod
