@@ -11,6 +11,7 @@ from torch import Generator, nn
 import polyfield.fields
 from polyfield.apps import checkpoint
 from polyfield.cuda.errors import InputError
+from polyfield.fields.environment import Environment
 from polyfield.fields.field import TrainableField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
@@ -168,7 +169,7 @@ def test_a_field_of_the_table(name, clause, tmp_path):
     clause(name, tmp_path)
 
 
-def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_proposes_to_it():
+def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside_it():
     """A backend without its line is found here, and so is a part that nothing uses."""
     defined = set()
     for found in pkgutil.iter_modules(polyfield.fields.__path__):
@@ -177,7 +178,8 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_proposes_to_i
             if isinstance(value, type) and issubclass(value, nn.Module):
                 if value.__module__ == module.__name__:
                     defined.add(value)
-    whole = [*(built(name) for name in FIELDS), ProposalNetwork()]
+    beside = [ProposalNetwork(), Environment((0.5, 0.5, 0.5))]
+    whole = [*(built(name) for name in FIELDS), *beside]
     whole += [constructor(kind.fitted(128, 1 << 12, 3)) for kind, constructor in FIELDS.values()]
     used = {type(part) for field in whole for part in field.modules()}
     assert defined and defined <= used

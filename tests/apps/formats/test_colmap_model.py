@@ -200,12 +200,12 @@ def test_an_empty_file_is_refused_or_holds_nothing(tmp_path, kind):
 
 
 def test_empty_lines_and_points_take_little_more_than_their_bytes(tmp_path):
-    lines = b"\n" * 200_000 + b"1 0.5 0 0 1 2 3 0\n" * 100_000
+    lines = b"\n" * 20_000 + b"1 0.5 0 0 1 2 3 0\n" * 10_000
     tracemalloc.start()
     points = reading(tmp_path, "points3D", lines, ".txt")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert points.position.shape == (100_000, 3) and points.color[-1].tolist() == [1, 2, 3]
+    assert points.position.shape == (10_000, 3) and points.color[-1].tolist() == [1, 2, 3]
     assert peak < 8 * len(lines)
 
 
