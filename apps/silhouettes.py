@@ -70,10 +70,10 @@ def visual_hull(cameras: Cameras, outlines: Float[Tensor, "views 48 48"]) -> Hul
 
 def _places(cameras: Cameras, view: int, points: Tensor) -> tuple[Tensor, Tensor]:
     """Cells (row, column) of the outline's grid that points fall into, and which fall into it."""
-    pixels, depth = cameras.project(torch.full((len(points),), view), points)
+    pixels, _ = cameras.project(torch.full((len(points),), view), points)
     size = torch.stack([cameras.width[view], cameras.height[view]])
     place = pixels / size
-    inside = ((place >= 0) & (place < 1)).all(1) & (depth > 0)
+    inside = ((place >= 0) & (place < 1)).all(1)
     return (place[inside] * _GRID).long().flip(1), inside
 
 

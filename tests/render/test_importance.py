@@ -133,6 +133,13 @@ def test_from_within_the_cube_rays_even_in_disparity_begin_before_the_camera():
     assert 0 < found[0] < 0.01 and found[-1] == 0.5
 
 
+@pytest.mark.parametrize("way", [(torch.nan,) * 3, (0.0, 0.0, 0.0)])
+def test_what_is_no_ray_runs_through_nothing(way):
+    """Past the circle of a fisheye pixels have none."""
+    origins, directions = torch.full((2, 3), 0.5), torch.tensor([way, (0.0, 0.0, 1.0)])
+    assert spans_of_rays(origins, directions, 0.0, False).hit.tolist() == [False, True]
+
+
 def test_a_near_plane_behind_the_cube_leaves_nothing():
     origins, directions = torch.tensor([[0.5, 0.5, -1.0]]), torch.tensor([[0.0, 0.0, 1.0]])
     assert not spans_of_rays(origins, directions, 2.5, True).hit.any()

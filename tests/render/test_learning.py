@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.march import march
 from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
 from polyfield.render import learning
@@ -106,6 +107,13 @@ def test_samples_above_the_mean_stay_and_others_count_for_more():
         worth_learning(density, of_density, torch.zeros(2000, 3), *d)[0] for d in ((2, 2), (1, 3))
     ]
     assert torch.equal(kept, again) and not any(torch.equal(kept, other) for other in others)
+
+
+def test_which_samples_teach_does_not_hang_together_with_the_jitter_of_rays():
+    of_density = torch.cat([torch.full((1000,), 0.1), torch.full((1000,), 1.9)])
+    kept, _ = worth_learning(torch.ones(2000), of_density, torch.zeros(2000, 3), 1, 2)
+    jitter = random_unit(1, 2, torch.arange(1000))
+    assert not torch.equal(kept[:1000], jitter < 0.1)
 
 
 @pytest.mark.parametrize("size", [0.0, float("nan")])

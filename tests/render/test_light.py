@@ -3,7 +3,7 @@ import torch
 
 from polyfield.fields.appearance import InLightOf
 from polyfield.fields.table import build_field
-from polyfield.render.exposure import at_mean_exposure
+from polyfield.render.exposure import MOST_STOPS, at_mean_exposure
 from polyfield.render.light import Light, fit_light
 from polyfield.render.occupancy import full_grid
 from polyfield.render.volume import Sampling, render_rays
@@ -98,6 +98,18 @@ def test_a_code_is_found_that_shows_the_photograph(field):
     before = (shown(field) - target).square().mean()
     after = (shown(field, found.code) - target).square().mean()
     assert after < 0.05 * before
+
+
+def test_a_code_is_sought_from_the_mean_of_the_photographs_on(field, monkeypatch):
+    monkeypatch.setattr("polyfield.render.light.STEPS", 0)
+    found = fitted(field, shown(field) * 0.5, exposure=False)
+    torch.testing.assert_close(found.code, field.codes.mean(0))
+
+
+def test_a_photograph_of_nothing_but_black_has_stops_that_show_something(field):
+    plain = build_plain(field)
+    found = fitted(plain, torch.zeros(RAYS, 3), exposure=True)
+    assert (found.stops < -1).all() and (found.stops > -MOST_STOPS / 2).all()
 
 
 def test_with_nothing_to_find_the_light_is_that_of_the_mean(field):
