@@ -99,4 +99,4 @@ def _agreement(cameras: Cameras, outlines: Tensor, cells: Tensor) -> Tensor:
     shared = (closed * outer).sum((1, 2))
     # Where the outline's border runs through a cell, the hull may or may not have it.
     either = ((closed > 0) | (outlines > 0.5)).float().sum((1, 2))
-    return (shared / either.clamp(min=1)).clamp(max=1)
+    return shared / either.clamp(min=1)
