@@ -16,7 +16,7 @@ from polyfield.apps.epipolar import (
 from polyfield.apps.scene import load_scene
 from polyfield.render.cameras import Cameras
 
-WIDTH, HEIGHT, STEP = 240, 180, 24
+WIDTH, HEIGHT, STEP = 600, 450, 60  # larger than the copies in which corners are looked for
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def write_pair(tmp_path):
 
     def make(step, light=1.0):
         random = torch.Generator().manual_seed(0)
-        coarse = torch.rand(1, 3, HEIGHT // 6, (WIDTH + STEP) // 6, generator=random)
-        paper = torch.nn.functional.interpolate(coarse, scale_factor=6, mode="bilinear")[0]
+        coarse = torch.rand(1, 3, HEIGHT // 15, (WIDTH + STEP) // 15, generator=random)
+        paper = torch.nn.functional.interpolate(coarse, scale_factor=15, mode="bilinear")[0]
         paper = (0.1 + 0.4 * paper.permute(1, 2, 0)).numpy()
         frames = []
         for number, (left, factor) in enumerate(((0, 1.0), (step, light))):
@@ -35,7 +35,7 @@ def write_pair(tmp_path):
             matrix = np.eye(4)
             matrix[0, 3] = 0.1 * number
             frames.append({"file_path": f"{number}.png", "transform_matrix": matrix.tolist()})
-        lens = {"fl_x": 200.0, "w": WIDTH, "h": HEIGHT, "frames": frames}
+        lens = {"fl_x": 500.0, "w": WIDTH, "h": HEIGHT, "frames": frames}
         (tmp_path / "transforms.json").write_text(json.dumps(lens))
         return load_scene(tmp_path)
 
@@ -46,7 +46,7 @@ def test_what_both_photographs_show_is_found_in_both_and_how_bright(write_pair):
     (pair,) = matched_pairs(write_pair(STEP, 1.6), torch.arange(2))
     assert pair.frames == (0, 1) and len(pair.first) >= 16
     away = (pair.first - pair.second - torch.tensor([STEP, 0.0])).norm(dim=1)
-    assert float(away.median()) < 0.5 and (away < 2).float().mean() > 0.9
+    assert float(away.median()) < 1 and (away < 3).float().mean() > 0.9
     assert pair.gain == pytest.approx(1.6, rel=0.03)
 
 
@@ -66,7 +66,7 @@ def test_corners_that_a_mask_ignores_are_not_matched(write_pair, tmp_path):
     mask[:, : WIDTH // 2] = 0
     Image.fromarray(mask).save(tmp_path / "0_mask.png")
     (pair,) = matched_pairs(load_scene(tmp_path), torch.arange(2))
-    assert float(pair.first[:, 0].min()) >= WIDTH // 2 - 1
+    assert float(pair.first[:, 0].min()) >= WIDTH // 2 - 2
 
 
 def camera_pair(baseline, turn=0.0):

@@ -109,6 +109,12 @@ def test_samples_above_the_mean_stay_and_others_count_for_more():
     assert torch.equal(kept, again) and not any(torch.equal(kept, other) for other in others)
 
 
+def test_what_counts_is_the_gradient_to_the_logarithm_of_a_density():
+    density = torch.cat([torch.full((1000,), 0.05), torch.full((1000,), 1.95)])
+    kept, _ = worth_learning(density, torch.ones(2000), torch.zeros(2000, 3), 1, 2)
+    assert kept[1000:].all() and 20 < kept[:1000].sum() < 90
+
+
 def test_which_samples_teach_does_not_hang_together_with_the_jitter_of_rays():
     of_density = torch.cat([torch.full((1000,), 0.1), torch.full((1000,), 1.9)])
     kept, _ = worth_learning(torch.ones(2000), of_density, torch.zeros(2000, 3), 1, 2)
