@@ -86,6 +86,14 @@ def test_cameras_that_look_outwards_have_no_common_target():
     torch.testing.assert_close(seen.target, turned.camera_to_world[..., 3].mean(0))
 
 
+@pytest.mark.parametrize(("away", "inward"), [(4, True), (8, False)])
+def test_cameras_look_at_one_thing_where_three_in_four_do(away, inward):
+    around = sphere()
+    forward = around.camera_to_world[..., 2].clone()
+    forward[:away] *= -1
+    assert gaze(cameras_at(around.camera_to_world[..., 3], forward)).inward == inward
+
+
 def test_parallel_cameras_look_ahead():
     position = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1]]).double()
     forward = torch.tensor([[0.0, 1.0, 0.0]]).double().expand(4, 3)

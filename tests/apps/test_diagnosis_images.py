@@ -65,3 +65,4 @@ def test_masks_that_leave_the_rims_look_inverted(loaded, meaning, inverted):
     masks = (Mask(loaded.image_paths[0], meaning, 12, 12),) * len(loaded.frame_names)
     masked = replace(loaded, masks=masks)
     assert len(inverted_masks(masked, dict.fromkeys(range(8), shown))) == inverted
+    assert inverted_masks(masked, dict.fromkeys(range(8), sample())) == []  # nothing is left out

@@ -33,13 +33,13 @@ def rays():
     return origins, directions, background, target
 
 
-def learned(thin=None, model=None, distortion=0.01):
+def learned(thin=None, model=None, distortion=0.01, fade=0.0):
     model = model or field()
     origins, directions, background, target = rays()
     grid = full_grid(1, 32, torch.device("cpu"))
     samples = march(origins, directions, grid.bits, 1, 32, 1 / 24, 0.0, 0.0, 99, 0, 0, False)
     loss = ray_loss(target, "squared", 1, distortion)
-    out = learn_samples(model, samples, directions, background, loss, 0.05, thin=thin)
+    out = learn_samples(model, samples, directions, background, loss, 0.05, fade, thin)
     return out, torch.cat([p.grad.view(-1) for p in model.parameters()])
 
 
@@ -80,6 +80,12 @@ def test_a_second_batch_adds_to_the_gradients_of_the_first():
     _, once = learned(model=model)
     _, twice = learned(model=model)
     torch.testing.assert_close(twice, 2 * once)
+
+
+def test_what_lies_nearer_than_the_fade_is_shown_and_hardly_teaches():
+    (plain, whole), (out, faint) = learned(), learned(fade=1e3)
+    torch.testing.assert_close(out.color, plain.color, atol=1e-5, rtol=1e-5)
+    assert 0 < faint.norm() < 1e-5 * whole.norm()  # all samples lie within 3, of 1000
 
 
 def test_a_part_of_the_samples_teaches_the_same_on_average():
