@@ -159,9 +159,9 @@ def _past_the_bounds(scene: Scene) -> list[Warning]:
     points = low + torch.cartesian_prod(steps, steps, steps) * (high - low)
     blind = []
     for frame in range(len(scene.cameras)):
-        pixels, depth = scene.cameras.project(torch.full((len(points),), frame), points)
+        pixels, _ = scene.cameras.project(torch.full((len(points),), frame), points)
         size = torch.tensor(scene.sizes[frame])
-        seen = ((pixels >= 0) & (pixels < size)).all(1) & (depth > 0)
+        seen = ((pixels >= 0) & (pixels < size)).all(1)
         if not bool(seen.any()) and not _stands_within(scene, frame, low, high):
             blind.append(frame)
     return [

@@ -194,8 +194,8 @@ def _fault(
     best: int,
     second: int,
 ) -> Warning:
+    # The poses as they are fit too badly to be among these: _BEATEN is less than _CLEAR.
     near = [index for index in (best, second) if scores[index] > _CLEAR * scores[best]]
-    near = [index for index in near if index != 0]
     sentence = f"the poses do not agree with {what} ({figures})"
     if len(near) > 1:
         faults = " or ".join(readings[index].fault for index in near)

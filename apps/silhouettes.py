@@ -70,10 +70,10 @@ def visual_hull(cameras: Cameras, outlines: Float[Tensor, "views 48 48"]) -> Hul
 
 def _places(cameras: Cameras, view: int, points: Tensor) -> tuple[Tensor, Tensor]:
     """Cells (row, column) of the outline's grid that points fall into, and which fall into it."""
-    pixels, depth = cameras.project(torch.full((len(points),), view), points)
+    pixels, _ = cameras.project(torch.full((len(points),), view), points)
     size = torch.stack([cameras.width[view], cameras.height[view]])
     place = pixels / size
-    inside = ((place >= 0) & (place < 1)).all(1) & (depth > 0)
+    inside = ((place >= 0) & (place < 1)).all(1)
     return (place[inside] * _GRID).long().flip(1), inside
 
 
@@ -99,4 +99,4 @@ def _agreement(cameras: Cameras, outlines: Tensor, cells: Tensor) -> Tensor:
     shared = (closed * outer).sum((1, 2))
     # Where the outline's border runs through a cell, the hull may or may not have it.
     either = ((closed > 0) | (outlines > 0.5)).float().sum((1, 2))
-    return (shared / either.clamp(min=1)).clamp(max=1)
+    return shared / either.clamp(min=1)

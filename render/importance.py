@@ -102,7 +102,6 @@ def weighted_edges(
     total = padded.sum(1, keepdim=True)
     share = torch.where(total > 0, padded / total, 1 / weights.shape[1])
     below = torch.cat([torch.zeros_like(total), share.cumsum(1)], 1).clamp_max(1)
-    below[:, -1] = 1
     wanted = _strata(rays, count, seed, stream, WEIGHTED, jitter).to(edges)
     # From the right: where several intervals begin at the same share, all but the last are empty.
     index = torch.searchsorted(below, wanted, right=True) - 1

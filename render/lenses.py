@@ -135,9 +135,9 @@ def _perspective(coefficients: str, bend_of: Callable[[Tensor], Bend]) -> Lens:
         x, y = points[:2] / points[2]
         plane = torch.stack(_moved(x, y, bend_of(distortion))[:2])
         # Beyond its fold the polynomial leads back towards the centre: points far outside the view
-        # would land on the sensor, on the pixel of another ray.
+        # would land on the sensor, on the pixel of another ray. So would those behind the camera.
         own = _same_direction(points, unproject(plane, distortion))
-        return torch.where((points[2] > 0) & own, plane, torch.inf)
+        return torch.where(own, plane, torch.inf)
 
     return Lens(tuple(coefficients.split()), project, unproject)
 

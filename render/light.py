@@ -11,12 +11,13 @@ from torch import Tensor
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.fields.appearance import InLightOf
 from polyfield.fields.field import RadianceField, TrainableField
-from polyfield.render.exposure import MOST_STOPS, at_mean_exposure
+from polyfield.render.exposure import at_mean_exposure
 from polyfield.render.packed import keep_samples
 from polyfield.render.samplers import Guide, place_samples
 from polyfield.render.volume import STOP, Sampling
 
-STEPS, RATE = 100, 0.03  # of Adam; a stop is a large step, and codes are about as long
+# Of Adam; a stop is a large step, and codes are about as long. No stop gets farther than 3.
+STEPS, RATE = 100, 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,4 @@ def fit_light(
         for tensor, gradient in zip(wanted, torch.autograd.grad(error, wanted), strict=True):
             tensor.grad = gradient
         adam.step()
-        with torch.no_grad():
-            stops.clamp_(-MOST_STOPS, MOST_STOPS)
     return Light(stops.detach(), None if code is None else code.detach()[0], whole)

@@ -26,6 +26,7 @@ _COEFFICIENTS = tuple(dict.fromkeys(name for lens in MODELS.values() for name in
 _UNDISTORT = "Undistort the photographs first, for example with COLMAP's image_undistorter."
 # Of a panorama of exactly one turn rounding would put the border on the other side.
 _LESS_THAN_A_TURN = 1 + 1e-12
+_NARROWEST = 1e-3  # degrees: of the smallest numbers there are, half has no tangent but 0
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def _focal(frame: Fields, document: Fields, axis: str, pixels: float) -> float |
     for owner in (frame, document):
         if (focal := owner.number(f"fl_{axis}", 0.0, what="a focal length in pixels")) is not None:
             return focal
-        degrees = owner.number(f"{axis}_fov", 0.0, 180.0, "an angle in degrees")
-        radians = owner.number(f"camera_angle_{axis}", 0.0, math.pi, "an angle in radians")
+        degrees = owner.number(f"{axis}_fov", _NARROWEST, 180.0, "an angle in degrees")
+        least = math.radians(_NARROWEST)
+        radians = owner.number(f"camera_angle_{axis}", least, math.pi, "an angle in radians")
         angle = math.radians(degrees) if degrees is not None else radians
         if angle is not None:
             return 0.5 * pixels / math.tan(0.5 * angle)

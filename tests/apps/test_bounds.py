@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,6 +47,10 @@ def sphere(n=24, distance=4.0, target=TARGET, seed=0):
     return cameras_at(target + distance * direction, -direction)
 
 
+def zoomed(cameras, factor):
+    return replace(cameras, focal=cameras.focal * factor)
+
+
 def ball_masks(cameras, center, radius):
     """Exact silhouettes of a ball."""
     steps = torch.arange(SIZE, dtype=torch.float64) + 0.5
@@ -81,6 +86,14 @@ def test_cameras_that_look_outwards_have_no_common_target():
     torch.testing.assert_close(seen.target, turned.camera_to_world[..., 3].mean(0))
 
 
+@pytest.mark.parametrize(("away", "inward"), [(4, True), (8, False)])
+def test_cameras_look_at_one_thing_where_three_in_four_do(away, inward):
+    around = sphere()
+    forward = around.camera_to_world[..., 2].clone()
+    forward[:away] *= -1
+    assert gaze(cameras_at(around.camera_to_world[..., 3], forward)).inward == inward
+
+
 def test_parallel_cameras_look_ahead():
     position = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1]]).double()
     forward = torch.tensor([[0.0, 1.0, 0.0]]).double().expand(4, 3)
@@ -110,8 +123,10 @@ def test_the_original_synthetic_cameras_keep_their_box():
         sphere(distance=1.0, target=torch.zeros(3).double()),
         sphere(distance=20.0, target=torch.zeros(3).double()),
         sphere(target=torch.tensor([0.0, 0.9, 0.0]).double()),
+        zoomed(sphere(distance=4.0, target=torch.zeros(3).double()), 3.0),
+        zoomed(sphere(distance=20.0, target=torch.zeros(3).double()), 5.0),
     ],
-    ids=["far off", "close", "large", "shifted"],
+    ids=["far off", "close", "large", "shifted", "narrow", "narrow from afar"],
 )
 def test_other_cameras_do_not_get_the_synthetic_box(cameras):
     assert synthetic_bounds(cameras) is None
@@ -155,8 +170,53 @@ def test_nested_cubes_hold_all_cameras_and_centre_on_what_they_see(distance):
     assert 0 < bounds.near < 0.1 * distance
 
 
+@pytest.mark.parametrize("reach", [0.05, 0.5, 3.0, 40.0, 1e4])
+def test_sparse_points_tell_how_fine_and_how_wide_the_cubes_are(reach):
+    cameras, random = sphere(), torch.Generator().manual_seed(0)
+    points = TARGET + reach * (2 * torch.rand(500, 3, generator=random).double() - 1)
+    bounds = camera_bounds(cameras, points)
+    farthest = float((cameras.camera_to_world[..., 3] - TARGET).abs().max())
+    off = (points - TARGET).abs().amax(1)
+    finest = bounds.side / 2 ** (bounds.grid_levels - 1)
+    assert farthest / 8 <= finest * (1 + 1e-9) and finest <= 2 * farthest * (1 + 1e-9)
+    assert (off < finest / 2).double().mean() >= 0.7 or finest == pytest.approx(2 * farthest)
+    assert inside(bounds, cameras.camera_to_world[..., 3])
+    assert 2 <= bounds.grid_levels <= 7
+    assert off.quantile(0.98) < bounds.side / 2 or bounds.grid_levels == 7
+    # No level more than that takes.
+    assert bounds.side / 4 < max(1.2 * farthest, 1.1 * off.max()) or bounds.grid_levels == 2
+
+
+def test_rays_begin_where_sparse_points_do_and_stray_ones_do_not_count():
+    cameras, random = sphere(), torch.Generator().manual_seed(0)
+    way = torch.nn.functional.normalize(torch.randn(1000, 3, generator=random).double(), dim=1)
+    near = camera_bounds(cameras, TARGET + 0.9 * way).near
+    assert 0.35 * 3.1 < near < 0.5 * 3.1  # the ball begins 3.1 ahead
+    stray = cameras.camera_to_world[:5, :, 3] + 0.05 * cameras.camera_to_world[:5, :, 2]
+    with_stray = camera_bounds(cameras, torch.cat([TARGET + 0.9 * way, stray])).near
+    assert with_stray == pytest.approx(near, rel=0.05)
+
+
+def test_points_behind_a_panorama_s_camera_are_not_the_nearest():
+    cameras, random = sphere(), torch.Generator().manual_seed(0)
+    focal = torch.tensor([[SIZE / (2 * math.pi), SIZE / math.pi]]).double().expand(24, 2)
+    around = replace(cameras, model="EQUIRECTANGULAR", focal=focal)
+    way = torch.nn.functional.normalize(torch.randn(500, 3, generator=random).double(), dim=1)
+    points = torch.cat([TARGET + 0.9 * way, TARGET + 100 * way])
+    assert camera_bounds(around, points).near > 0.35 * 3.1
+
+
+def test_a_camera_that_looks_outwards_has_no_focus():
+    outward = sphere(distance=1.0)
+    turned = cameras_at(outward.camera_to_world[..., 3], -outward.camera_to_world[..., 2])
+    assert camera_bounds(turned).focus == 0
+    assert camera_bounds(sphere()).focus == pytest.approx(4.0)
+
+
 def test_one_camera_alone_still_has_bounds():
     single = sphere(n=1)
+    seen = gaze(single)
+    assert seen.inward and seen.distance > 0
     bounds = camera_bounds(single)
     assert inside(bounds, single.camera_to_world[..., 3]) and bounds.side > 0 < bounds.near
 
@@ -166,6 +226,9 @@ def test_near_never_reaches_the_object_s_cube():
         cameras = sphere(distance=distance)
         bounds = object_bounds(cameras, ball_masks(cameras, TARGET, 0.3), "test")
         assert 0 < bounds.near <= max(distance - 0.87 * bounds.side, 0.05 * distance)
+        away = float((cameras.camera_to_world[..., 3] - bounds.center).norm(dim=1).min())
+        quarter = 0.25 * (away - 0.5 * math.sqrt(3) * bounds.side)
+        assert bounds.near == pytest.approx(max(quarter, 0.05 * away))
 
 
 def test_a_box_counts_as_looked_at_if_the_target_is_in_it():
@@ -193,6 +256,11 @@ def test_masks_are_alpha_or_difference_from_the_backdrop():
     image[0, 2] = torch.tensor([0, 0, 30, 255])
     assert object_mask(image, None).tolist() == [[False, True, True]]
     assert object_mask(image, (0, 0, 0)).tolist() == [[False, False, True]]
+
+
+def test_what_is_a_little_darker_than_the_backdrop_is_the_backdrop_still():
+    image = torch.tensor([[[8, 198, 30, 255], [10, 190, 30, 255], [19, 200, 30, 255]]])
+    assert object_mask(image.byte(), (10, 200, 30)).tolist() == [[False, True, True]]
 
 
 def test_a_large_mask_is_kept_coarse_and_misses_nothing():

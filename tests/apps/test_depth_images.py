@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,37 @@ def test_a_depth_image_is_looked_up_where_its_photograph_is(tmp_path, scale):
     points = torch.tensor([[0.5, 9.0], [31.9, 31.9], [20.0, 20.0], [4.1, 0.0]])
     found = depths.gather(frames, points, torch.full((4, 2), SIZE))
     torch.testing.assert_close(found, torch.tensor([0.0, FAR, 0.0, FAR]))
+
+
+def test_an_oblong_depth_image_is_looked_up_to_its_last_column_and_row(tmp_path):
+    scene = load_scene(write_wall(tmp_path / "wall"))
+    steps = 1000 * np.arange(1, 25, dtype=np.uint16).reshape(4, 6)
+    Image.fromarray(steps).save(tmp_path / "oblong.png")
+    scene = replace(scene, depth_paths=(tmp_path / "oblong.png", *scene.depth_paths[1:]))
+    scene = replace(scene, splits=scene.splits | {"train": torch.tensor([0, 1])})
+    depths = DepthImages(scene)
+    x, y = (t.flatten() for t in torch.meshgrid(torch.arange(12), torch.arange(8), indexing="ij"))
+
+    def gather(points, frame=0):
+        sizes = torch.tensor([[12, 8]]).expand(len(points), 2)
+        return depths.gather(torch.full((len(points),), frame), points, sizes)
+
+    expected = torch.from_numpy(steps.astype(np.float32) / 1000)[y // 2, x // 2]
+    for inside in (0.01, 0.5, 0.99):
+        torch.testing.assert_close(gather(torch.stack([x, y], 1) + inside), expected)
+    corners = gather(torch.tensor([[12.0, 8.0], [12.0, 0.0]]))
+    torch.testing.assert_close(corners, torch.tensor([24.0, 6.0]))
+    assert not gather(torch.tensor([[5.0, 5.0]]), frame=4).any()  # none that is trained on
+
+
+def test_the_unit_of_a_scene_s_depth_images_is_taken(tmp_path):
+    folder = write_wall(tmp_path / "wall")
+    document = json.loads((folder / "transforms.json").read_text())
+    document["depth_unit_scale_factor"] = 0.01  # steps of a centimetre
+    (folder / "transforms.json").write_text(json.dumps(document))
+    depths = DepthImages(load_scene(folder))
+    found = depths.gather(torch.tensor([0]), torch.tensor([[20.0, 20.0]]), torch.tensor([[32, 32]]))
+    assert found.tolist() == pytest.approx([10 * FAR])
 
 
 def depth_error(out, scene):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
@@ -49,16 +50,17 @@ def test_an_absurd_scale_is_named_and_an_odd_one_is_not(loaded, factor):
     assert kinds(with_poses(loaded, scaled(factor**0.5), factor**0.5)) == []
 
 
-def test_a_scene_far_from_the_origin_is_named(loaded):
+@pytest.mark.parametrize(("distance", "named"), [(5e6, True), (5e4, False)])
+def test_a_scene_far_from_the_origin_is_named(loaded, distance, named):
     def away(poses):
-        poses[:, 0, 3] += 5e6
+        poses[:, 0, 3] += distance
         return poses
 
     far = with_poses(loaded, away)
     eye, shift = far.to_field.rotation, far.to_field.translation.clone()
-    shift[0] -= 5e6 * far.to_field.scale
+    shift[0] -= distance * far.to_field.scale
     far = dataclasses.replace(far, to_field=Similarity(far.to_field.scale, eye, shift))
-    assert kinds(far) == [("scale", "ball")]
+    assert kinds(far) == [("scale", "ball")] * named
 
 
 @pytest.mark.parametrize(("left", "levels"), [(1e-6, 1), (1e-9, 4)])
@@ -94,6 +96,39 @@ def test_a_camera_that_looks_away_is_named_alone(loaded):
     assert found[0].where == f"train/{loaded.image_paths[6].name}"
 
 
+def turned_about(poses):
+    poses[6, :, 0] *= -1
+    poses[6, :, 2] *= -1
+    return poses
+
+
+def test_cameras_that_all_look_outwards_look_past_nothing(loaded):
+    def outwards(poses):
+        poses[:, :, 0] *= -1
+        poses[:, :, 2] *= -1
+        return poses
+
+    assert kinds(with_poses(loaded, outwards)) == []
+
+
+def test_a_panorama_that_looks_away_sees_the_subject_behind_it(loaded):
+    turned = with_poses(loaded, turned_about)
+    width, height = loaded.sizes[0]
+    focal = torch.tensor([[width / (2 * math.pi), height / math.pi]]).double()
+    focal = focal.expand_as(turned.cameras.focal)
+    around = dataclasses.replace(turned.cameras, model="EQUIRECTANGULAR", focal=focal)
+    assert kinds(dataclasses.replace(turned, cameras=around)) == []
+
+
+def test_a_camera_within_the_bounds_may_look_out_of_them(loaded):
+    def inside(poses):
+        poses = turned_about(poses)
+        poses[6, :, 3] *= 1.3 / poses[6, :, 3].abs().max()  # the box ends at 1.5
+        return poses
+
+    assert kinds(with_poses(loaded, inside)) == []
+
+
 @pytest.mark.parametrize(("count", "named"), [(9, True), (10, False)])
 def test_few_views_are_named(loaded, count, named):
     few = dataclasses.replace(loaded, splits=loaded.splits | {"train": torch.arange(count)})
@@ -116,10 +151,14 @@ def test_the_finest_box_is_the_middle_of_the_cube(loaded):
     assert low.tolist() == pytest.approx([-0.375] * 3)
 
 
-def test_cameras_on_one_side_leave_a_gap_and_most_of_the_sphere(loaded):
+@pytest.mark.parametrize("turn", [0.0, 1.0, 2.5, -2.0])
+def test_cameras_on_one_side_leave_a_gap_and_most_of_the_sphere(loaded, turn):
     side = loaded.cameras.camera_to_world[:, 0, 3] > 2
     part = dataclasses.replace(loaded, splits=loaded.splits | {"train": side.nonzero()[:, 0]})
-    found = camera_coverage(part)
+    c, s = math.cos(turn), math.sin(turn)
+    about_z = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
+    found = camera_coverage(with_poses(part, lambda poses: about_z @ poses))
+    assert found.widest_gap == pytest.approx(camera_coverage(part).widest_gap, abs=0.1)
     assert found.widest_gap > 180 and found.sphere < 0.5
     assert -90 <= found.lowest < found.highest <= 90
 

@@ -1,10 +1,72 @@
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from polyfield.apps.epipolar import MatchedPair, agreement, free_agreement
+from polyfield.apps.epipolar import (
+    MatchedPair,
+    agreement,
+    free_agreement,
+    matched_pairs,
+    relative_brightness,
+)
+from polyfield.apps.scene import load_scene
 from polyfield.render.cameras import Cameras
+
+WIDTH, HEIGHT, STEP = 600, 450, 60  # larger than the copies in which corners are looked for
+
+
+@pytest.fixture
+def write_pair(tmp_path):
+    """A scene of two photographs of one paper: (pixels to the side, factor of light) -> scene."""
+
+    def make(step, light=1.0):
+        random = torch.Generator().manual_seed(0)
+        coarse = torch.rand(1, 3, HEIGHT // 15, (WIDTH + STEP) // 15, generator=random)
+        paper = torch.nn.functional.interpolate(coarse, scale_factor=15, mode="bilinear")[0]
+        paper = (0.1 + 0.4 * paper.permute(1, 2, 0)).numpy()
+        frames = []
+        for number, (left, factor) in enumerate(((0, 1.0), (step, light))):
+            pixels = (255 * factor * paper[:, left : left + WIDTH]).round().astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+            matrix = np.eye(4)
+            matrix[0, 3] = 0.1 * number
+            frames.append({"file_path": f"{number}.png", "transform_matrix": matrix.tolist()})
+        lens = {"fl_x": 500.0, "w": WIDTH, "h": HEIGHT, "frames": frames}
+        (tmp_path / "transforms.json").write_text(json.dumps(lens))
+        return load_scene(tmp_path)
+
+    return make
+
+
+def test_what_both_photographs_show_is_found_in_both_and_how_bright(write_pair):
+    (pair,) = matched_pairs(write_pair(STEP, 1.6), torch.arange(2))
+    assert pair.frames == (0, 1) and len(pair.first) >= 16
+    away = (pair.first - pair.second - torch.tensor([STEP, 0.0])).norm(dim=1)
+    assert float(away.median()) < 1 and (away < 3).float().mean() > 0.9
+    assert pair.gain == pytest.approx(1.6, rel=0.03)
+
+
+def test_a_photograph_s_light_is_told_against_others_of_the_same(write_pair):
+    scene = write_pair(STEP, 1.6)
+    assert relative_brightness(scene, 1, [0]) == pytest.approx(1.6, rel=0.03)
+    assert relative_brightness(scene, 0, [1]) == pytest.approx(1 / 1.6, rel=0.03)
+
+
+def test_photographs_in_which_nothing_moved_tell_nothing(write_pair):
+    assert matched_pairs(write_pair(0), torch.arange(2)) == []
+
+
+def test_corners_that_a_mask_ignores_are_not_matched(write_pair, tmp_path):
+    write_pair(STEP)
+    mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    mask[:, : WIDTH // 2] = 0
+    Image.fromarray(mask).save(tmp_path / "0_mask.png")
+    (pair,) = matched_pairs(load_scene(tmp_path), torch.arange(2))
+    assert float(pair.first[:, 0].min()) >= WIDTH // 2 - 2
 
 
 def camera_pair(baseline, turn=0.0):

@@ -21,6 +21,7 @@ from polyfield.apps.trained import build
 from polyfield.apps.true_view import shown_image
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.render.exposure import at_mean_exposure
 from polyfield.render.metrics import psnr_8bit
 
 SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 16}
@@ -28,9 +29,12 @@ SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 
 
 @pytest.fixture
 def task(disc_scene):
-    def make(masks=(), limit=1 << 24, **changes):
+    def make(masks=(), limit=1 << 24, train=None, codes=0, **changes):
         scene = replace(load_scene(disc_scene), masks=tuple(masks))
-        arguments = arguments_of(FIELDS["hash-grid"][0](**SIZES))
+        if train:
+            scene = replace(scene, splits=scene.splits | {"train": torch.tensor(train)})
+        light = {"appearance": codes, "photographs": 3} if codes else {}
+        arguments = arguments_of(FIELDS["hash-grid"][0](**SIZES, **light))
         settings = settings_of(scene, "hash-grid", arguments, 3, 1 << 14, 1 << 24)
         device = torch.device("cpu")
         images = ImageStore(scene.image_paths, scene.sizes, 4, limit, masks=masks)
@@ -87,6 +91,84 @@ def test_two_points_of_one_pixel_stand_half_a_pixel_apart_on_one_background(task
 def test_a_batch_is_a_function_of_seed_and_step(task):
     for one, again, other in zip(task()._batch(7), task()._batch(7), task()._batch(8), strict=True):
         assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+CHOSEN = [5, 1, 3]  # training frames, in an order of their own
+
+
+def photographs(batch):
+    """Of each ray, the place of its frame among those that are trained on."""
+    return torch.tensor([CHOSEN.index(frame) for frame in batch.frames.tolist()])
+
+
+def test_rays_are_to_show_what_a_photograph_of_mean_exposure_would(task):
+    made = task(train=CHOSEN, exposures=3)
+    stops = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.trained.exposure.stops.copy_(stops)
+    batch = made._batch(2)
+    target, background = made._wanted(batch)
+    opacity = batch.pixels[:, 3:]
+    assert opacity.min() == 0 and opacity.max() == 1
+    shown = at_mean_exposure(batch.pixels[:, :3], stops[photographs(batch)])
+    torch.testing.assert_close(target, shown * opacity + batch.background * (1 - opacity))
+    assert target.requires_grad and background is batch.background
+
+
+def test_behind_transparent_pixels_lies_what_is_learned_and_they_do_not_teach_it(task):
+    made = task(learned_background=True)
+    with torch.no_grad():
+        made.trained.environment.weights.normal_(generator=torch.Generator().manual_seed(0))
+    batch = made._batch(2)
+    target, background = made._wanted(batch)
+    torch.testing.assert_close(background, made.trained.environment(batch.directions))
+    opacity = batch.pixels[:, 3:]
+    expected = batch.pixels[:, :3] * opacity + background * (1 - opacity)
+    torch.testing.assert_close(target, expected)
+    assert background.requires_grad and not target.requires_grad
+
+
+def test_the_field_is_seen_in_the_light_of_each_ray_s_photograph(task):
+    made = task(train=CHOSEN, codes=4)
+    field = made.trained.field
+    with torch.no_grad():
+        field.codes.normal_(generator=torch.Generator().manual_seed(0))
+    batch = made._batch(2)
+    found = made._field_of(batch).encode_directions(batch.directions)
+    expected = field.encode_directions(batch.directions, field.codes[photographs(batch)])
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    assert field.codes.grad.abs().sum(1).min() > 0
+    plain = task()
+    assert plain._field_of(plain._batch(2)) is plain.trained.field
+
+
+def test_measured_depths_become_distances_along_rays(task, monkeypatch):
+    asked = []
+
+    class Depths:
+        def __init__(self, scene):
+            pass
+
+        def gather(self, frames, points, sizes):
+            asked.append((frames, points, sizes))
+            return torch.where(frames == 3, 0.0, 2.5)
+
+    monkeypatch.setattr(radiance_task, "DepthImages", Depths)
+    made = task(depth=0.3)
+    batch = made._batch(2)
+    made.height = made.height + 4
+    measured = made._measured(batch)
+    ((frames, points, sizes),) = asked
+    assert torch.equal(frames, batch.frames) and torch.equal(points, batch.points)
+    assert (sizes == torch.tensor([16, 20])).all() and measured.weight == 0.3
+    at = batch.origins + measured.distance[:, None] * batch.directions
+    _, depth = made.cameras.project(batch.frames, at)
+    expected = torch.where(frames == 3, 0.0, 2.5 * made.trained.to_field.scale)
+    torch.testing.assert_close(depth, expected, atol=1e-5, rtol=1e-5)
+    behind = made._measured(batch._replace(directions=-batch.directions))
+    assert not behind.distance.any()
+    assert task()._measured(batch) is None
 
 
 def test_the_loss_that_is_asked_for_is_minimised(task):

@@ -3,15 +3,21 @@
 import json
 import math
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from polyfield.apps import render as render_module
+from polyfield.apps import shots
 from polyfield.apps.main import main
 from polyfield.apps.render import Render, render
-from polyfield.apps.shots import length_of_film, result_names
+from polyfield.apps.scene import load_scene
+from polyfield.apps.shots import Wish, file_shots, held_out_shots, length_of_film, result_names
 from polyfield.cuda.errors import InputError
 
 RADIUS = 0.8
@@ -186,6 +192,71 @@ def test_a_wish_that_makes_no_sense_is_one_sentence(
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
     assert os.listdir(tmp_path) == ["run"] and os.listdir(ball_run) == []
+
+
+@pytest.fixture
+def trained(ball_run):
+    """What the commands load."""
+    return render_module.load(ball_run, torch.device("cpu"))
+
+
+def height_over_focal(found):
+    return found.cameras.height / found.cameras.focal[:, 1]
+
+
+def test_another_lens_than_the_path_s_does_not_take_its_angle(trained, tmp_path):
+    file = Path(path_file(tmp_path))  # 60 degrees, perspective
+    own = file_shots(trained, file, Wish(lens="fisheye"))
+    torch.testing.assert_close(height_over_focal(own), torch.full((2,), math.pi))
+    wished = file_shots(trained, file, Wish(lens="fisheye", field_of_view=90.0))
+    torch.testing.assert_close(height_over_focal(wished), torch.full((2,), math.pi / 2))
+    fisheye = Path(path_file(tmp_path, camera_type="fisheye"))
+    back = file_shots(trained, fisheye, Wish(lens="perspective"))  # as the photographs: 0.7
+    torch.testing.assert_close(height_over_focal(back), torch.full((2,), 2 * math.tan(0.35)))
+
+
+def test_a_sphere_of_no_said_size_is_twice_as_wide_as_a_photograph_is_high(trained, tmp_path):
+    sizes = {"render_width": None, "render_height": None}
+    file = Path(path_file(tmp_path, camera_type="equirectangular", **sizes))
+    found = file_shots(trained, file, Wish())
+    assert (int(found.cameras.width[0]), int(found.cameras.height[0])) == (80, 40)
+
+
+def test_a_path_of_one_frame_has_a_rate_too(trained, tmp_path):
+    frame = {"camera_to_world": AT_4, "fov": 60}
+    file = Path(path_file(tmp_path, camera_path=[frame]))
+    assert file_shots(trained, file, Wish(fps=12.0)).fps == 12.0
+
+
+def test_a_wished_lens_keeps_what_held_out_views_show_from_top_to_bottom(
+    trained, scene, monkeypatch
+):
+    found = load_scene(scene)
+    low = replace(found.cameras, height=found.cameras.height // 2, center=found.cameras.center / 2)
+    monkeypatch.setattr(shots, "scene_of", lambda *_: replace(found, cameras=low))
+    made = held_out_shots(trained, scene, Wish(lens="perspective"))
+    assert (int(made.cameras.width[0]), int(made.cameras.height[0])) == (40, 20)
+    expected = 20 / low.focal[0, 1]
+    torch.testing.assert_close(height_over_focal(made)[0], expected.float())
+
+
+def test_a_wished_size_is_width_by_height(trained, scene):
+    made = held_out_shots(trained, scene, Wish(size=(20, 10)))
+    assert (int(made.cameras.width[0]), int(made.cameras.height[0])) == (20, 10)
+    assert made.names == ("r_1",)
+
+
+def test_a_spiral_looks_at_the_depth_of_what_it_sees(trained, monkeypatch):
+    """At the ball, 3.2 ahead of cameras about (4, 0, 0), not at the emptiness around it."""
+    orbit = trained.settings.orbit
+    poses = torch.tensor([[0.0, 0, -1, 4], [1, 0, 0, 0], [0, -1, 0, 0]]).repeat(5, 1, 1)
+    poses[:, 1, 3] = torch.linspace(-0.2, 0.2, 5)
+    poses = trained.to_field.apply_to_cameras(poses)
+    facing = replace(trained.settings, orbit=orbit | {"camera_to_world": poses.tolist()})
+    asked = []
+    monkeypatch.setattr(shots, "spiral", lambda p, n, focus: (asked.append(focus), p[:1])[1])
+    shots.spiral_shots(replace(trained, settings=facing), Wish(size=(8, 8)))
+    assert 3.2 < asked[0] / trained.to_field.scale < 3.5
 
 
 def test_a_camera_path_with_frames_of_its_own_takes_no_number(ball_run, tmp_path):

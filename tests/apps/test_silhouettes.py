@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,22 @@ def test_the_hull_of_a_ball_is_the_ball(center):
     assert float(away.max()) < 1.35 * RADIUS
     assert 1.0 < volume / (4 / 3 * math.pi * RADIUS**3) < 1.9
     assert float(hull.agreement.min()) > 0.7
+
+
+@pytest.mark.parametrize("center", [(0.5, 0.0, 0.2), (-0.2, 0.3, -0.5)])
+def test_the_hull_lies_where_the_ball_is_though_nobody_looks_straight_at_it(center):
+    cameras = cameras_about((0.0, 0.0, 0.0))
+    hull = visual_hull(cameras, ball(cameras, center))
+    torch.testing.assert_close(hull.cells.mean(0), torch.tensor(center).double(), atol=0.1, rtol=0)
+    assert float(hull.agreement.min()) > 0.7
+
+
+def test_a_ball_that_fills_the_pictures_is_found_whole():
+    cameras = cameras_about((0.0, 0.0, 0.0))
+    cameras = replace(cameras, focal=cameras.focal * 1.7)
+    hull = visual_hull(cameras, ball(cameras, (0.0, 0.0, 0.0)))
+    assert float(hull.cells.norm(dim=1).max()) < 1.7 * RADIUS  # views from so near hide more
+    assert float(hull.agreement.min()) > 0.75
 
 
 def test_it_knows_what_is_inside():

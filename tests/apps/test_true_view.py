@@ -85,6 +85,43 @@ def test_a_view_can_be_measured_where_a_window_has_its_middle():
     assert view.measurable and view.share == (256 - 36 + 1) / 256
 
 
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("width", [15, 16])
+def test_its_two_halves_are_the_whole_and_share_no_pixel(kept, width):
+    some = torch.arange(16 * width).view(16, width) % 3 > 0 if kept else None
+    view = TrueView(torch.rand(16, width, 3), some)
+    left, right = view.half(False).kept, view.half(True).kept
+    assert torch.equal(left | right, torch.ones(16, width) > 0 if some is None else some)
+    assert not (left & right).any() and not left[:, width // 2 :].any() and left.any()
+    assert not right[:, : width // 2].any() and right[:, width // 2].any()
+
+
+@pytest.mark.parametrize("stride", [3, 5, 9])
+@pytest.mark.parametrize("meaning", [None, "keep", "object"])
+def test_of_every_third_pixel_it_shows_what_cameras_see_there(masked, meaning, stride):
+    scene = masked(ramp(), meaning or "keep")
+    scene = scene if meaning else replace(scene, masks=())
+    images = scene_images(scene, 1 << 24)
+    whole, some = (true_view(scene, images, 2, WHITE, step) for step in (1, stride))
+    camera = scene.cameras.select(torch.tensor([2]))
+    grid = torch.cartesian_prod(*[torch.arange(16 // stride)] * 2).flip(1) + 0.5
+    which = torch.zeros(len(grid), dtype=torch.int64)
+    _, directions = camera.every(stride).rays(which, grid.double())
+    pixels, _ = camera.project(which, camera.camera_to_world[0, :, 3] + directions)
+    torch.testing.assert_close(pixels % 1, torch.full_like(pixels, 0.5), atol=1e-6, rtol=0)
+    column, row = pixels.long().T
+    assert torch.equal(some.color.view(-1, 3), whole.color[row, column])
+    if meaning:
+        assert torch.equal(some.kept.flatten(), whole.kept[row, column])
+
+
+def test_a_tall_image_is_converted_to_its_last_row():
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (300, 2, 4), generator=random, dtype=torch.uint8)
+    color, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
+    torch.testing.assert_close(shown_image(pixels, WHITE), color * alpha + 1 - alpha)
+
+
 @pytest.fixture(scope="module")
 def trained(disc_scene):
     scene = load_scene(disc_scene)

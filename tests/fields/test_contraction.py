@@ -73,4 +73,5 @@ def test_a_contracted_encoding_is_the_encoding_of_contracted_points():
     grid = HashGrid(levels=2, features=2, log2_table_size=9, finest_resolution=32)
     x = points(64, 4, torch.float32)
     torch.testing.assert_close(Contracted(grid, 3)(x), grid(contract(x, 3)), rtol=0, atol=0)
-    assert Contracted(grid, 3).width == grid.width
+    contracted = Contracted(grid, 3)
+    assert (contracted.width, contracted.dimensions) == (grid.width, grid.dimensions)

@@ -92,6 +92,23 @@ def test_a_flight_is_smooth_where_it_passes_a_key():
         torch.testing.assert_close(before, after, rtol=0, atol=1e-3)
 
 
+def test_a_flight_begins_and_ends_without_a_bend():
+    position = torch.tensor([[0, 0, 0], [1, 0.5, 0], [2, 0, 0.3], [3, -1, 0]]).double()
+    path = flight(looking(position, torch.tensor([1.5, 40, 1]).double()))
+    step = float(path.knots[-1]) / 1000
+    for end in (0.0, float(path.knots[-1]) - 2 * step):
+        first, middle, last = path.poses(end + step * torch.arange(3).double())[:, :, 3]
+        inner = path.poses(path.knots[1] + step * torch.arange(-2, 1).double())[:, :, 3]
+        bend = (first - 2 * middle + last).norm()
+        assert bend < 0.02 * (inner[0] - 2 * inner[1] + inner[2]).norm()
+
+
+def test_one_camera_far_off_does_not_set_the_pace():
+    poses = arc(9)
+    poses[4, :, 3] *= 100  # on its own axis
+    assert flight(poses).scale == pytest.approx(3.0)
+
+
 def test_the_signs_of_quaternions_make_no_detour():
     """Seven eighths of a turn about z, in steps: w changes its sign on the way."""
     angle = torch.arange(8).double() * 7 * math.pi / 28
@@ -203,6 +220,17 @@ def test_cameras_on_all_sides_have_no_spiral():
 def test_a_spiral_that_is_none_is_refused(frames, focus):
     with pytest.raises(InputError, match="spiral"):
         spiral(grid(), frames, focus)
+
+
+def test_cameras_held_every_which_way_have_a_middle_too():
+    roll = torch.arange(4).double() * (math.pi / 2)
+    zero = torch.zeros(4).double()
+    right = torch.stack([roll.cos(), roll.sin(), zero], 1)
+    forward = torch.tensor([[0.0, 0, 1]]).double().expand(4, 3)
+    down = torch.linalg.cross(forward, right)
+    middle = middle_pose(torch.stack([right, down, forward, 0 * right], 2))
+    torch.testing.assert_close(middle[:, :3].T @ middle[:, :3], torch.eye(3).double())
+    torch.testing.assert_close(middle[:, 2], forward[0])
 
 
 def test_one_camera_is_a_spiral_that_stands_still():

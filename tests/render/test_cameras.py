@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -203,6 +204,14 @@ def test_far_worlds_keep_their_digits_on_the_way_to_the_field():
     torch.testing.assert_close(back.camera_to_world, cameras.camera_to_world.float())
 
 
+def test_single_precision_cameras_move_in_double_where_that_is_asked_for():
+    far = Similarity(1 / 3, torch.eye(3, dtype=torch.float64), torch.tensor([1e6, 0, 0]).double())
+    single = some_cameras(dtype=torch.float32)
+    moved = single.transformed(far, torch.float64).camera_to_world[:, :, 3]
+    expected = single.camera_to_world[:, :, 3].double() / 3 + torch.tensor([1e6, 0, 0])
+    torch.testing.assert_close(moved, expected, rtol=1e-14, atol=0)
+
+
 def test_resizing_keeps_every_ray():
     cameras = some_cameras()
     camera, pixels = positions()
@@ -213,7 +222,7 @@ def test_resizing_keeps_every_ray():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("stride", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 3, 5, 7])
 def test_every_third_pixel_of_a_view_has_the_ray_it_has_in_the_whole(stride):
     whole = some_cameras()
     few = whole.every(stride)
@@ -232,6 +241,15 @@ def test_every_third_pixel_of_a_view_has_the_ray_it_has_in_the_whole(stride):
 def test_an_even_stride_or_one_without_pixels_is_refused(stride):
     with pytest.raises(InputError, match="an odd number"):
         some_cameras().every(stride)
+
+
+@pytest.mark.parametrize("size", [(9, 5), (5, 9)])
+def test_the_shortest_side_of_all_views_bounds_the_stride(size):
+    few = replace(some_cameras(), width=torch.tensor([size[0], 9, 9]))
+    few = replace(few, height=torch.tensor([size[1], 9, 9]))
+    assert few.every(5).width.tolist() == [size[0] // 5, 1, 1]
+    with pytest.raises(InputError, match="stride: 7; expected an odd number from 1 to 5"):
+        few.every(7)
 
 
 def test_selecting_takes_cameras_in_the_order_asked_for():

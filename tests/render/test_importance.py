@@ -95,6 +95,13 @@ def test_jitter_is_a_function_of_seed_stream_and_ray():
     assert not torch.allclose(weighted[0], even_edges(rays, 16, 0, 5, True)[0], atol=1e-3)
 
 
+def test_no_two_edges_of_neighbouring_rays_move_by_the_same_number():
+    shift = 16 * even_edges(torch.arange(40), 16, 1, 2, True) - torch.arange(17)
+    drawn = shift[:, 1:-1].flatten().sort().values
+    # Of 600 numbers drawn in (-1/2, 1/2) a few may come so close by chance.
+    assert (drawn.diff() < 1e-6).sum() < 6
+
+
 def test_even_edges_fill_the_ray_and_move_by_at_most_half_an_interval():
     found = even_edges(torch.arange(500), 10, 0, 0, True)
     middle = torch.linspace(0, 1, 11)
@@ -116,6 +123,21 @@ def test_spans_run_from_the_entry_to_the_exit(disparity):
     torch.testing.assert_close(found[:, [0, 2]], ends)
     middle = 2 / (1 / ends).sum(1) if disparity else ends.mean(1)
     torch.testing.assert_close(found[:, 1], middle)
+
+
+def test_from_within_the_cube_rays_even_in_disparity_begin_before_the_camera():
+    origins, directions = torch.tensor([[0.5, 0.5, 0.5]]), torch.tensor([[0.0, 0.0, 1.0]])
+    spans = spans_of_rays(origins, directions, 0.0, True)
+    found = spans.distance(torch.linspace(0, 1, 9)[None])[0]
+    assert found.isfinite().all() and (found.diff() > 0).all()
+    assert 0 < found[0] < 0.01 and found[-1] == 0.5
+
+
+@pytest.mark.parametrize("way", [(torch.nan,) * 3, (0.0, 0.0, 0.0)])
+def test_what_is_no_ray_runs_through_nothing(way):
+    """Past the circle of a fisheye pixels have none."""
+    origins, directions = torch.full((2, 3), 0.5), torch.tensor([way, (0.0, 0.0, 1.0)])
+    assert spans_of_rays(origins, directions, 0.0, False).hit.tolist() == [False, True]
 
 
 def test_a_near_plane_behind_the_cube_leaves_nothing():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.march import march
 from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
 from polyfield.render import learning
@@ -32,13 +33,13 @@ def rays():
     return origins, directions, background, target
 
 
-def learned(thin=None, model=None, distortion=0.01):
+def learned(thin=None, model=None, distortion=0.01, fade=0.0):
     model = model or field()
     origins, directions, background, target = rays()
     grid = full_grid(1, 32, torch.device("cpu"))
     samples = march(origins, directions, grid.bits, 1, 32, 1 / 24, 0.0, 0.0, 99, 0, 0, False)
     loss = ray_loss(target, "squared", 1, distortion)
-    out = learn_samples(model, samples, directions, background, loss, 0.05, thin=thin)
+    out = learn_samples(model, samples, directions, background, loss, 0.05, fade, thin)
     return out, torch.cat([p.grad.view(-1) for p in model.parameters()])
 
 
@@ -81,6 +82,12 @@ def test_a_second_batch_adds_to_the_gradients_of_the_first():
     torch.testing.assert_close(twice, 2 * once)
 
 
+def test_what_lies_nearer_than_the_fade_is_shown_and_hardly_teaches():
+    (plain, whole), (out, faint) = learned(), learned(fade=1e3)
+    torch.testing.assert_close(out.color, plain.color, atol=1e-5, rtol=1e-5)
+    assert 0 < faint.norm() < 1e-5 * whole.norm()  # all samples lie within 3, of 1000
+
+
 def test_a_part_of_the_samples_teaches_the_same_on_average():
     _, whole = learned()
     parts = torch.stack([learned((3, stream))[1] for stream in range(200)])
@@ -106,6 +113,19 @@ def test_samples_above_the_mean_stay_and_others_count_for_more():
         worth_learning(density, of_density, torch.zeros(2000, 3), *d)[0] for d in ((2, 2), (1, 3))
     ]
     assert torch.equal(kept, again) and not any(torch.equal(kept, other) for other in others)
+
+
+def test_what_counts_is_the_gradient_to_the_logarithm_of_a_density():
+    density = torch.cat([torch.full((1000,), 0.05), torch.full((1000,), 1.95)])
+    kept, _ = worth_learning(density, torch.ones(2000), torch.zeros(2000, 3), 1, 2)
+    assert kept[1000:].all() and 20 < kept[:1000].sum() < 90
+
+
+def test_which_samples_teach_does_not_hang_together_with_the_jitter_of_rays():
+    of_density = torch.cat([torch.full((1000,), 0.1), torch.full((1000,), 1.9)])
+    kept, _ = worth_learning(torch.ones(2000), of_density, torch.zeros(2000, 3), 1, 2)
+    jitter = random_unit(1, 2, torch.arange(1000))
+    assert not torch.equal(kept[:1000], jitter < 0.1)
 
 
 @pytest.mark.parametrize("size", [0.0, float("nan")])

@@ -74,6 +74,22 @@ def test_projection_undoes_rays_all_over_the_sensor(model, dtype, tolerance):
     assert (back - pixels).abs().max() < tolerance
 
 
+def test_a_prism_far_stronger_than_real_ones_is_undone_to_the_last_digit():
+    strong = (-0.04, *[0.0] * 6, -0.01, -0.04, -0.02, 0.03, -0.03)
+    lens = camera("RAD_TAN_THIN_PRISM_FISHEYE", strong, focal=(305.0, 305.0))
+    pixels = everywhere()
+    _, directions = lens.rays(first(len(pixels)), pixels)
+    back, _ = lens.project(first(len(pixels)), directions)
+    assert (back - pixels).abs().max() < 1e-9
+
+
+def test_past_half_a_turn_a_fisheye_has_no_ray():
+    lens = camera("OPENCV_FISHEYE", (0.0,) * 4, focal=(50.0, 50.0))
+    off = float64([[50 * 3.1, 0.0], [50 * 3.2, 0.0], [0.0, -50 * 3.2]])
+    _, directions = lens.rays(first(3), off + float64([WIDTH / 2, HEIGHT / 2]))
+    assert directions.isnan().any(1).tolist() == [False, True, True]
+
+
 def theta_of(x, y, z):
     return math.atan2(math.hypot(x, y), z)
 

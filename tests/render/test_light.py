@@ -1,12 +1,14 @@
 import pytest
 import torch
 
+from polyfield.cuda.composite import visible_samples
 from polyfield.fields.appearance import InLightOf
 from polyfield.fields.table import build_field
-from polyfield.render.exposure import at_mean_exposure
+from polyfield.render.exposure import MOST_STOPS, at_mean_exposure
 from polyfield.render.light import Light, fit_light
 from polyfield.render.occupancy import full_grid
-from polyfield.render.volume import Sampling, render_rays
+from polyfield.render.samplers import place_samples
+from polyfield.render.volume import STOP, Sampling, render_rays
 
 SAMPLING = Sampling(step=1 / 64, cone=0.0, near=0.0)
 RAYS = 400
@@ -98,6 +100,31 @@ def test_a_code_is_found_that_shows_the_photograph(field):
     before = (shown(field) - target).square().mean()
     after = (shown(field, found.code) - target).square().mean()
     assert after < 0.05 * before
+
+
+def test_a_code_is_sought_from_the_mean_of_the_photographs_on(field, monkeypatch):
+    monkeypatch.setattr("polyfield.render.light.STEPS", 0)
+    found = fitted(field, shown(field) * 0.5, exposure=False)
+    torch.testing.assert_close(found.code, field.codes.mean(0))
+
+
+def test_a_photograph_of_nothing_but_black_has_stops_that_show_something(field):
+    plain = build_plain(field)
+    found = fitted(plain, torch.zeros(RAYS, 3), exposure=True)
+    assert (found.stops < -1).all() and (found.stops > -MOST_STOPS / 2).all()
+
+
+def test_what_is_hidden_takes_no_part(field):
+    plain = build_plain(field)
+    plain.encoding.table.mul_(4)  # so dense that light ends within it
+    grid = full_grid(1, 32, torch.device("cpu"))
+    samples = place_samples(plain, grid, *rays()[:2], SAMPLING)
+    density, _ = plain.density(samples.position)
+    seen = visible_samples(density, samples.length, samples.ray_offsets, STOP)
+    assert 0 < seen.sum() < len(seen)
+    stops = torch.full((3,), 0.5)
+    found = fitted(plain, on(Light(stops, None), plain), exposure=True)
+    torch.testing.assert_close(found.stops, stops, atol=0.02, rtol=0)
 
 
 def test_with_nothing_to_find_the_light_is_that_of_the_mean(field):

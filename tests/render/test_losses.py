@@ -1,7 +1,7 @@
 import torch
 
 from polyfield.cuda.march import Samples
-from polyfield.render.losses import distance_error, huber, squared_error
+from polyfield.render.losses import Measured, distance_error, huber, ray_loss, squared_error
 
 
 def test_squared_error_is_the_mean_over_channels():
@@ -56,6 +56,21 @@ def test_distance_error_is_the_expected_miss_as_a_share():
     found = distance_error(weights, samples, torch.tensor([2.0, 4.0]))
     first = 0.2 * 0.5 + 0.5 * 0 + 0.2 * 0.5 + 0.1  # what passes misses by everything
     torch.testing.assert_close(found, torch.tensor((first + 0.4) / 2))
+
+
+def test_distance_error_grows_with_the_distance_and_not_with_its_square():
+    samples, weights = two_rays()
+    found = distance_error(weights, samples, torch.tensor([2.5, 5.0]))
+    first = 0.2 * 0.6 + 0.5 * 0.2 + 0.2 * 0.2 + 0.1
+    torch.testing.assert_close(found, torch.tensor((first + 0.6 * 0.2 + 0.4) / 2))
+
+
+def test_measured_distances_count_by_their_weight_beside_the_colours():
+    samples, weights = two_rays()
+    color, target = torch.full((2, 3), 0.5), torch.zeros(2, 3)
+    distance = torch.tensor([2.0, 4.0])
+    found = ray_loss(target, "squared", measured=Measured(distance, 0.1))(color, weights, samples)
+    torch.testing.assert_close(found, 0.25 + 0.1 * distance_error(weights, samples, distance))
 
 
 def test_distance_error_leaves_out_rays_that_nobody_measured():

@@ -1,5 +1,7 @@
 """A grid that follows a ball, and the points that it holds: those that rays take samples at."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -130,14 +132,18 @@ def seen_by(cameras, points):
     count = torch.zeros(len(points), dtype=torch.int64)
     for index in range(len(cameras)):
         pixels, _ = cameras.project(torch.full((len(points),), index), points)
-        count += ((pixels >= 0) & (pixels <= 60)).all(1)
+        size = torch.stack([cameras.width[index], cameras.height[index]])
+        count += ((pixels >= 0) & (pixels <= size)).all(1)
     return count
 
 
 @pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("least", [1, 2, 5])
-def test_no_cell_that_enough_cameras_see_is_forgotten(levels, least):
+@pytest.mark.parametrize("height", [60, 90])
+def test_no_cell_that_enough_cameras_see_is_forgotten(levels, least, height):
     grid, cameras = full_grid(levels, RESOLUTION, CPU), ring(9, focal=500.0)
+    center = torch.tensor([[30.0, height / 2]]).expand(9, 2)
+    cameras = replace(cameras, height=torch.full((9,), height), center=center)
     forget_unseen(grid, cameras, least)
     x = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
     views = seen_by(cameras, x)
@@ -157,6 +163,13 @@ def test_what_was_forgotten_never_comes_back():
         assert not grid.holds(MIDDLES[lost]).any()
         asked = cell_of(torch.cat(field.asked))
         assert (grid.values[0, asked] >= 0).all() and len(asked)
+
+
+def test_what_was_off_before_stays_off_though_cameras_see_it():
+    grid = looked(Ball())
+    before = grid.bits.clone()
+    forget_unseen(grid, ring(9, focal=30.0), 1)  # so wide that they see the whole cube
+    assert torch.equal(grid.bits, before) and grid.occupied < 1
 
 
 def test_cells_about_a_camera_count_as_seen():

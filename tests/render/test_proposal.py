@@ -158,6 +158,35 @@ def test_each_learns_from_its_own_loss_alone():
     assert not guide.network.encoding.deferred
 
 
+def test_its_gradient_is_the_mean_over_rays_however_many_there_are():
+    sizes = []
+    for count in (64, 1024):
+        guide = Proposal(network(), 32, 16)
+        FieldOptimiser(guide.network).clear()
+        learn(guide, SoftWall(), 0, count)
+        sizes.append(float(guide.network.weights.grad.norm()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.5) and sizes[0] > 0
+
+
+def test_where_a_part_of_the_samples_teaches_the_field_is_asked_for_less():
+    class Counting(SoftWall):
+        learned_from = 0
+
+        def density(self, x):
+            self.learned_from += len(x) if torch.is_grad_enabled() else 0
+            return super().density(x)
+
+    counts = []
+    for thin in (False, True):
+        field, (origins, directions) = Counting(), rays()
+        black = torch.zeros(64, 3)
+        loss_of, guide = ray_loss(black, "squared"), Proposal(network(), 32, 16)
+        FieldOptimiser(guide.network).clear()
+        learn_proposal(field, guide, origins, directions, black, loss_of, SAMPLING, 3, 0, thin=thin)
+        counts.append(field.learned_from)
+    assert 0 < counts[1] < 0.7 * counts[0]
+
+
 def test_first_steps_sample_evenly_whatever_is_proposed():
     guide = Proposal(network(), 32, 16)
     with torch.no_grad():

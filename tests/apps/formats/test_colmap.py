@@ -163,6 +163,26 @@ def test_smaller_photographs_scale_the_lens(tmp_path):
         load_scene(write(tmp_path, size=(WIDTH // 2, HEIGHT)))
 
 
+def test_a_size_that_was_rounded_scales_each_axis_by_its_own_factor(tmp_path):
+    cameras = load_scene(write(tmp_path, size=(7, 5))).cameras  # a third of 16 is 5 1/3
+    assert cameras.focal[0].tolist() == pytest.approx([20 * 7 / WIDTH, 21 * 5 / HEIGHT])
+    assert cameras.center[0].tolist() == pytest.approx([12.5 * 7 / WIDTH, 7.5 * 5 / HEIGHT])
+
+
+def test_a_quaternion_a_little_off_length_one_still_turns_and_scales_nothing(tmp_path):
+    longer = [replace(i, rotation=tuple(1.0009 * q for q in i.rotation)) for i in CIRCLE]
+    found = load_scene(write(tmp_path / "longer", images=longer)).cameras.camera_to_world
+    expected = load_scene(write(tmp_path / "exact")).cameras.camera_to_world
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("focal", [(0.001, 21.0), (20.0, 0.001)])
+def test_a_lens_without_a_focal_length_is_refused_along_either_axis(tmp_path, focal):
+    camera = ModelCamera("PINHOLE", WIDTH, HEIGHT, (*focal, 12.5, 7.5))
+    with pytest.raises(InputError, match="00.00.png: a focal length of 0.001 pixels"):
+        load_scene(write(tmp_path, {1: camera}))
+
+
 def test_photographs_may_lie_in_folders_of_the_images(tmp_path):
     images = [
         replace(i, name=f"{'left' if k % 2 else 'right'}/{k:02}.png") for k, i in enumerate(CIRCLE)

@@ -139,6 +139,8 @@ def test_damaged_bytes_end_in_a_sentence_or_in_finite_numbers(tmp_path, kind, is
         ("1 PINHOLE 640 480 300 300 320", "line 1: 7 words"),
         ("1", "line 1: 1 words"),
         ("1 PINHOLE 0 480 300 300 320 240", "size 0x480"),
+        ("1 PINHOLE 640 0 300 300 320 240", "size 640x0"),
+        (f"1 PINHOLE 640 {1 << 20} 300 300 320 240", "size 640x1048576"),
         ("1 PINHOLE 640 480 nan 300 320 240", "finite numbers"),
         ("x PINHOLE 640 480 300 300 320 240", "'x'; expected a whole number"),
         ("1 PINHOLE 640 480 3e 300 320 240", "'3e'; expected a number"),
@@ -217,3 +219,17 @@ def test_a_name_of_any_length_is_no_photograph(tmp_path):
     with pytest.raises(InputError, match="does not exist") as error:
         load_scene(tmp_path)
     assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "point, message",
+    [
+        ((0.0, 0.0, 0.0, 256, 0, 7), r"colour \(256"),
+        ((0.0, 0.0, 0.0, 0, 0, -1), "colour"),
+        ((0.0, math.nan, 0.0, 0, 0, 0), "position"),
+        ((0.0, 0.0, 1e300, 0, 0, 0), "position"),
+    ],
+)
+def test_a_point_that_is_none_is_refused_by_its_line(tmp_path, point, message):
+    with pytest.raises(InputError, match=f"points3D.txt, line 2: {message}"):
+        reading(tmp_path, "points3D", text(points=[point])["points3D"], ".txt")

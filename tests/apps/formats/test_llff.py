@@ -56,6 +56,30 @@ def test_smaller_copies_scale_the_lens_and_say_so(tmp_path):
     assert any("48x32 to 24x16" in note for note in scene.notes)
 
 
+def test_copies_whose_size_was_rounded_scale_each_axis_by_its_own_factor(tmp_path):
+    scene = load_scene(write(tmp_path, size=(7, 5)))
+    expected = [2 * FOCAL * 7 / (2 * WIDTH), 2 * FOCAL * 5 / (2 * HEIGHT)]
+    assert scene.cameras.focal[0].tolist() == pytest.approx(expected)
+    assert scene.cameras.center[0].tolist() == [3.5, 2.5]
+
+
+@pytest.mark.parametrize("longest, taken", [(48, 48), (47, 24), (24, 24), (23, 12), (1, 12)])
+def test_the_largest_copies_that_are_not_too_long_are_taken(tmp_path, monkeypatch, longest, taken):
+    monkeypatch.setattr(llff, "LONGEST_SIDE", longest)
+    for place, size in {"images": (48, 32), "images_2": (24, 16), "images_4": (12, 8)}.items():
+        write(tmp_path, size=size, place=place)
+    assert load_scene(tmp_path).sizes[0][0] == taken
+
+
+def test_a_mask_beside_the_photographs_is_none_of_them(tmp_path):
+    write(tmp_path)
+    for name in ("dynamic_mask_IMG_03.png", "IMG_04_mask.png"):
+        Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "images_2" / name)
+    scene = load_scene(tmp_path)
+    assert len(scene.frame_names) == 9
+    assert [mask is not None for mask in scene.masks[2:6]] == [False, True, True, False]
+
+
 def test_every_eighth_is_held_out(tmp_path):
     scene = load_scene(write(tmp_path))
     assert scene.splits["test"].tolist() == [0, 8]
@@ -72,6 +96,7 @@ def test_every_eighth_is_held_out(tmp_path):
         (lambda t: np.where(np.arange(17) == 1, -t, t), r"row 0 \(IMG_00.png\): rotation mirrors"),
         (lambda t: np.where(np.arange(17) == 1, 2 * t + 1, t), "off orthonormal"),
         (lambda t: np.where(np.arange(17) == 14, 0.0, t), "focal length 32, 48, 0"),
+        (lambda t: np.where(np.arange(17) == 14, 0.04, t), "focal length 32, 48, 0.04"),
         (lambda t: np.where(np.arange(17) == 4, 99.0, t), "24x16 pixels where w, h say 48x99"),
     ],
 )

@@ -49,6 +49,7 @@ def found_for(folder, photographs, used=None, written=None):
         ("scan/images/a.jpg", "scan/masks/a.png", "keep"),
         ("train/a.png", "masks/train/a.png", "keep"),
         ("a.jpg", "masks/a.png", "keep"),
+        ("Images/a.jpg", "masks/a.png", "keep"),
         ("images/a.jpg", "images/a_mask.png", "keep"),  # 3DGRUT
         ("images/a.jpg", "images/dynamic_mask_a.png", "ignore"),  # instant-ngp
     ],
@@ -97,6 +98,15 @@ def test_smaller_copies_have_smaller_masks_or_the_whole_one_s(tmp_path, written)
     assert found_for(tmp_path, *arguments) == [("masks/a.png", "keep")]
     picture(tmp_path / "masks_2/a.png", (12, 8))
     assert found_for(tmp_path, *arguments) == [("masks_2/a.png", "keep")]
+
+
+def test_smaller_copies_have_masks_of_their_own_beside_them(tmp_path):
+    picture(tmp_path / "images_2/a.jpg", (12, 8))
+    picture(tmp_path / "images/a_mask.png")
+    arguments = (["images/a.jpg"], ["images_2/a.jpg"])
+    assert found_for(tmp_path, *arguments) == [("images/a_mask.png", "keep")]
+    picture(tmp_path / "images_2/a_mask.png", (12, 8))
+    assert found_for(tmp_path, *arguments) == [("images_2/a_mask.png", "keep")]
 
 
 def test_a_mask_of_the_same_aspect_fits_and_of_another_is_refused_by_name(tmp_path):

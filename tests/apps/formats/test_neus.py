@@ -287,6 +287,17 @@ def test_compressed_archives_are_read_and_other_entries_never_are(tmp_path):
         load_scene(tmp_path)
 
 
+def test_matrices_may_be_stored_column_by_column(tmp_path):
+    expected = load_scene(write(tmp_path)).cameras.camera_to_world
+    turned = {name: np.asfortranarray(matrix) for name, matrix in matrices().items()}
+    packed(
+        tmp_path / "cameras_sphere.npz",
+        {name: array_bytes(matrix) for name, matrix in turned.items()},
+        zipfile.ZIP_STORED,
+    )
+    assert torch.equal(load_scene(tmp_path).cameras.camera_to_world, expected)
+
+
 def test_objects_are_never_unpickled(tmp_path):
     class Trap:
         def __reduce__(self):

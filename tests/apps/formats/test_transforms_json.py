@@ -202,6 +202,8 @@ BAD = {
     "focal huge": (top_with(fl_x=10**400), "fl_x: an integer beyond"),
     "no focal": (lambda c: (c.pop("fl_x"), c.pop("fl_y")), "fl_x, x_fov or camera_angle_x"),
     "angle in degrees": (lambda c: (c.pop("fl_x"), c.update(camera_angle_x=50)), "radians"),
+    "no angle": (lambda c: (c.pop("fl_x"), c.update(camera_angle_x=5e-324)), "angle_x: 5e-324"),
+    "no degrees": (lambda c: (c.pop("fl_x"), c.update(x_fov=5e-324)), "x_fov: 5e-324"),
     "centre far off": (top_with(cx=1e7), "cx: 10000000"),
     "other aspect": (top_with(w=20), "12x8 pixels where w, h say 20x8"),
     "turned": (top_with(w=8, h=12), "EXIF"),

@@ -67,6 +67,25 @@ def test_without_w_and_h_the_images_tell(tmp_path, document, write):
     assert lens_of(load_scene(write(tmp_path, contents, size=(24, 16))))[0] == [10, 11]
 
 
+@pytest.mark.parametrize("known", [(), ("w",), ("h",)])
+def test_without_them_the_photographs_that_are_named_tell_of_smaller_copies_too(
+    tmp_path, document, write, known
+):
+    contents = document()
+    for key in {"w", "h"} - set(known):
+        del contents[key]
+    write(tmp_path, contents, size=(WIDTH // 2, HEIGHT // 2))
+    (tmp_path / "images").rename(tmp_path / "images_2")
+    write(tmp_path, contents)
+    scene = load_scene(tmp_path, "images_2")
+    assert scene.sizes[0] == (WIDTH // 2, HEIGHT // 2)
+    assert lens_of(scene) == ([5, 5.5], [3.25, 1.75])
+
+
+def test_the_axis_of_a_picture_that_was_cut_out_may_lie_beside_it(tmp_path, document, write):
+    assert lens_of(load_scene(write(tmp_path, document(cx=-3.5, cy=-2.5))))[1] == [-3.5, -2.5]
+
+
 def test_distortion_is_in_the_rays(tmp_path, document, write):
     straight = load_scene(write(tmp_path, document()))
     bent = load_scene(write(tmp_path, document(k1=0.05, p2=0.001)))
@@ -224,6 +243,24 @@ def test_a_part_of_a_panorama_has_nerfstudio_s_scale(tmp_path, document, write):
     turn = math.pi / 8  # 4 pixels, of which 32 are half a turn
     direction = ray_in_camera(scene, 0, [12.0, 4.0])
     assert direction.tolist() == pytest.approx([math.sin(turn), 0, math.cos(turn)])
+
+
+def test_a_strip_of_pixels_a_radian_goes_all_the_way_round(tmp_path, document, write):
+    focal = 16 / (2 * math.pi)  # a panorama of 2 rows could not be the sphere in nerfstudio's unit
+    contents = panorama(document, fl_x=focal, fl_y=focal) | {"h": 2, "cy": 1.0}
+    scene = load_scene(write(tmp_path, contents, size=(16, 2)))
+    assert ray_in_camera(scene, 0, [12.0, 1.0]).tolist() == pytest.approx([1, 0, 0], abs=1e-9)
+    down = ray_in_camera(scene, 0, [8.0, 2.0])
+    assert math.asin(down[1]) == pytest.approx(1 / focal)
+
+
+def test_a_frame_s_own_scale_of_a_panorama_wins(tmp_path, document, write):
+    contents = panorama(document, fl_x=8.0, fl_y=8.0)
+    contents["frames"][1] |= {"fl_x": 32.0, "fl_y": 32.0}
+    scene = load_scene(write(tmp_path, contents, size=(16, 8)))
+    for frame, turn in ((0, math.pi / 2), (1, math.pi / 8)):
+        direction = ray_in_camera(scene, frame, [12.0, 4.0])
+        assert direction.tolist() == pytest.approx([math.sin(turn), 0, math.cos(turn)], abs=1e-9)
 
 
 BAD = {
