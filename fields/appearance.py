@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from polyfield.cuda.errors import InputError
@@ -40,6 +40,11 @@ def with_code(
     return torch.cat([encoded, code], 1)
 
 
+def rows_of(table: Float[Tensor, "rows k"], index: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+    """table[index]; its gradient is summed in the same order every time, unlike indexing's."""
+    return torch.nn.functional.embedding(index, table)
+
+
 class InLightOf:
     """A radiance field as it looks along rays of photographs, each with an appearance code.
 
@@ -59,5 +64,6 @@ class InLightOf:
 
     def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
         """The field's encoding of unit directions, with the rays' codes."""
-        codes = self.codes[self.photograph].expand(len(directions), -1)
+        photograph = torch.as_tensor(self.photograph, device=self.codes.device)
+        codes = rows_of(self.codes, photograph.expand(len(directions)))
         return self.field.encode_directions(directions, codes)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from polyfield.fields.appearance import rows_of
 from polyfield.render.srgb import linear_from_srgb, srgb_from_linear
 
 MOST_STOPS = 8.0  # a photograph further off than that shows nothing
@@ -32,7 +33,7 @@ class Exposure(nn.Module):
 
         Cut off at white they would be easy to learn: photographs would end up all white.
         """
-        return at_mean_exposure(color, self.stops[photograph])
+        return at_mean_exposure(color, rows_of(self.stops, photograph))
 
     def center_(self) -> None:
         """Holds the mean at 0: after each step."""

@@ -12,6 +12,7 @@ from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.march import Samples
 from polyfield.cuda.radiance import faded
+from polyfield.fields.appearance import rows_of
 from polyfield.fields.field import RadianceField
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import keep_samples, runs_of_rays, some_rays
@@ -141,5 +142,6 @@ def _learn(
     for x, ray, of_density, of_color in zip(*parts, strict=True):
         with torch.enable_grad():
             density, features = field.density(x)
-            color = field.color(features, field.encode_directions(directions)[ray])
+            harmonics = rows_of(field.encode_directions(directions), ray)
+            color = field.color(features, harmonics)
         torch.autograd.backward([density, color], [of_density, of_color])

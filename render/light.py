@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.cuda.composite import composite, visible_samples
-from polyfield.fields.appearance import InLightOf
+from polyfield.fields.appearance import InLightOf, rows_of
 from polyfield.fields.field import RadianceField, TrainableField
 from polyfield.render.exposure import at_mean_exposure
 from polyfield.render.packed import keep_samples
@@ -86,7 +86,7 @@ def fit_light(
     wanted = [t for t in (stops, code) if t is not None and t.requires_grad]
     adam = torch.optim.Adam(wanted or [torch.zeros(1)], lr=RATE)
     for _ in range(STEPS if wanted else 0):
-        harmonics = lit.encode_directions(directions)[samples.ray.long()]
+        harmonics = rows_of(lit.encode_directions(directions), samples.ray)
         color = field.color(features, harmonics)
         out = composite(density, samples.length, color, samples.ray_offsets)
         shown = out.values + (1 - out.opacity)[:, None] * background

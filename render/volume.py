@@ -13,6 +13,7 @@ from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.march import Samples, march
 from polyfield.cuda.radiance import NO_EDGE, faded
 from polyfield.fields import fused_rays
+from polyfield.fields.appearance import rows_of
 from polyfield.fields.field import RadianceField
 from polyfield.render.learning import learn_samples
 from polyfield.render.losses import HUBER_EDGE, LossKind, Measured, ray_loss
@@ -99,7 +100,7 @@ def render_rays(
         kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples = keep_samples(samples, kept)
     density, features = field.density(samples.position)
-    harmonics = field.encode_directions(directions)[samples.ray.long()]
+    harmonics = rows_of(field.encode_directions(directions), samples.ray)
     color = field.color(features, harmonics)
     density, color = faded(density, color, samples.distance, sampling.fade)
     values = torch.cat([color, samples.distance[:, None]], 1)

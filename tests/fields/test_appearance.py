@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from polyfield.cuda.errors import InputError
-from polyfield.fields.appearance import InLightOf
+from polyfield.fields.appearance import InLightOf, rows_of
 from polyfield.fields.table import FIELDS, build_field, with_appearance
 
 SMALL = {
@@ -67,6 +67,19 @@ def test_gradients_reach_the_codes_of_the_photographs_that_were_seen(field, rays
     colors(InLightOf(field, field.codes, photograph), *rays)[1].sum().backward()
     moved = field.codes.grad.abs().sum(1) > 0
     assert moved.tolist() == [True, True, False, False]
+
+
+def test_gradients_of_rows_repeat_bit_by_bit():
+    random = torch.Generator().manual_seed(0)
+    index = torch.randint(3, (200_000,), generator=random)
+    grad = torch.randn(200_000, 4, generator=random)
+    table = torch.randn(3, 4, generator=random, requires_grad=True)
+    assert torch.equal(rows_of(table, index), table[index])
+    (first,) = torch.autograd.grad(rows_of(table, index), table, grad)
+    expected = torch.zeros(3, 4).double().index_add(0, index, grad.double())
+    torch.testing.assert_close(first.double(), expected, rtol=1e-4, atol=1e-2)
+    for _ in range(20):
+        assert torch.equal(torch.autograd.grad(rows_of(table, index), table, grad)[0], first)
 
 
 def test_codes_are_none_where_nobody_asked_for_them():
