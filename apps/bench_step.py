@@ -16,7 +16,7 @@ from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
-from polyfield.apps.train_options import Train
+from polyfield.apps.train import DISTORTION
 from polyfield.apps.trained import build
 from polyfield.cuda.backend import backend_asked_for
 from polyfield.cuda.table_adam import lazy_adam_reference_
@@ -119,5 +119,5 @@ def demo_task(size: int, samples: int, arguments: HashGridArguments) -> Radiance
         images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 28)
         images.load(torch.arange(len(scene.sizes)))
     settings = settings_of(scene, "hash-grid", arguments_of(arguments), 0, samples, 1 << 28)
-    settings = replace(settings, distortion=Train().distortion)
+    settings = replace(settings, distortion=DISTORTION)
     return RadianceTask(build(settings, device), scene, images, device)

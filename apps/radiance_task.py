@@ -75,6 +75,7 @@ class RadianceTask:
         self.depths = DepthImages(scene) if trained.settings.depth else None
         self.photograph = torch.zeros(len(scene.frame_names), dtype=torch.int64, device=device)
         self.photograph[self.frames.to(device)] = torch.arange(len(self.frames), device=device)
+        self._check_photographs()
         self.width, self.height = scene.cameras.width, scene.cameras.height
         self.update_every = UPDATE_EVERY
         if trained.field.costly:
@@ -88,6 +89,15 @@ class RadianceTask:
         self.held_out = held_out if len(held_out) else self.frames
         opaque = scene.backdrop is not None or not scene.has_alpha
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
+
+    def _check_photographs(self) -> None:
+        """InputError where a run has learned the light of other photographs than the scene has."""
+        exposure, codes = self.trained.exposure, self.trained.field.codes
+        for learned in (exposure.stops if exposure is not None else None, codes):
+            if learned is not None and len(learned) != len(self.frames):
+                got = f"{len(self.frames)} photographs to train on"
+                expected = f"{len(learned)}, as when the run began"
+                raise InputError(str(self.scene.folder), got, expected)
 
     def step(self, step: int, rate: float) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
@@ -110,7 +120,7 @@ class RadianceTask:
             stream=step,
             rays_per_pixel=self.rays_per_pixel,
             loss_kind=settings.loss,
-            distortion_weight=settings.distortion,
+            distortion_weight=settings.distortion * rate,
             measured=self._measured(batch),
             thin=self.trained.field.costly,
         )

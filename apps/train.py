@@ -37,6 +37,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of, with_appearance
 from polyfield.render.samplers import SamplerKind
 
+DISTORTION, MASKED_DISTORTION = 0.01, 0.1  # weights where nobody says, see BENCHMARKS.md
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
 ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
 MEASURE_STEPS = 256  # the occupancy grid has settled by then, so a step's time is typical
@@ -287,12 +288,18 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         loss=options.loss,
         images=options.images,
         sampler=options.sampler,
-        distortion=options.distortion,
+        distortion=_distortion(scene) if options.distortion is None else options.distortion,
         depth=options.depth,
         learned_background=options.learned_background,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
     )
     return settings, plan
+
+
+def _distortion(scene: Scene) -> float:
+    """Its default weight: no mask is exact, so there is more fog to clear about what masks tell."""
+    told = any(mask is not None and mask.meaning == "object" for mask in scene.masks)
+    return MASKED_DISTORTION if told else DISTORTION
 
 
 def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:

@@ -54,9 +54,10 @@ class Train:
     sampler: Literal["occupancy", "importance", "proposal"] = "occupancy"
     """Where samples lie along rays: in cells of a grid that follows the field, where a first round
     through the field found its weights, or where a small network proposes that learns beside it."""
-    distortion: Annotated[float, arg(metavar="W")] = 0.01
-    """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog.
-    More, up to 0.1, suits opaque things that fill the photographs; 0 suits what is transparent."""
+    distortion: Annotated[float | None, optional("W")] = None
+    """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
+    it shrinks with the learning rate. The default is 0.1 where masks tell an object from its
+    background, else 0.01; 0 suits what is transparent."""
     depth: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the scene's depth images: rays are drawn to end where those say; 0.01 to 0.1 is
     usual."""
@@ -107,7 +108,7 @@ def check(options: Train) -> None:
     for name, value in (("--minutes", options.minutes), ("--memory", options.memory)):
         if value is not None and not 0 < value <= 1e6:
             raise InputError(name, str(value), "a number above 0, at most a million")
-    if not 0 <= options.distortion <= MOST_DISTORTION:
+    if options.distortion is not None and not 0 <= options.distortion <= MOST_DISTORTION:
         expected = f"a number from 0 to {MOST_DISTORTION:g}"
         raise InputError("--distortion", str(options.distortion), expected)
     if not 0 <= options.depth <= MOST_DISTORTION:

@@ -37,7 +37,6 @@
 FN void fetch_early(const float*) {}
 FN void add_to(float* p, float v) { atomicAdd(p, v); }
 FN void add_to(int* p, int v) { atomicAdd(p, v); }
-FN void or_to(u32* p, u32 v) { atomicOr(p, v); }
 // The larger of two floats that are not negative: their bits order like whole numbers. A negative
 // number, whose first bit is set, stays as it is.
 FN void max_to(float* p, float v) { atomicMax((u32*)p, __float_as_uint(v)); }
@@ -72,7 +71,6 @@ FN void add_to(float* p, float v) {
   std::atomic_ref<float>(*p).fetch_add(v, std::memory_order_relaxed);
 }
 FN void add_to(int* p, int v) { std::atomic_ref<int>(*p).fetch_add(v, std::memory_order_relaxed); }
-FN void or_to(u32* p, u32 v) { std::atomic_ref<u32>(*p).fetch_or(v, std::memory_order_relaxed); }
 FN void max_to(float* p, float v) {
   std::atomic_ref<u32> shared(*(u32*)p);
   u32 seen = shared.load(std::memory_order_relaxed), mine = __builtin_bit_cast(u32, v);
@@ -91,7 +89,6 @@ FN void max_to(float* p, float v) {
     #endif
 FN void add_to(float* p, float v) { *p += v; }
 FN void add_to(int* p, int v) { *p += v; }
-FN void or_to(u32* p, u32 v) { *p |= v; }
 FN void max_to(float* p, float v) { *p = *p < 0.f || v < *p ? *p : v; }
   #endif
 // Asks for memory that is read soon; a GPU hides the wait by its many threads.

@@ -178,6 +178,20 @@ def test_there_is_nothing_to_learn_behind_transparent_photographs(uneven, tmp_pa
     assert not out.exists()
 
 
+@pytest.mark.parametrize("more", [{"exposure": True}, {"appearance": 2}], ids=str)
+def test_a_scene_that_lost_photographs_since_is_refused(more, uneven, tmp_path):
+    train(Train(uneven, out=tmp_path / "run", steps=2, device="cpu", report=False, **more))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings = config["settings"]
+    settings["exposures"] += bool(settings["exposures"])
+    settings["arguments"]["photographs"] += bool(settings["arguments"]["photographs"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = Train(from_config=tmp_path / "config.json", out=tmp_path / "again", device="cpu")
+    with pytest.raises(InputError, match="22 photographs to train on.*23, as when the run began"):
+        train(again)
+    assert not (tmp_path / "again").exists()
+
+
 def test_what_was_asked_for_is_in_the_config(exposed, uneven):
     settings = RunFolder.open(exposed).config()["settings"]
     assert settings["exposures"] == 22 and settings["learned_background"] is False

@@ -10,7 +10,7 @@ from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.run_folder import RunFolder
-from polyfield.apps.train import train
+from polyfield.apps.train import DISTORTION, train
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
@@ -76,7 +76,7 @@ def test_what_was_asked_for_is_kept_and_used(trained):
     found = load(out, CPU)
     assert found.settings.field == field
     assert found.settings.sampler == more.get("sampler", "occupancy")
-    assert found.settings.distortion == more.get("distortion", Train().distortion)
+    assert found.settings.distortion == more.get("distortion", DISTORTION)
     names = checkpoint.latest(out / "checkpoints").tensors
     proposes = more.get("sampler") == "proposal"
     assert (found.proposal is not None) == proposes == ("proposal.weights" in names)
