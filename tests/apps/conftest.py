@@ -181,3 +181,13 @@ def write_room(room, tmp_path):
         return tmp_path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """The folder of a whole run of least squares."""
+    from least_squares import SCHEDULE, LeastSquares, train
+
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    train(path, LeastSquares(), SCHEDULE)
+    return path

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from polyfield.apps import loop
-from polyfield.apps.checkpoint import latest
+from polyfield.apps.checkpoint import latest, steps_in
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import Schedule
 
@@ -83,6 +83,15 @@ def train(path: Path, task: LeastSquares, schedule: Schedule, **named) -> loop.O
             **{"settings": {"field": "line"}, "started": time.monotonic()} | named,
             resume_from=latest(folder.checkpoints),
         )
+
+
+def final_bytes(path):
+    """The last checkpoint of a run."""
+    return list(steps_in(path / "checkpoints").values())[-1].read_bytes()
+
+
+def events(path, kind):
+    return [r for r in RunFolder.open(path).records() if r.get("event") == kind]
 
 
 if __name__ == "__main__":
