@@ -56,6 +56,15 @@ class Bench:
     """Folder for the files that fuzz finds."""
 
 
+MEANT_FOR = {
+    "only": ("kernels", "fuzz"),
+    **dict.fromkeys(("images", "megapixels", "memory", "steps"), ("photos",)),
+    **dict.fromkeys(("minutes", "out"), ("fuzz",)),
+    "seed": ("fuzz", "kills"),
+}
+"""Options that mean nothing to the other benches."""
+
+
 def bench(options: Bench) -> list[dict[str, object]]:
     """Rows {name, against, version, ours, theirs, unit, ratio}; prints nothing.
 
@@ -71,16 +80,11 @@ def bench(options: Bench) -> list[dict[str, object]]:
     if (options.what == "view") != (options.run is not None):
         got = str(options.run) if options.run else "no run"
         raise InputError(f"bench {options.what}: RUN", got, "a run's folder with view, only there")
-    if options.only and options.what not in ("kernels", "fuzz"):
-        raise InputError("--only", repr(options.only), "rows of bench kernels, or readers of fuzz")
+    _check_options(options)
     names = tuple(name.strip() for name in options.only.split(",") if name.strip())
     if options.what == "photos":
         found = train_photographs(options.images, options.megapixels, options.memory, options.steps)
         return [asdict(found)]
-    defaults = {field.name: field.default for field in fields(Bench)}
-    for name in ("images", "megapixels", "memory", "steps"):
-        if getattr(options, name) != defaults[name]:
-            raise InputError(f"--{name}", str(getattr(options, name)), "bench photos with it")
     if options.what == "compile":
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
@@ -118,6 +122,15 @@ def summary(rows: list[dict[str, object]]) -> str:
     width = max((len(str(row["name"])) for row in rows), default=0)
     lines = [f"{str(row['name']):<{width}}  {_result(row)}" for row in rows]
     return "\n".join([*lines, f"({torch.get_num_threads()} threads)"])
+
+
+def _check_options(options: Bench) -> None:
+    for option in fields(Bench):
+        meant = MEANT_FOR.get(option.name, (options.what,))
+        value = getattr(options, option.name)
+        if options.what not in meant and value != option.default:
+            where = f"--{option.name}"
+            raise InputError(where, str(value), f"bench {' or '.join(meant)} with it")
 
 
 def failed(rows: list[dict[str, object]]) -> bool:

@@ -54,6 +54,10 @@ def test_a_run_reaches_the_views(asked):
         Bench("kernels", Path("runs/a")),
         Bench(rounds=1),
         Bench("view", Path("runs/a"), only="one/them"),
+        Bench("fuzz", images=9),
+        Bench("kernels", minutes=2.0),
+        Bench("compile", seed=1),
+        Bench("kills", out=Path("elsewhere")),
     ],
 )
 def test_options_that_do_not_fit_are_refused(asked, options):
