@@ -288,7 +288,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         loss=options.loss,
         images=options.images,
         sampler=options.sampler,
-        distortion=_distortion(scene) if options.distortion is None else options.distortion,
+        distortion=default_distortion(scene) if options.distortion is None else options.distortion,
         depth=options.depth,
         learned_background=options.learned_background,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
@@ -296,8 +296,12 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
     return settings, plan
 
 
-def _distortion(scene: Scene) -> float:
-    """Its default weight: no mask is exact, so there is more fog to clear about what masks tell."""
+def default_distortion(scene: Scene) -> float:
+    """Weight of the distortion loss where nobody says.
+
+    No mask is exact, so there is more fog to clear about an object that masks tell from its
+    background.
+    """
     told = any(mask is not None and mask.meaning == "object" for mask in scene.masks)
     return MASKED_DISTORTION if told else DISTORTION
 

@@ -315,3 +315,17 @@ def test_batches_draw_from_all_photographs_though_few_fit(task):
     for step in range(0, 8 * 12, 8):
         assert {*places(made, *made._batch(step)[:2])[0].tolist()} <= {*made.drawable.tolist()}
     assert made.offered == {*made.frames.tolist()}
+
+
+def test_the_distortion_loss_shrinks_with_the_rate(task, monkeypatch):
+    made, weights = task(distortion=0.2), []
+    learn = radiance_task.learn_rays
+
+    def noting(*arguments, **more):
+        weights.append(more["distortion_weight"])
+        return learn(*arguments, **more)
+
+    monkeypatch.setattr(radiance_task, "learn_rays", noting)
+    for step, rate in enumerate((1.0, 0.25, 0.01)):
+        made.step(step, rate)
+    assert weights == pytest.approx([0.2, 0.05, 0.002])

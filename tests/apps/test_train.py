@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -14,12 +14,20 @@ from polyfield.apps import checkpoint
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.formats.mesh_files import read_mesh
+from polyfield.apps.mask_files import Mask
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
 from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.scene import load_scene
 from polyfield.apps.schedule import Schedule
 from polyfield.apps.settings import read_settings
-from polyfield.apps.train import measured_sentence, train
+from polyfield.apps.train import (
+    DISTORTION,
+    MASKED_DISTORTION,
+    default_distortion,
+    measured_sentence,
+    train,
+)
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
@@ -199,3 +207,14 @@ def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, 
     assert torch.equal(trained.field.encoding.nodes, before)
     losses = [r["loss"] for r in RunFolder.open(out).records() if "loss" in r]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("meaning", "weight"), [("object", MASKED_DISTORTION), ("ignore", DISTORTION)]
+)
+def test_more_fog_is_cleared_about_what_masks_tell(scene, tmp_path, meaning, weight):
+    plain = load_scene(scene)
+    assert default_distortion(plain) == DISTORTION < MASKED_DISTORTION
+    mask = Mask(tmp_path / "mask.png", meaning, 8, 8)
+    masks = (None,) * (len(plain.frame_names) - 1) + (mask,)
+    assert default_distortion(replace(plain, masks=masks)) == weight
