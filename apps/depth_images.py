@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from polyfield.apps.formats.depth_files import check_depth, read_depth
+from polyfield.apps.formats.depth_files import MILLIMETRES, check_depth, read_depth
 from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
 
-MOST = 65535  # steps of a depth image's pixel
+MOST_STEPS = 65535  # of a depth image's pixel
 
 
 def depth_bytes(scene: Scene) -> int:
@@ -47,7 +47,7 @@ class DepthImages:
         self._start = counts.cumsum(0)
         self._steps = torch.empty(int(self._start[-1]), dtype=torch.uint16)
         for index, path in enumerate(paths):
-            steps = (read_depth(path) / 1e-3).round().clamp(0, MOST)
+            steps = (read_depth(path, MILLIMETRES) / MILLIMETRES).round().clamp(0, MOST_STEPS)
             part = self._steps[self._start[index] : self._start[index + 1]]
             part.copy_(steps.flatten().to(torch.int32))
 

@@ -89,10 +89,7 @@ def _pixels(start: bytes) -> int:
     if start.startswith(b"\x89PNG") and len(start) > 25:
         width, height = struct.unpack(">II", start[16:24])
     elif start.startswith(b"\xff\xd8"):
-        sizes = re.findall(
-            rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)", start, re.DOTALL
-        )
-        found = [struct.unpack(">HH", size) for size in sizes]
+        found = [struct.unpack(">HH", size) for size in _JPEG_SIZE.findall(start)]
         return max((high * wide for high, wide in found), default=0)
     elif start[12:16] == b"VP8 " and len(start) > 30:
         width, height = (side & 0x3FFF for side in struct.unpack("<HH", start[26:30]))

@@ -9,6 +9,7 @@ from polyfield.apps.true_view import TrueView
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
 from polyfield.render.light import Light, fit_light
+from polyfield.render.view import behind
 
 PIXELS = 2048  # of the half, evenly spread: they decide a few numbers
 
@@ -34,26 +35,21 @@ def light_from_left_half(
     background of their own.
     """
     kept = truth.half(right=False).kept
-    places = torch.zeros(0, 2, dtype=torch.int64) if kept is None else kept.nonzero()
-    if not len(places):
+    if kept is None or not kept.any():
         return None
+    places = kept.nonzero()
     count = min(PIXELS, len(places))
     places = places[torch.arange(count) * len(places) // count]
     row, column = places.unbind(1)
     device = cameras.camera_to_world.device
     point = torch.stack([column, row], 1).to(device) + 0.5
     origins, directions = cameras.rays(torch.full((count,), frame, device=device), point)
-    behind = trained.background
-    if callable(behind):
-        background = behind(directions)
-    else:
-        background = torch.tensor(behind, device=device).expand(count, 3)
     return fit_light(
         trained.field,
         trained.guide,
         origins,
         directions,
-        background,
+        behind(trained.background, directions),
         truth.color[row, column].to(device),
         trained.settings.sampling,
         exposure=trained.exposure is not None,

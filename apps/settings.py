@@ -21,7 +21,7 @@ from polyfield.render.volume import Sampling
 GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 CONE = 1 / 96  # growth of steps with distance where cubes are nested
-MOST_PHOTOGRAPHS = 1 << 20  # of a scene: no allocation beyond follows from a file
+MOST_PHOTOGRAPHS = 1 << 20  # whose exposures a file may ask for
 Color = tuple[float, float, float]  # sRGB, 0 to 1
 BACKGROUNDS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
@@ -89,8 +89,7 @@ def settings_of(
         grid_levels=scene.grid_levels,
         grid_resolution=GRID_RESOLUTION,
         sampling=Sampling(
-            step=coarser
-            * max(finest_side / STEPS_ACROSS[1], min(finest_side / STEPS_ACROSS[0], detail)),
+            step=coarser * max(finest_side / most, min(finest_side / least, detail)),
             cone=0.0 if scene.grid_levels == 1 else CONE,
             near=scene.near,
             fade=scene.focus,

@@ -59,8 +59,7 @@ class Train:
     it shrinks with the learning rate. The default is 0.1 where masks tell an object from its
     background, else 0.01; 0 suits what is transparent."""
     depth: Annotated[float, arg(metavar="W")] = 0.0
-    """Weight of the scene's depth images: rays are drawn to end where those say; 0.01 to 0.1 is
-    usual."""
+    """Weight of the scene's depth images: rays are drawn to end where those say."""
     learned_background: Annotated[bool, arg(help_behavior_hint="")] = False
     """Learn what lies behind the field, by direction, in place of one colour: for skies."""
     exposure: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -68,7 +67,7 @@ class Train:
     to explain it. Views show the mean exposure."""
     appearance: Annotated[int, arg(metavar="N")] = 0
     """Numbers of each photograph, learned, that the colours in its light depend on: for captures
-    over hours or days; 8 to 16 are usual. Views show the mean light."""
+    over hours or days. Views show the mean light."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True

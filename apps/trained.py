@@ -125,27 +125,16 @@ class Trained:
         light: that of the mean photograph where none is given.
         """
         image = torch.empty(int(cameras.height[index]), int(cameras.width[index]), 3)
-        field: RadianceField = self.field
-        if light is not None and light.code is not None:
-            field = InLightOf(self.field, light.code[None], 0)
         top = 0
-        for band in render_bands(
-            field,
-            self.guide,
+        for band in self.bands(
             cameras,
             index,
-            background or self.background,
-            self.settings.sampling,
             samples_per_pixel=samples_per_pixel,
-            memory_bytes=self.memory_bytes,
+            background=background,
+            light=light,
         ):
-            color = band.color
-            if light is not None:
-                constant = background or self.settings.background
-                behind = torch.tensor(constant, device=color.device)
-                color = light.on(color, band.opacity, behind.view(1, 1, 3)).clamp(max=1)
-            image[top : top + len(color)] = color
-            top += len(color)
+            image[top : top + len(band.color)] = band.color
+            top += len(band.color)
         return image
 
     def bands(
@@ -155,19 +144,34 @@ class Trained:
         *,
         samples_per_pixel: int = SAMPLES_PER_PIXEL,
         normals: bool = False,
+        background: Color | None = None,
+        light: Light | None = None,
     ) -> Iterator[View]:
-        """`view` from top to bottom, in bands of rows that fit into the memory."""
-        return render_bands(
-            self.field,
+        """`view` from top to bottom, in bands of rows that fit into the memory.
+
+        light: that of the mean photograph where none is given.
+        """
+        field: RadianceField = self.field
+        if light is not None and light.code is not None:
+            field = InLightOf(self.field, light.code[None], 0)
+        for band in render_bands(
+            field,
             self.guide,
             cameras,
             index,
-            self.background,
+            background or self.background,
             self.settings.sampling,
             samples_per_pixel=samples_per_pixel,
             normals=normals,
             memory_bytes=self.memory_bytes,
-        )
+        ):
+            if light is None:
+                yield band
+                continue
+            # Only photographs without alpha have a learned background, and with it one light.
+            constant = torch.tensor(background or self.settings.background).to(band.color)
+            lit = light.on(band.color, band.opacity, constant.view(1, 1, 3)).clamp(max=1)
+            yield band._replace(color=lit)
 
 
 def build(settings: Settings, device: torch.device) -> Trained:

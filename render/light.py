@@ -84,8 +84,10 @@ def fit_light(
         code = field.codes.detach().mean(0, keepdim=True).requires_grad_()
         lit = InLightOf(field, code, 0)
     wanted = [t for t in (stops, code) if t is not None and t.requires_grad]
-    adam = torch.optim.Adam(wanted or [torch.zeros(1)], lr=RATE)
-    for _ in range(STEPS if wanted else 0):
+    if not wanted:
+        return Light(stops, None, whole)
+    adam = torch.optim.Adam(wanted, lr=RATE)
+    for _ in range(STEPS):
         harmonics = rows_of(lit.encode_directions(directions), samples.ray)
         color = field.color(features, harmonics)
         out = composite(density, samples.length, color, samples.ray_offsets)

@@ -106,7 +106,10 @@ def render_bands(
             found = [channel for channel in seen if channel is not None]
             for channel in found:
                 channel[~there] = 0
-            found[0] += (1 - seen.opacity)[:, None] * _behind(background, directions, there)
+            far = behind(background, directions)
+            if callable(background):  # no direction, no colour
+                far = far * there[:, None]
+            found[0] += (1 - seen.opacity)[:, None] * far
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         color, opacity, depth, *normal = (channel / samples_per_pixel for channel in total)
         shape = (bottom - top, width)
@@ -119,10 +122,11 @@ def render_bands(
 
 
 @torch.no_grad()
-def _behind(background: Background, directions: Tensor, there: Tensor) -> Tensor:
-    if not callable(background):
-        return torch.tensor(background, device=directions.device)
-    return background(directions) * there[:, None]
+def behind(background: Background, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
+    """What lies behind a field along rays of these unit directions: sRGB in [0, 1]."""
+    if callable(background):
+        return background(directions)
+    return torch.tensor(background, device=directions.device).expand_as(directions)
 
 
 def render_view(

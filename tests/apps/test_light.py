@@ -196,4 +196,3 @@ def test_what_was_asked_for_is_in_the_config(exposed, uneven):
     settings = RunFolder.open(exposed).config()["settings"]
     assert settings["exposures"] == 22 and settings["learned_background"] is False
     assert settings["arguments"]["appearance"] == 0
-    json.dumps(settings)
