@@ -16,9 +16,8 @@ from polyfield.apps.export import surface_of
 from polyfield.apps.formats.mesh_files import write_mesh
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import scene_images
-from polyfield.apps.loop import Progress
 from polyfield.apps.option_help import optional
-from polyfield.apps.progress import live_progress
+from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.render import turntable_frames
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run

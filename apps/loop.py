@@ -18,9 +18,10 @@ from polyfield.apps import checkpoint
 from polyfield.apps.checkpoint import Saved
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.interruption import Interrupted, stop_requests
-from polyfield.apps.memory import resident_bytes
+from polyfield.apps.progress import Meter, Progress
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import (
+    AMEND_SHARE,
     CHECKPOINT_SECONDS,
     MOST_STEPS,
     QUICK_SECONDS,
@@ -36,24 +37,6 @@ from polyfield.cuda.errors import InputError, PolyfieldError
 
 MOST_REWINDS = 8
 _RECORDS = 500  # lines of metrics a run
-_PROGRESS_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands."""
-
-    step: int
-    """Steps done."""
-    steps: int | None
-    """Steps of the whole run, None until they are fixed."""
-    loss: float
-    psnr: float | None
-    """Of the last validation, in dB."""
-    samples_per_second: float
-    memory_bytes: int
-    """Resident memory of this process."""
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -93,11 +76,12 @@ def run(
     whoever loads one. `started` is time.monotonic() at the command's start, where `minutes` begin;
     they end with the last checkpoint. If schedule.steps is None, the first `measure_steps` (fewer
     if steps are slow) are timed, the number of steps is fixed, written into config.json under
-    "schedule" and into all checkpoints; from then on the clock can only end the run early. The
-    schedule and a step's seconds are told to `on_plan` once they are measured, also where the
-    number of steps was fixed from the start.
+    "schedule" and into all checkpoints. Once, before the rate begins to fall, it is set right by
+    what steps take by then; from then on the clock can only end the run early. The schedule and a
+    step's seconds are told to `on_plan` whenever they are measured, also where the number of steps
+    was fixed from the start.
 
-    `resume_from` is the folder's latest checkpoint. It, or else config.json, brings the schedule
+    `resume_from` is the folder's latest checkpoint. config.json, or else it, brings the schedule
     if that was fixed already, and then `minutes` no longer count.
 
     A loss that is not finite, or such a state, takes the run back to the last kept state with half
@@ -172,12 +156,10 @@ class _Run:
         values = saved.metadata
         try:
             counts = Fields("metadata", values)
-            self.schedule = read_schedule(counts.part("schedule"))
-            if self.schedule.steps is None:
-                where = f"{self.folder.config_path}:"
-                config = Fields(where, self.folder.config())
-                if "schedule" in config:
-                    self.schedule = read_schedule(config.part("schedule"))
+            # The config's may be newer: a plan, or an amended one.
+            config = Fields(f"{self.folder.config_path}:", self.folder.config())
+            holder = config if "schedule" in config else counts
+            self.schedule = read_schedule(holder.part("schedule"))
             self.step = counts.whole("step", 0, self.schedule.steps or MOST_STEPS)
             self.rewinds = counts.whole("rewinds", 0, MOST_REWINDS)
             self.task.restore(saved.tensors, counts.part("task").values)
@@ -279,9 +261,10 @@ def _train(
 ) -> Literal["finished", "out of time"]:
     times: list[float] = []
     begun = time.monotonic()
-    meter = _Meter(begun)
+    meter = Meter(begun)
     typical = 0.0  # seconds of a step, lately
     told = on_plan is None
+    provisional = False  # the plan, for it was made of the first steps here
     while run.step != run.schedule.steps:
         now = time.monotonic()
         if stop():
@@ -304,8 +287,14 @@ def _train(
             continue
         if run.schedule.steps is None:
             if len(times) >= measure_steps or after - begun > 0.15 * (deadline - begun):
-                _fix(run, seconds_per_step(times), deadline, on_plan)
-                told = True
+                run.validate()  # how long that takes is a part of the plan
+                _plan(run, times, deadline, on_plan)
+                told = provisional = True
+        elif provisional and (
+            run.step > run.schedule.decay_begin or after - begun > AMEND_SHARE * (deadline - begun)
+        ):
+            _plan(run, times, deadline, on_plan)
+            provisional = False
         elif not told and on_plan is not None and len(times) == measure_steps:
             on_plan(run.schedule, seconds_per_step(times))
             told = True
@@ -328,7 +317,9 @@ def _train(
             run.save()
         if on_progress is not None:
             left = deadline - after if steps is None else (steps - run.step) * typical
-            meter.show(run, losses, left, on_progress)
+            psnr = run.metrics.get("psnr")
+            if progress := meter.read(time.monotonic(), run.step, steps, losses, psnr, left):
+                on_progress(progress)
 
     if run.step == run.schedule.steps:
         return "finished"
@@ -338,54 +329,23 @@ def _train(
     return "out of time"
 
 
-@dataclass
-class _Meter:
-    """Tells of progress, not too often."""
-
-    shown_at: float
-    samples: float = 0.0
-
-    def show(
-        self,
-        run: _Run,
-        losses: dict[str, float],
-        left: float,
-        on_progress: Callable[[Progress], None],
-    ) -> None:
-        self.samples += losses.get("samples", 0)
-        seconds = time.monotonic() - self.shown_at
-        if seconds < _PROGRESS_SECONDS and run.step != run.schedule.steps:
-            return
-        on_progress(
-            Progress(
-                step=run.step,
-                steps=run.schedule.steps,
-                loss=losses["loss"],
-                psnr=run.metrics.get("psnr"),
-                samples_per_second=self.samples / max(seconds, 1e-9),
-                memory_bytes=resident_bytes(),
-                seconds_left=left if math.isfinite(left) else None,
-            )
-        )
-        self.shown_at, self.samples = self.shown_at + seconds, 0.0
-
-
-def _fix(
+def _plan(
     run: _Run,
-    per_step: float,
+    times: list[float],
     deadline: float,
     on_plan: Callable[[Schedule, float], None] | None,
 ) -> None:
-    run.validate()
-    now = time.monotonic()
-    more = steps_within(
-        deadline - now - 2 * run.checkpoint_cost,
+    """Fix the number of steps, or set it right, by the seconds that the steps so far took."""
+    per_step = seconds_per_step(times)
+    steps = run.step + steps_within(
+        deadline - time.monotonic() - 2 * run.checkpoint_cost,
         per_step,
         rewind_spacing=run.schedule.rewind_spacing,
         per_checkpoint=run.checkpoint_cost,
         per_validation=run.validation_cost,
     )
-    run.schedule = run.schedule.fixed(run.step + more, run.step)
+    planned = run.schedule.fixed if run.schedule.steps is None else run.schedule.amend
+    run.schedule = planned(steps, run.step)
     run.write_schedule()
     run.log({"event": "plan", "steps": run.schedule.steps, "seconds_per_step": per_step})
     if on_plan is not None:

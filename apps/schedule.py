@@ -1,4 +1,4 @@
-"""How many steps, and how fast each one learns: fixed once, then a function of the step alone."""
+"""How many steps, and how fast each one learns: once planned, a function of the step alone."""
 
 import math
 from dataclasses import dataclass, replace
@@ -31,7 +31,9 @@ class Schedule:
     measured: int = 0
     """Steps done before `steps` was fixed. They knew no decay, so it begins after them."""
     rewind_spacing: int = 250
-    """Least number of steps between two states that the NaN guard can go back to."""
+    """Steps between two states that the NaN guard can go back to."""
+    amended: int = 0
+    """Steps done before the clock set `steps` right. They knew no decay either."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -48,15 +50,34 @@ class Schedule:
         warm = min(1.0, (step + 1) / self.warmup)
         if self.steps is None:
             return warm
-        last = self.steps - 1
-        begin = max(self.hold_fraction * last, self.warmup - 1, self.measured - 1)
+        last, begin = self.steps - 1, self.decay_begin
         if step <= begin:
             return warm
         return warm * self.final_factor ** ((step - begin) / (last - begin))
 
-    def fixed(self, steps: int, measured: int) -> "Schedule":
-        """The same schedule over `steps` steps, at least the `measured` ones already done."""
-        return replace(self, steps=max(steps, measured, 1), measured=measured)
+    @property
+    def decay_begin(self) -> float:
+        """The steps numbered up to this one know no decay; infinite while `steps` is not fixed."""
+        if self.steps is None:
+            return math.inf
+        known = max(self.warmup, self.measured, self.amended) - 1
+        return float(max(self.hold_fraction * (self.steps - 1), known))
+
+    def fixed(self, steps: int, measured: int = 0) -> "Schedule":
+        """The same schedule over `steps` steps, at least the `measured` ones already done.
+
+        Of a long one few states are kept for the NaN guard.
+        """
+        spacing = max(self.rewind_spacing, math.ceil(steps / _KEPT))
+        steps = max(steps, measured, 1)
+        return replace(self, steps=steps, measured=measured, rewind_spacing=spacing)
+
+    def amend(self, steps: int, done: int) -> "Schedule":
+        """Of other length once `done` steps, at most up to the decay's begin, have been done.
+
+        Their rates, and what a rewind among them goes back to, are what they were.
+        """
+        return replace(self, steps=max(steps, done, 1), amended=done)
 
     def rewind_step(self, step: int) -> int:
         """Number of steps after which the state was kept that step number `step` goes back to.
@@ -66,8 +87,7 @@ class Schedule:
         """
         if self.steps is None:
             return 0
-        spacing = max(self.rewind_spacing, math.ceil(self.steps / _KEPT))
-        found = step // spacing * spacing
+        found = step // self.rewind_spacing * self.rewind_spacing
         return found if found > self.measured else 0
 
     def keeps(self, done: int) -> bool:
@@ -77,7 +97,7 @@ class Schedule:
 
 def read_schedule(found: Fields) -> Schedule:
     """A schedule from what a file held. InputError, naming the field, for what no run wrote."""
-    counts = {"steps": 1, "warmup": 1, "measured": 0, "rewind_spacing": 1}
+    counts = {"steps": 1, "warmup": 1, "measured": 0, "rewind_spacing": 1, "amended": 0}
     for key, least in counts.items():
         if key in found:
             found.whole(key, least, MOST_STEPS)
@@ -124,6 +144,13 @@ def steps_within(
     overhead = checkpoints * per_checkpoint + validations
     return max(0, math.floor((0.95 * seconds - overhead) / per_step))
 
+
+AMEND_SHARE = 0.3
+"""Part of the time after which a plan made of the first steps is set right.
+
+Empty space has been found by then, so that a step has the rays and takes the time that it keeps;
+and the decay, which goes by the plan, has not begun.
+"""
 
 CHECKPOINT_SECONDS = 12.0
 """Wall time between two checkpoints; less than the 15 s promised, for a step may come between."""

@@ -20,9 +20,9 @@ from polyfield.apps.diagnosis_cameras import camera_warnings
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore, scene_images
-from polyfield.apps.loop import Outcome, Progress, run
+from polyfield.apps.loop import Outcome, run
 from polyfield.apps.memory_plan import MemoryPlan, default_limit, known_plan, plan_memory
-from polyfield.apps.progress import live_progress
+from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.report import duration
 from polyfield.apps.run_folder import RunFolder, read_config
@@ -126,7 +126,9 @@ def train(
     trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
     if known is None:
-        schedule = Schedule(options.steps)
+        schedule = Schedule(None)
+        if options.steps is not None:
+            schedule = schedule.fixed(options.steps)
     else:
         schedule = read_schedule(Fields(f"{known_from}:", known).part("schedule"))
     minutes = None if schedule.steps is not None else options.minutes or 3.0
@@ -240,8 +242,9 @@ def measured_sentence(schedule: Schedule, seconds: float, samples_per_step: int)
     """The plan once a step's time is known, with a warning where it will not do."""
     steps = schedule.steps or 0
     total = steps * samples_per_step
+    name = "plan, set right" if schedule.amended else "plan"
     sentence = (
-        f"plan: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} samples, "
+        f"{name}: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} samples, "
         f"{duration(steps * seconds)}"
     )
     if total < ENOUGH_SAMPLES:

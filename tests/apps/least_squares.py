@@ -19,7 +19,7 @@ from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import Schedule
 
 SIZE = 8
-SCHEDULE = Schedule(120, warmup=10, rewind_spacing=5)
+SCHEDULE = Schedule(120, warmup=10, rewind_spacing=8)
 
 
 class LeastSquares:

@@ -127,7 +127,7 @@ def test_the_last_two_checkpoints_stay(uninterrupted):
 @pytest.mark.parametrize("kind", ["bad", "hidden"])
 def test_values_that_are_not_finite_rewind_and_halve_the_rate(tmp_path, kind):
     task = LeastSquares(**{kind: {50: 0.3}})
-    flat = Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=5)
+    flat = Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=8)
     outcome = train(tmp_path / "run", task, flat)
     assert (outcome.step, outcome.rewinds) == (120, 2)
     rates = dict(task.rates)  # the last rate of each step
@@ -145,7 +145,7 @@ def test_values_that_are_not_finite_rewind_and_halve_the_rate(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["bad", "hidden"])
 @pytest.mark.parametrize("last", [48, 49, 52, 70])
 def test_a_stopped_run_rewinds_to_where_the_other_one_did(tmp_path, kind, last):
-    flat = Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=5)
+    flat = Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=8)
     train(tmp_path / "whole", LeastSquares(**{kind: {50: 0.3}}), flat)
     task = LeastSquares(**{kind: {50: 0.3}})
     task.before_step = lambda step: step == last and signal.raise_signal(signal.SIGINT)

@@ -82,9 +82,10 @@ def test_minutes_become_a_plan_that_ends_in_time(tmp_path, monkeypatch):
     )
     assert outcome.ended == "finished" and outcome.seconds <= 180
     assert outcome.seconds > 0.93 * 180
-    ((schedule, per_step),) = plans
+    (first, per_step), (schedule, again) = plans
     assert (schedule.measured, schedule.steps) == (100, outcome.step)
-    assert per_step == pytest.approx(0.22)
+    assert per_step == pytest.approx(0.22) and again == pytest.approx(0.22)
+    assert schedule.steps == pytest.approx(first.steps, rel=0.02) and first.amended == 0
     config = RunFolder.open(tmp_path / "run").config()
     assert Schedule(**config["schedule"]) == schedule == outcome.schedule
     assert Schedule(**read(outcome.checkpoint)[1]["schedule"]) == schedule
@@ -92,6 +93,78 @@ def test_minutes_become_a_plan_that_ends_in_time(tmp_path, monkeypatch):
     assert [rate for _, rate in task.rates] == [schedule.rate(s) for s in range(outcome.step)]
     train(tmp_path / "again", LeastSquares(), schedule)
     assert final_bytes(tmp_path / "again") == final_bytes(tmp_path / "run")
+
+
+@pytest.mark.parametrize("factor", [1.6, 0.5])
+def test_a_plan_made_of_untypical_steps_is_set_right_before_the_rate_falls(
+    tmp_path, monkeypatch, factor
+):
+    """Rays that find less and less to skip, or more and more."""
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, lambda step: 0.1 * (1 if step < 120 else factor))
+    plans = []
+    outcome = train(
+        tmp_path / "run",
+        task,
+        Schedule(None, warmup=10),
+        started=clock.now,
+        minutes=2.0,
+        on_plan=lambda schedule, per_step: plans.append((schedule, per_step)),
+    )
+    assert outcome.ended == "finished" and 112 < outcome.seconds <= 120
+    (first, _), (schedule, per_step) = plans
+    assert per_step == pytest.approx(0.1 * factor) and schedule.amended > 120
+    assert (schedule.steps < first.steps) == (factor > 1)
+    # Nothing of it had decayed by the first plan, and all of the decay lies in the second.
+    assert schedule.amended <= first.decay_begin + 1 and schedule.amended < 0.42 * schedule.steps
+    assert [rate for _, rate in task.rates] == [schedule.rate(s) for s in range(outcome.step)]
+    assert task.rates[-1][1] == pytest.approx(schedule.final_factor)
+    assert RunFolder.open(tmp_path / "run").config()["schedule"]["steps"] == outcome.step
+    train(tmp_path / "again", LeastSquares(), schedule)
+    assert final_bytes(tmp_path / "again") == final_bytes(tmp_path / "run")
+
+
+def test_a_run_killed_after_its_plan_was_set_right_goes_on_by_that_one(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+
+    def step(number):
+        clock.now += 0.01 if number < 101 else 0.02
+        if number == 960:
+            raise KeyboardInterrupt
+
+    task.before_step = step
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", task, Schedule(None), started=clock.now, minutes=1.0)
+    first, amended = events(tmp_path / "run", "plan")
+    saved = latest(tmp_path / "run/checkpoints")
+    assert saved.step < amended["step"] and saved.metadata["schedule"]["steps"] == first["steps"]
+    outcome = train(tmp_path / "run", LeastSquares(), Schedule(None), minutes=1.0)
+    assert outcome.step == outcome.schedule.steps == amended["steps"]
+    train(tmp_path / "whole", LeastSquares(), outcome.schedule)
+    assert final_bytes(tmp_path / "whole") == final_bytes(tmp_path / "run")
+
+
+def test_what_a_run_goes_back_to_is_the_same_before_and_after_its_plan_is_set_right(
+    tmp_path, monkeypatch
+):
+    bad = {150: 0.6, 260: 0.1}  # before and after it
+    task, clock = LeastSquares(bad=bad), Clock(monkeypatch)
+    clock.pass_in(task, lambda step: 0.1 if step < 120 else 0.16)
+    schedule = Schedule(None, warmup=1, rewind_spacing=5)
+    outcome = train(tmp_path / "run", task, schedule, started=clock.now, minutes=1.0)
+    first, amended = events(tmp_path / "run", "plan")
+    assert 150 < amended["step"] < 260 and first["steps"] != amended["steps"]
+    assert outcome.rewinds == 2 and outcome.ended == "out of time"  # what was lost is not planned
+    train(tmp_path / "run", task, schedule, minutes=1.0)  # the rest
+    train(tmp_path / "again", LeastSquares(bad=bad), outcome.schedule)
+    assert final_bytes(tmp_path / "again") == final_bytes(tmp_path / "run")
+
+
+def test_a_number_of_steps_that_was_asked_for_stays(tmp_path, monkeypatch):
+    task, clock = LeastSquares(), Clock(monkeypatch)
+    clock.pass_in(task, lambda step: 0.1 if step < 120 else 0.05)
+    outcome = train(tmp_path / "run", task, Schedule(300), started=clock.now, minutes=1.0)
+    assert outcome.step == 300 and outcome.schedule == Schedule(300)
 
 
 def test_when_the_machine_slows_down_the_clock_ends_the_run_early(tmp_path, monkeypatch):
@@ -189,7 +262,7 @@ def test_after_a_rewind_no_later_checkpoint_of_the_broken_attempt_is_left(tmp_pa
             assert max(steps_in(tmp_path / "run/checkpoints")) > 48
 
     task.before_step = step
-    train(tmp_path / "run", task, Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=5))
+    train(tmp_path / "run", task, Schedule(120, warmup=1, final_factor=1.0, rewind_spacing=8))
     assert newest == [48, 48]
 
 
@@ -218,7 +291,7 @@ def test_slow_checkpoints_and_validations_fit_into_the_minutes(tmp_path, monkeyp
     monkeypatch.setattr(checkpoint, "write", write)
     for slower in (1.0, 1.7):  # as measured, and slower than that, which the clock has to end
         task, run = Slow(), tmp_path / f"{slower}"
-        clock.pass_in(task, lambda step, s=slower: 0.1 * (1.0 if step < 120 else s))
+        clock.pass_in(task, lambda step, s=slower: 0.1 * (1.0 if step < 500 else s))
         outcome = train(run, task, Schedule(None), started=clock.now, minutes=2.0)
         assert (outcome.ended == "finished") == (slower == 1)
         assert 108 < outcome.seconds <= 120

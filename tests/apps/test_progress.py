@@ -2,8 +2,7 @@ import io
 
 from rich.console import Console
 
-from polyfield.apps.loop import Progress
-from polyfield.apps.progress import live_progress, progress_line
+from polyfield.apps.progress import Progress, live_progress, progress_line
 
 SOME = Progress(120, 4000, 0.00123, 27.456, 1_234_567.0, 812_000_000, 3725.0)
 

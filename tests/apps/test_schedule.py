@@ -17,6 +17,7 @@ schedules = st.builds(
     final_factor=st.floats(1e-3, 1),
     measured=st.integers(0, 500),
     rewind_spacing=st.integers(1, 400),
+    amended=st.integers(0, 500),
 )
 quick = settings(max_examples=60, deadline=None)
 
@@ -64,9 +65,29 @@ def test_fixing_the_number_of_steps_leaves_the_rates_already_used(schedule, step
 
 
 @quick
+@given(schedules, st.integers(1, 5000), st.data())
+def test_amending_the_number_of_steps_changes_nothing_of_those_done(schedule, steps, data):
+    done = data.draw(st.integers(0, min(schedule.steps, math.floor(schedule.decay_begin) + 1)))
+    amended = schedule.amend(steps, done)
+    assert amended.steps == max(steps, done)
+    used = range(done)
+    assert [amended.rate(step) for step in used] == [schedule.rate(step) for step in used]
+    kept = [(amended.rewind_step(step), amended.keeps(step)) for step in used]
+    assert kept == [(schedule.rewind_step(step), schedule.keeps(step)) for step in used]
+
+
+def test_an_amended_schedule_decays_over_the_steps_that_are_left():
+    longer = Schedule(1001, final_factor=1e-4).amend(2001, 300)
+    assert longer == Schedule(2001, final_factor=1e-4, amended=300)
+    assert [longer.rate(step) for step in (800, 1400, 2000)] == pytest.approx([1, 1e-2, 1e-4])
+    shorter = Schedule(1001, final_factor=1e-4).amend(501, 301)  # 40 of a hundred are over
+    assert [shorter.rate(step) for step in (300, 400, 500)] == pytest.approx([1, 1e-2, 1e-4])
+
+
+@quick
 @given(schedules)
 def test_a_rewind_goes_back_to_a_kept_state_and_not_too_far(schedule):
-    spacing = max(schedule.rewind_spacing, math.ceil(schedule.steps / 16))
+    spacing = schedule.rewind_spacing
     for step in range(0, schedule.steps, 7):
         target = schedule.rewind_step(step)
         assert target <= step and schedule.keeps(target)
@@ -74,9 +95,10 @@ def test_a_rewind_goes_back_to_a_kept_state_and_not_too_far(schedule):
 
 
 def test_kept_states_are_few():
-    schedule = Schedule(16_000)
+    schedule = Schedule(None).fixed(16_000)
     assert sum(schedule.keeps(done) for done in range(16_001)) == 17
-    assert [done for done in range(1000) if Schedule(1000).keeps(done)] == [0, 250, 500, 750]
+    short = Schedule(None).fixed(1000)
+    assert [done for done in range(1000) if short.keeps(done)] == [0, 250, 500, 750]
     assert not any(Schedule(None).keeps(done) for done in range(1, 1000))
 
 
@@ -100,7 +122,7 @@ WHOLE = {"steps": 10, "warmup": 5, "hold_fraction": 0.5, "measured": 0, "rewind_
 
 
 def test_a_schedule_is_read_as_it_was_written():
-    for schedule in (Schedule(10, final_factor=0.5), Schedule(None)):
+    for schedule in (Schedule(10, final_factor=0.5), Schedule(None), Schedule(9).amend(8, 2)):
         assert read_schedule(Fields("config.json: schedule", asdict(schedule))) == schedule
 
 
@@ -111,6 +133,7 @@ def test_a_schedule_is_read_as_it_was_written():
         ("warmup", [0, math.inf, 1.5]),
         ("measured", [-1, "a"]),
         ("rewind_spacing", [0, 0.5]),
+        ("amended", [-1, 1.5]),
         ("hold_fraction", [-1, 1.1, math.nan, "a"]),
         ("final_factor", [0.0, 2, 10**400]),
         ("wing", [1]),
