@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, max_pool2d, normalize
 
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras
@@ -133,6 +133,40 @@ def camera_bounds(cameras: Cameras, points: Float[Tensor, "p 3"] | None = None) 
         near = max(near, 0.4 * _nearest_points(cameras, points))
     side = finest * 2 ** (levels - 1)
     return Bounds(seen.target, side, levels, near, reason, focus(cameras))
+
+
+def common_view(cameras: Cameras, near: float) -> dict | None:
+    """Axes, origin, extent and near of the `Projection` of what cameras see that look one way.
+
+    cameras: poses in the unit cube. near: sides of it before each camera in which nothing is.
+    The plane goes through the rearmost camera. None where one of them looks 60 degrees or more
+    away from the mean, or sees that far: there is no such plane then.
+    """
+    poses = cameras.camera_to_world.double()
+    ahead = normalize(poses[:, :, 2].mean(0), dim=0)
+    down = normalize(poses[:, :, 1].mean(0) - (poses[:, :, 1].mean(0) @ ahead) * ahead, dim=0)
+    axes = torch.stack([torch.linalg.cross(down, ahead), down, ahead])
+    own = poses[:, :, 3] @ axes.T
+    origin = torch.cat([own[:, :2].mean(0), own[:, 2:].amin(0)]) @ axes
+    own = own - axes @ origin
+    ticks = torch.linspace(0, 1, 9)
+    border = torch.cartesian_prod(ticks, ticks)  # also what a lens bends outwards amid a side
+    tangents = []
+    for index in range(len(cameras)):
+        pixels = border * torch.stack([cameras.width[index], cameras.height[index]])
+        camera = torch.full((len(pixels),), index)
+        directions = cameras.rays(camera, pixels)[1].double() @ axes.T
+        if not bool((directions[:, 2] > 0.5).all()):  # neither if it is not finite
+            return None
+        close = own[index] + directions * (2 * near / directions[:, 2:])
+        tangents += [directions[:, :2] / directions[:, 2:], close[:, :2] / close[:, 2:]]
+    extent = torch.cat(tangents).abs().amax(0)
+    return {
+        "axes": axes.tolist(),
+        "origin": origin.tolist(),
+        "extent": extent.tolist(),
+        "near": near,
+    }
 
 
 def focus(cameras: Cameras) -> float:

@@ -42,8 +42,7 @@ def odd_json(content: bytes, random: Random) -> tuple[bytes, str]:
     said = [_change(whole, random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
     written: list[str] = []
     text = json.dumps(_marked(whole[""], written))
-    for index, raw in enumerate(written):
-        text = text.replace(f'"@@{index}@@"', raw, 1)
+    text = re.sub(r'"@@(\d+)@@"', lambda mark: written[int(mark[1])], text)
     coding = random.choice(("utf-8",) * 20 + ("utf-8-sig", "utf-16", "utf-32"))
     return text.encode(coding, "surrogatepass"), ", ".join(said)
 
@@ -86,11 +85,14 @@ def _change(whole: dict[str, Any], random: Random) -> str:
         return f"{path[2:]} {count} times {item}"
     if what == 5 and isinstance(holder[key], list) and holder[key]:
         most = max(1, 1_000_000 // len(json.dumps(holder[key])))
-        holder[key] = holder[key] * random.choice((0, 2, min(50, most), min(3000, most)))
+        times = random.choice((0, 2, min(50, most), min(3000, most)))
+        # Each a value of its own, or what is written into one of them would stand in all.
+        holder[key] = [copy.deepcopy(item) for _ in range(times) for item in holder[key]]
         return f"{path[2:]} of {len(holder[key])}"
     if what == 6 and isinstance(holder, dict) and isinstance(holder[key], dict):
         inner = json.dumps(holder[key])[1:-1]
-        holder[key] = _Written("{" + ",".join([inner] * random.choice((2, 500))) + "}")
+        times = random.choice((2, min(500, max(2, 1_000_000 // max(1, len(inner))))))
+        holder[key] = _Written("{" + ",".join([inner] * times) + "}")
         return f"{path[2:]} with its keys again"
     if what == 7:
         holder[key] = random.choice(ODD_TEXTS)

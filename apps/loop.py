@@ -28,6 +28,7 @@ from polyfield.apps.schedule import (
     VALIDATION_SHARE,
     VALIDATIONS,
     Schedule,
+    mean_seconds,
     read_schedule,
     seconds_per_step,
     steps_within,
@@ -288,12 +289,12 @@ def _train(
         if run.schedule.steps is None:
             if len(times) >= measure_steps or after - begun > 0.15 * (deadline - begun):
                 run.validate()  # how long that takes is a part of the plan
-                _plan(run, times, deadline, on_plan)
+                _plan(run, seconds_per_step(times), deadline, on_plan)
                 told = provisional = True
         elif provisional and (
             run.step > run.schedule.decay_begin or after - begun > AMEND_SHARE * (deadline - begun)
         ):
-            _plan(run, times, deadline, on_plan)
+            _plan(run, mean_seconds(times), deadline, on_plan)
             provisional = False
         elif not told and on_plan is not None and len(times) == measure_steps:
             on_plan(run.schedule, seconds_per_step(times))
@@ -331,12 +332,11 @@ def _train(
 
 def _plan(
     run: _Run,
-    times: list[float],
+    per_step: float,
     deadline: float,
     on_plan: Callable[[Schedule, float], None] | None,
 ) -> None:
-    """Fix the number of steps, or set it right, by the seconds that the steps so far took."""
-    per_step = seconds_per_step(times)
+    """Fix the number of steps, or set it right, by the seconds that each takes."""
     steps = run.step + steps_within(
         deadline - time.monotonic() - 2 * run.checkpoint_cost,
         per_step,

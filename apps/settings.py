@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.train_options import MOST_DISTORTION, Pixel
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS
+from polyfield.fields.warp import build_warp
 from polyfield.render.losses import LossKind
 from polyfield.render.samplers import SamplerKind
 from polyfield.render.volume import Sampling
@@ -61,6 +63,8 @@ class Settings:
     """What lies behind the field is learned by direction, from `background` on."""
     exposures: int = 0
     """Photographs whose exposure is learned; 0 where all count as alike."""
+    warp: dict = attribute(default_factory=dict)
+    """What the field does with positions before it encodes them, see `build_warp`."""
 
 
 def settings_of(
@@ -169,6 +173,8 @@ def read_settings(values: Any, where: str) -> Settings:
         raise found.refuse("scene", "a folder's path")
     found.text("images")
     found.part("to_field")
+    if "warp" in found.values:
+        build_warp(found.part("warp").values)
     arguments = found.part("arguments")
     for name in arguments.values:
         arguments.whole(name, 0, 1 << 20)

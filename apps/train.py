@@ -13,6 +13,7 @@ from typing import get_args
 import torch
 
 from polyfield.apps import checkpoint
+from polyfield.apps.bounds import common_view
 from polyfield.apps.clock import command_start
 from polyfield.apps.depth_images import depth_bytes
 from polyfield.apps.device import choose_device
@@ -106,7 +107,7 @@ def train(
     if options.images not in (None, images_folder):
         got = f"the run has {images_folder or 'none'}"
         raise InputError(f"--images {options.images[:80]}", got, "the folder that it began with")
-    scene = load_scene(scene_path, images_folder, unbounded=options.space == "unbounded")
+    scene = load_scene(scene_path, images_folder, unbounded=options.space in ("unbounded", "ndc"))
     for note in scene.notes:
         tell(note)
     if options.learned_background and scene.has_alpha:
@@ -273,8 +274,8 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
     plan = plan_memory(
         limit, scene.sizes, 4 if scene.has_alpha else 3, parameters, scene.mask_sizes
     )
-    contraction = scene.grid_levels if options.space == "unbounded" else 0
-    arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters, contraction)
+    warp, resolution = chosen_warp(scene, options, resolution)
+    arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters)
     if options.appearance:
         arguments = with_appearance(arguments, options.appearance, len(scene.splits["train"]))
     settings = settings_of(
@@ -295,8 +296,29 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         depth=options.depth,
         learned_background=options.learned_background,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
+        warp=warp,
     )
     return settings, plan
+
+
+def chosen_warp(scene: Scene, options: Train, resolution: int) -> tuple[dict, int]:
+    """What the field does with positions, and details a side of the cube that they go to.
+
+    resolution: details a side of the unit cube. InputError where cameras look many ways but --space
+    says that they do not.
+    """
+    if options.space == "unbounded":
+        # The finest of the nested cubes, 1 / 2^(levels - 1) of the side, becomes a half of it.
+        return {"contraction": scene.grid_levels}, resolution * 4 >> scene.grid_levels
+    if options.space != "ndc":
+        return {}, resolution
+    cameras = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
+    found = common_view(cameras, scene.near)
+    if found is None:
+        got = "the cameras look many ways"
+        raise InputError("--space ndc", got, "a forward-facing capture", "Leave it out.")
+    pixels = 2 * float((cameras.focal.amax(1) * max(found["extent"])).median())
+    return {"projection": found}, 2 ** round(math.log2(min(8192.0, max(128.0, pixels))))
 
 
 def default_distortion(scene: Scene) -> float:

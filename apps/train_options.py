@@ -11,7 +11,7 @@ from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
-Space = Literal["auto", "bounded", "unbounded"]
+Space = Literal["auto", "bounded", "unbounded", "ndc"]
 MOST_DISTORTION = 1e3
 
 
@@ -43,7 +43,8 @@ class Train:
     space: Space = "auto"
     """Shape of the space that the field fills. bounded: cubes with even detail, nested where there
     is a background. unbounded: detail in the finest cube, all that lies behind drawn together, also
-    where an object stands alone. auto is bounded, its cubes chosen by cameras, sparse points and
+    where an object stands alone. ndc: as cameras see it that all look one way, a detail as large as
+    a pixel at every distance. auto is bounded, its cubes chosen by cameras, sparse points and
     images, and says what it chose."""
     pixel: Pixel = "centre"
     """Where training rays go through their pixels: through the centre, through one random point,

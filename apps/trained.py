@@ -16,11 +16,13 @@ from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.settings import Color, Settings, read_settings
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
+from polyfield.fields.contraction import Contraction
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import Part, RadianceField, TrainableField
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.table import build_field
+from polyfield.fields.warp import build_warp
 from polyfield.render.cameras import Cameras
 from polyfield.render.exposure import Exposure
 from polyfield.render.importance import Importance
@@ -182,12 +184,15 @@ def build(settings: Settings, device: torch.device) -> Trained:
     meta = device.type == "meta"
     generator = None if meta else Generator().manual_seed(settings.seed)
     with device if meta else nullcontext():
-        field = build_field(settings.field, settings.arguments, generator)
+        warp = build_warp(settings.warp)
+        field = build_field(settings.field, settings.arguments, generator, warp)
         proposal = None
         if settings.sampler == "proposal":
-            nested = settings.grid_levels if settings.grid_levels > 1 else 0
+            nested = settings.grid_levels > 1
+            if warp is None and nested:  # it is asked everywhere, also where the grid is coarse
+                warp = Contraction(settings.grid_levels)
             proposal = ProposalNetwork(
-                PROPOSAL_RESOLUTION * (2 if nested else 1), nested, generator=generator
+                PROPOSAL_RESOLUTION * (2 if nested else 1), warp, generator=generator
             )
         environment = Environment(settings.background) if settings.learned_background else None
         exposure = Exposure(settings.exposures) if settings.exposures else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from polyfield.fields.field import Encoding
+from polyfield.cuda.errors import InputError
 
 
 def contract(x: Float[Tensor, "n 3"], levels: int) -> Float[Tensor, "n 3"]:
@@ -29,13 +29,17 @@ def expand(y: Float[Tensor, "n 3"], levels: int) -> Float[Tensor, "n 3"]:
     return u / (m * (2 - m)) * 2.0**-levels + 0.5
 
 
-class Contracted(nn.Module):
-    """An encoding of contracted positions: detail in the middle, room for all that lies behind."""
+class Contraction(nn.Module):
+    """`contract`, for a field to do before it encodes: detail in the middle, room for what is far.
 
-    def __init__(self, encoding: Encoding, levels: int):
+    levels: 1 to 16, as many as there are nested cubes. Raises InputError for others.
+    """
+
+    def __init__(self, levels: int):
         super().__init__()
-        self.encoding, self.levels = encoding, levels
-        self.width, self.dimensions = encoding.width, encoding.dimensions
+        if not 1 <= levels <= 16:
+            raise InputError("contraction", str(levels)[:80], "1 to 16 levels")
+        self.levels = levels
 
-    def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
-        return self.encoding(contract(x, self.levels))
+    def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        return contract(x, self.levels)

@@ -18,7 +18,6 @@ from polyfield.cuda.radiance import (
     radiance_gradients,
     radiance_view,
 )
-from polyfield.fields.contraction import Contracted, contract
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 
@@ -29,9 +28,7 @@ class FusedField:
 
     field: Radiance
     grid: HashGrid
-    """The field's encoding, or what encodes contracted positions."""
-    contraction: int
-    """Levels of `contract`; 0 for none."""
+    """The field's encoding."""
     shape: RadianceShape
 
 
@@ -39,15 +36,13 @@ def fused_field(field: object) -> FusedField | None:
     """A radiance field on a hash grid; None for any other, or where no kernel runs."""
     if not isinstance(field, Radiance):
         return None
-    outer = field.encoding
-    contraction = outer.levels if isinstance(outer, Contracted) else 0
-    grid = outer.encoding if isinstance(outer, Contracted) else outer
+    grid = field.encoding
     if not isinstance(grid, HashGrid) or backend_of(grid.table.device) == "reference":
         return None
     harmonics = field.color_widths[0] - FEATURES
     hidden = field.density_widths[1], field.color_widths[1]
     shape = RadianceShape(grid.layout, *hidden, harmonics)
-    return FusedField(field, grid, contraction, shape)
+    return FusedField(field, grid, shape)
 
 
 def view_rays(
@@ -118,9 +113,8 @@ def learn_rays(
 
 def _encoded_where(fused: FusedField, samples: Samples) -> Samples:
     """The samples at the positions that the grid encodes."""
-    if not fused.contraction:
-        return samples
-    return samples._replace(position=contract(samples.position, fused.contraction))
+    warp = fused.field.warp
+    return samples if warp is None else samples._replace(position=warp(samples.position))
 
 
 def _add(parameter: nn.Parameter, gradient: Tensor) -> None:

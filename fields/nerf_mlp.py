@@ -12,7 +12,6 @@ from torch import Generator, Tensor, nn
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import truncated_exponential
 from polyfield.fields.appearance import appearance_codes, with_code
-from polyfield.fields.contraction import contract
 
 PIECE = 1 << 12  # points whose hidden values a CPU keeps in its cache
 MOST_LAYERS, MOST_WIDTH, MOST_FREQUENCIES = 32, 1024, 16
@@ -27,34 +26,31 @@ class NerfMlpArguments:
     width: int = 256
     position_frequencies: int = 10
     direction_frequencies: int = 4
-    contraction: int = 0
-    """Levels of nested cubes of which all but the finest are drawn together, see `contract`."""
     appearance: int = 0
     """Numbers of each photograph's light that colours depend on."""
     photographs: int = 0
 
     @classmethod
-    def fitted(cls, resolution: int, parameters: int, contraction: int = 0) -> NerfMlpArguments:
+    def fitted(cls, resolution: int, parameters: int) -> NerfMlpArguments:
         """Sizes for details of 1 / resolution of the cube's side, in at most that many parameters.
 
         Four layers of at most 128: a wider network sees too few samples within minutes on a CPU.
         The highest frequency turns once within two details (2^k radians over half the side).
         """
-        details = resolution * 4 >> contraction if contraction else resolution
-        frequencies = min(MOST_FREQUENCIES, max(4, (details - 1).bit_length()))
+        frequencies = min(MOST_FREQUENCIES, max(4, (resolution - 1).bit_length()))
         for width in range(128, 16, -16):
-            fitted = cls(4, width, frequencies, contraction=contraction)
+            fitted = cls(4, width, frequencies)
             if parameter_count(fitted) <= parameters:
                 return fitted
-        return cls(4, 16, frequencies, contraction=contraction)
+        return cls(4, 16, frequencies)
 
 
 class NerfMlp(nn.Module):
     """Frequencies of the position -> trunk -> density; trunk and direction -> colour.
 
     density [n] = exp of a linear layer, at least 0, in 1 / side of the unit cube; features: the
-    trunk's last layer; colour [n, 3] in [0, 1]. The position (contracted, where `contraction` says
-    so), from -1 to 1, is encoded without pi; it enters the trunk once more behind the layer in the
+    trunk's last layer; colour [n, 3] in [0, 1]. The position (moved by `warp`, where there is one),
+    from -1 to 1, is encoded without pi; it enters the trunk once more behind the layer in the
     middle. All layers have biases.
     An exponential, where the paper has a ReLU: matter of 1 / side and of 1000 / side are then a few
     units of the last layer apart, and no sample is ever so empty that its gradient is exactly zero,
@@ -68,14 +64,17 @@ class NerfMlp(nn.Module):
     costly = True
 
     def __init__(
-        self, arguments: NerfMlpArguments | None = None, generator: Generator | None = None
+        self,
+        arguments: NerfMlpArguments | None = None,
+        generator: Generator | None = None,
+        warp: nn.Module | None = None,
     ):
         super().__init__()
         sizes = arguments or NerfMlpArguments()
         _check(sizes)
         self.position_frequencies = sizes.position_frequencies
         self.direction_frequencies = sizes.direction_frequencies
-        self.contraction = sizes.contraction
+        self.warp = warp
         self.skip = _skip(sizes.layers)
         inputs = _encoded_width(sizes.position_frequencies)
         wide = [
@@ -102,8 +101,8 @@ class NerfMlp(nn.Module):
         return torch.cat(density), torch.cat(features)
 
     def _density(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.contraction:
-            x = contract(x, self.contraction)
+        if self.warp is not None:
+            x = self.warp(x)
         encoded = encode_frequencies(2 * x - 1, self.position_frequencies)
         features = encoded
         for number, layer in enumerate(self.trunk):
@@ -159,7 +158,6 @@ def _check(sizes: NerfMlpArguments) -> None:
         "width": (1, MOST_WIDTH),
         "position_frequencies": (0, MOST_FREQUENCIES),
         "direction_frequencies": (0, MOST_FREQUENCIES),
-        "contraction": (0, 16),
     }
     for name, (least, most) in limits.items():
         if not least <= (value := getattr(sizes, name)) <= most:

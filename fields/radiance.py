@@ -19,8 +19,9 @@ class Radiance(nn.Module):
 
     density [n] = exp(first feature), at least 0, in 1 / side of the unit cube; colour [n, 3] in
     [0, 1] from all 16 features, the spherical harmonics of the direction and, where `appearance`
-    is not 0, a code of so many numbers for each of the photographs. Raises InputError for a width
-    or degree that the kernels do not take.
+    is not 0, a code of so many numbers for each of the photographs. warp: what positions go
+    through before they are encoded, within the unit cube. Raises InputError for a width or degree
+    that the kernels do not take.
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989), section 5.4.
     """
 
@@ -35,12 +36,13 @@ class Radiance(nn.Module):
         appearance: int = 0,
         photographs: int = 0,
         *,
+        warp: nn.Module | None = None,
         generator: Generator | None = None,
     ):
         super().__init__()
         if not 0 <= harmonics_degree <= 7:
             raise InputError("Radiance", f"harmonics of degree {harmonics_degree}", "0 to 7")
-        self.encoding = encoding
+        self.encoding, self.warp = encoding, warp
         self.harmonics_degree = harmonics_degree
         self.codes = appearance_codes(photographs, appearance)
         harmonics = (harmonics_degree + 1) ** 2 + appearance
@@ -51,7 +53,7 @@ class Radiance(nn.Module):
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
         """Density and the features that `color` takes. x in the unit cube."""
-        encoded = self.encoding(x)
+        encoded = self.encoding(x if self.warp is None else self.warp(x))
         features = mlp(encoded, self.density_weights, self.density_widths, "relu", "none")
         return truncated_exponential(features[:, 0]), features
 

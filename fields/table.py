@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from torch import Generator
+from torch import Generator, nn
 
 from polyfield.cuda.errors import InputError
-from polyfield.fields.contraction import Contracted
 from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
@@ -25,11 +24,8 @@ class FieldArguments(Protocol):
     """Beyond that many, more steps teach the field more than larger ones."""
 
     @classmethod
-    def fitted(cls, resolution: int, parameters: int, contraction: int) -> FieldArguments:
-        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters.
-
-        contraction: levels of nested cubes whose finest is the middle of `contract`, 0 for none.
-        """
+    def fitted(cls, resolution: int, parameters: int) -> FieldArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
         ...
 
 
@@ -45,31 +41,26 @@ class HashGridArguments:
     finest_resolution: int = 512
     hidden: int = 48
     harmonics_degree: int = 3
-    contraction: int = 0
-    """Levels of nested cubes of which all but the finest are drawn together, see `contract`."""
     appearance: int = 0
     """Numbers of each photograph's light that colours depend on."""
     photographs: int = 0
 
     @classmethod
-    def fitted(cls, resolution: int, parameters: int, contraction: int = 0) -> HashGridArguments:
+    def fitted(cls, resolution: int, parameters: int) -> HashGridArguments:
         """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
         entries = max(1, parameters // (cls.levels * cls.features))
-        # The finest of the nested cubes, 1 / 2^(levels - 1) of the side, becomes a half of it.
-        finest = (
-            max(cls.base_resolution, resolution * 4 >> contraction) if contraction else resolution
-        )
         return cls(
-            finest_resolution=finest,
+            finest_resolution=max(cls.base_resolution, resolution),
             log2_table_size=entries.bit_length() - 1,
-            contraction=contraction,
         )
 
 
-def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = None) -> Radiance:
+def hash_grid_field(
+    arguments: HashGridArguments,
+    generator: Generator | None = None,
+    warp: nn.Module | None = None,
+) -> Radiance:
     """A radiance field on a multiresolution hash grid. InputError for sizes that make no grid."""
-    if arguments.contraction > 16:
-        raise InputError("field hash-grid: contraction", str(arguments.contraction), "0 to 16")
     encoding = HashGrid(
         arguments.levels,
         arguments.features,
@@ -78,13 +69,13 @@ def hash_grid_field(arguments: HashGridArguments, generator: Generator | None = 
         arguments.finest_resolution,
         generator=generator,
     )
-    whole = Contracted(encoding, arguments.contraction) if arguments.contraction else encoding
     return Radiance(
-        whole,
+        encoding,
         arguments.hidden,
         arguments.harmonics_degree,
         arguments.appearance,
         arguments.photographs,
+        warp=warp,
         generator=generator,
     )
 
@@ -96,10 +87,16 @@ FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., TrainableField]]] = 
 }
 
 
-def build_field(name: str, arguments: dict, generator: Generator | None = None) -> TrainableField:
+def build_field(
+    name: str,
+    arguments: dict,
+    generator: Generator | None = None,
+    warp: nn.Module | None = None,
+) -> TrainableField:
     """The field `name` of the table with arguments as a checkpoint holds them.
 
-    Raises InputError naming an unknown field, an unknown argument, or one of another type.
+    warp: what positions go through before they are encoded, see `build_warp`. Raises InputError
+    naming an unknown field, an unknown argument, or one of another type.
     """
     if name not in FIELDS:
         raise InputError("field", repr(name[:80]), f"one of {', '.join(FIELDS)}")
@@ -114,7 +111,7 @@ def build_field(name: str, arguments: dict, generator: Generator | None = None) 
             got = repr(value)[:80]
             raise InputError(f"field {name}: {key}", got, "a whole number below 2^20")
     chosen = kind(**arguments)
-    return constructor(chosen, generator)
+    return constructor(chosen, generator, warp)
 
 
 def with_appearance(arguments: FieldArguments, numbers: int, photographs: int) -> FieldArguments:

@@ -13,7 +13,7 @@ from torch import Tensor
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.radiance import FEATURES
 from polyfield.cuda.spherical_harmonics import start_of_order
-from polyfield.fields.contraction import Contracted
+from polyfield.fields.contraction import Contraction
 from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
@@ -138,17 +138,18 @@ def radiance_to_flat(
     It takes positions in the unit cube, contracted where the config says so, and directions as
     (d + 1) / 2. Raises InputError for a field on anything but a hash grid.
     """
-    outer = field.encoding if isinstance(field, Radiance) else None
-    grid = outer.encoding if isinstance(outer, Contracted) else outer
+    grid = field.encoding if isinstance(field, Radiance) else None
     if not isinstance(field, Radiance) or not isinstance(grid, HashGrid):
         got = type(field).__name__ if grid is None else f"a field on {type(grid).__name__}"
         raise InputError("radiance_to_flat", got, "a radiance field on a hash grid")
+    if field.warp is not None and not isinstance(field.warp, Contraction):
+        raise InputError("radiance_to_flat", "projected positions", "plain or contracted ones")
     config = RadianceConfig(
         GridConfig.of(grid.layout),
         field.density_widths[1],
         field.harmonics_degree + 1,
         first,
-        outer.levels if isinstance(outer, Contracted) else 0,
+        field.warp.levels if field.warp is not None else 0,
     )
     density = encoded_mlp_to_flat(
         field.density_weights, field.density_widths, grid.table, grid.layout
@@ -183,8 +184,8 @@ def radiance_from_flat(config: RadianceConfig, parameters: RadianceParameters) -
             layout.base_resolution,
             layout.finest_resolution,
         )
-        encoding = Contracted(grid, config.contraction) if config.contraction else grid
-        made = Radiance(encoding, config.n_neurons, config.degree - 1)
+        warp = Contraction(config.contraction) if config.contraction else None
+        made = Radiance(grid, config.n_neurons, config.degree - 1, warp=warp)
     grid.table = torch.nn.Parameter(table)
     made.density_weights = torch.nn.Parameter(weights)
     made.color_weights = torch.nn.Parameter(color)

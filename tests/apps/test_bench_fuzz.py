@@ -248,3 +248,12 @@ def test_the_command_passes_its_options_and_ends_with_1_where_something_was_foun
 def test_names_of_readers_are_for_fuzz():
     with pytest.raises(InputError, match="bench kernels or fuzz"):
         bench(Bench("kills", only="points"))
+
+
+@pytest.mark.parametrize("case", [4995])
+def test_a_case_of_values_that_grew_out_of_each_other_stays_small(case):
+    """A list made of one frame 3,285 times, of which one then got a long list: all did."""
+    (target,) = (target for target in TARGETS if target.name == "transforms")
+    tree, said = case_of(target, target.samples(), 7, case)
+    assert "frames of 3285" in said and "60000 times" in said
+    assert sum(len(content) for content in tree.values() if isinstance(content, bytes)) < 8e6

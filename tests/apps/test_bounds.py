@@ -8,6 +8,7 @@ from polyfield.apps.bounds import (
     Bounds,
     border,
     camera_bounds,
+    common_view,
     find_backdrop,
     gaze,
     looked_at,
@@ -15,6 +16,7 @@ from polyfield.apps.bounds import (
     object_mask,
     synthetic_bounds,
 )
+from polyfield.fields.projection import Projection
 from polyfield.render.cameras import Cameras
 
 SIZE, ANGLE = 64, 0.69
@@ -282,3 +284,48 @@ def test_coarse_masks_bound_the_object_as_fine_ones_do():
     found = object_bounds(cameras, coarse, "test")
     assert found.side == pytest.approx(fine.side, rel=0.15)
     torch.testing.assert_close(found.center, fine.center, atol=0.1, rtol=0)
+
+
+def forward_facing(spread=0.1, count=12):
+    """Cameras about a plane, which look the same way but for a few degrees."""
+    random = torch.Generator().manual_seed(4)
+    off = spread * (2 * torch.rand(count, 3, generator=random, dtype=torch.float64) - 1)
+    ahead = torch.tensor([1.0, 1.0, 0.2], dtype=torch.float64)
+    turn = 0.1 * torch.randn(count, 3, generator=random, dtype=torch.float64)
+    return cameras_at(0.5 + off, ahead + turn)
+
+
+def test_a_common_view_holds_what_cameras_see_beyond_twice_the_near_distance_and_little_else():
+    cameras, near = forward_facing(), 0.2
+    project = Projection(**common_view(cameras, near))
+    random = torch.Generator().manual_seed(5)
+    camera = torch.randint(len(cameras), (20_000,), generator=random)
+    pixels = SIZE * torch.rand(20_000, 2, generator=random, dtype=torch.float64)
+    origins, directions = cameras.rays(camera, pixels)
+    axis = cameras.camera_to_world[camera, :, 2]
+    depth = near * (2 + 50 * torch.rand(20_000, 1, generator=random, dtype=torch.float64) ** 4)
+    seen = origins + directions * depth / (directions * axis).sum(1, keepdim=True) * 1.1
+    found = project(seen.float())
+    assert found[:, :2].min() > 0 and found[:, :2].max() < 1 and found[:, 2].min() > 0.4
+    assert ((found[:, :2] - 0.5).abs().amax(0) > 0.45).all()
+    # Before all cameras, and each detail where its camera sees it: right, down, ahead.
+    assert (project(cameras.camera_to_world[:, :, 3].float())[:, 2] <= 0.6).all()
+    right, down, ahead = project.axes.double()
+    poses = cameras.camera_to_world
+    for own, common in zip(poses.mT.unbind(1), (right, down, ahead), strict=False):
+        assert (own @ common > 0.9).all()
+
+
+def test_the_plane_of_a_common_view_goes_through_the_rearmost_camera():
+    cameras = forward_facing()
+    view = common_view(cameras, 0.3)
+    ahead, origin = (torch.tensor(view[key]).double() for key in ("axes", "origin"))
+    depth = (cameras.camera_to_world[:, :, 3] - origin) @ ahead[2]
+    assert depth.min().abs() < 1e-6 and view["near"] == 0.3
+
+
+def test_cameras_that_look_many_ways_have_no_common_view():
+    assert common_view(sphere(), 0.1) is None
+    wide = replace(forward_facing(), model="OPENCV_FISHEYE")
+    assert common_view(zoomed(wide, 0.2), 0.1) is None
+    assert common_view(zoomed(wide, 2.0), 0.1) is not None

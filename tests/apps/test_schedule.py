@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfield.apps.formats.json_fields import Fields
-from polyfield.apps.schedule import Schedule, read_schedule, seconds_per_step, steps_within
+from polyfield.apps.schedule import (
+    Schedule,
+    mean_seconds,
+    read_schedule,
+    seconds_per_step,
+    steps_within,
+)
 from polyfield.cuda.errors import InputError
 
 schedules = st.builds(
@@ -152,6 +158,11 @@ def test_a_steps_time_leaves_out_the_warming_and_counts_what_is_done_now_and_the
     assert seconds_per_step([100.0] * 160 + periodic) == pytest.approx(2)
     hiccup = [1.0] * 159 + [1000.0]
     assert seconds_per_step([1.0] * 160 + hiccup) == 1
+
+
+def test_the_mean_time_has_slow_and_quick_minutes_in_it_but_not_the_first_steps():
+    assert mean_seconds([3.0]) == 3
+    assert mean_seconds([9.0] * 25 + [1.0] * 50 + [2.5] * 25) == pytest.approx(1.5)
 
 
 def test_steps_fill_the_time_but_for_the_reserve():

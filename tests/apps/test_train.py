@@ -189,12 +189,12 @@ class LatticeArguments:
     side: int = 16
 
     @classmethod
-    def fitted(cls, resolution, parameters, contraction=0):
+    def fitted(cls, resolution, parameters):
         return cls(side=min(resolution, int((parameters / 4) ** (1 / 3))))
 
 
-def lattice_field(arguments, generator=None):
-    return Radiance(Lattice(arguments.side, generator), 16, 1, generator=generator)
+def lattice_field(arguments, generator=None, warp=None):
+    return Radiance(Lattice(arguments.side, generator), 16, 1, warp=warp, generator=generator)
 
 
 def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, monkeypatch):

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyfield.fields.contraction import Contracted, contract, expand
-from polyfield.fields.hash_grid import HashGrid
+from polyfield.cuda.errors import InputError
+from polyfield.fields.contraction import Contraction, contract, expand
 
 
 def points(n=2000, seed=0, dtype=torch.float64):
@@ -69,9 +69,14 @@ def test_derivatives_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda p: contract(p, 3), (x,))
 
 
-def test_a_contracted_encoding_is_the_encoding_of_contracted_points():
-    grid = HashGrid(levels=2, features=2, log2_table_size=9, finest_resolution=32)
+def test_a_field_takes_it_as_a_module_without_parameters():
     x = points(64, 4, torch.float32)
-    torch.testing.assert_close(Contracted(grid, 3)(x), grid(contract(x, 3)), rtol=0, atol=0)
-    contracted = Contracted(grid, 3)
-    assert (contracted.width, contracted.dimensions) == (grid.width, grid.dimensions)
+    contraction = Contraction(3)
+    torch.testing.assert_close(contraction(x), contract(x, 3), rtol=0, atol=0)
+    assert not contraction.state_dict()
+
+
+@pytest.mark.parametrize("levels", [0, 17, 1 << 19])
+def test_levels_out_of_range_are_refused(levels):
+    with pytest.raises(InputError, match="contraction: .*1 to 16"):
+        Contraction(levels)

@@ -1,14 +1,12 @@
 """NeRF's network: the paper's sizes, its encoding, its skip, and sizes that a file may not ask."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Generator
 
 from polyfield.cuda.errors import InputError
-from polyfield.fields.contraction import contract
 from polyfield.fields.nerf_mlp import (
     NerfMlp,
     NerfMlpArguments,
@@ -85,13 +83,6 @@ def test_position_enters_once_more_behind_the_middle(layers, skip):
     torch.testing.assert_close(color, expected[1])
 
 
-def test_far_positions_are_drawn_together_before_they_are_encoded():
-    whole, plain = made(replace(SMALL, contraction=3)), made()
-    x = torch.rand(20, 3, generator=Generator().manual_seed(1))
-    for found, expected in zip(whole.density(x), plain.density(contract(x, 3)), strict=True):
-        torch.testing.assert_close(found, expected)
-
-
 def test_a_new_field_is_thin_fog():
     """Neither empty nor opaque: every sample is seen and has a gradient."""
     random = Generator().manual_seed(2)
@@ -134,7 +125,6 @@ def test_details_decide_the_frequencies_and_memory_the_width():
         ("width", (0, 1025, 1 << 19)),
         ("position_frequencies", (17, 1 << 19)),
         ("direction_frequencies", (17,)),
-        ("contraction", (17, 1 << 19)),
     ],
 )
 def test_sizes_out_of_range_are_refused_by_name_before_anything_is_made(name, values):

@@ -16,8 +16,16 @@ from polyfield.fields.field import TrainableField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.table import FIELDS, arguments_of, build_field
+from polyfield.fields.warp import build_warp
 
 N = 300
+AHEAD = {
+    "axes": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    "origin": [0.5, 0.5, -1.0],
+    "extent": [0.5, 0.5],
+    "near": 0.9,
+}
+WARPS = [{"contraction": 3}, {"projection": AHEAD}]
 X = torch.rand(N, 3, generator=Generator().manual_seed(0))
 DIRECTIONS = nn.functional.normalize(torch.randn(N, 3, generator=Generator().manual_seed(1)), dim=1)
 
@@ -67,6 +75,17 @@ def sees_each_point_alone(name, tmp_path):
     field = roughened(built(name))
     for whole, part in zip(shown(field), shown(field, X[7:31], DIRECTIONS[7:31]), strict=True):
         torch.testing.assert_close(whole[7:31], part)
+
+
+def encodes_positions_where_the_warp_takes_them(name, tmp_path):
+    plain = roughened(built(name))
+    for values in WARPS:
+        warp = build_warp(values)
+        arguments = arguments_of(small(name))
+        field = roughened(build_field(name, arguments, Generator().manual_seed(0), warp))
+        assert field.state_dict().keys() == plain.state_dict().keys()
+        for found, expected in zip(shown(field), shown(plain, warp(X)), strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 def learns_with_every_parameter(name, tmp_path):
@@ -153,6 +172,7 @@ CONTRACT = [
     offers_the_protocol,
     has_the_shapes_and_ranges_of_a_radiance_field,
     sees_each_point_alone,
+    encodes_positions_where_the_warp_takes_them,
     learns_with_every_parameter,
     has_a_gradient_to_every_parameter_and_to_positions,
     comes_back_from_a_checkpoint_bit_by_bit,
@@ -180,7 +200,7 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
                     defined.add(value)
     beside = [ProposalNetwork(), Environment((0.5, 0.5, 0.5))]
     whole = [*(built(name) for name in FIELDS), *beside]
-    whole += [constructor(kind.fitted(128, 1 << 12, 3)) for kind, constructor in FIELDS.values()]
+    whole += [build_field(name, {}, warp=build_warp(warp)) for name in FIELDS for warp in WARPS]
     used = {type(part) for field in whole for part in field.modules()}
     assert defined and defined <= used
 
@@ -193,8 +213,8 @@ def test_a_name_that_is_not_in_the_table_is_refused_with_those_that_are():
 def breaking(name, change):
     """A constructor of the table's field whose result is changed."""
 
-    def constructor(arguments, generator=None):
-        field = FIELDS_BEFORE[name][1](arguments, generator)
+    def constructor(arguments, generator=None, warp=None):
+        field = FIELDS_BEFORE[name][1](arguments, generator, warp)
         change(field)
         return field
 

@@ -13,6 +13,7 @@ from polyfield.fields.field import TrainableField
 from polyfield.fields.nerf_mlp import NerfMlp
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.table import build_field
+from polyfield.fields.warp import build_warp
 from polyfield.fields.tiny_cuda_nn import GridConfig, padded_parameter_count
 from polyfield.fields.tiny_cuda_nn_radiance import (
     RadianceConfig,
@@ -137,9 +138,9 @@ def made(config, seed=2):
         "finest_resolution": config.grid.layout.finest_resolution,
         "hidden": config.n_neurons,
         "harmonics_degree": config.degree - 1,
-        "contraction": config.contraction,
     }
-    field = build_field("hash-grid", sizes, random)
+    warp = build_warp({"contraction": config.contraction} if config.contraction else {})
+    field = build_field("hash-grid", sizes, random, warp)
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from polyfield.fields.contraction import Contracted
+from polyfield.fields.contraction import Contraction
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
 from polyfield.render.losses import huber, squared_error
@@ -63,7 +63,7 @@ def test_the_fused_way_is_the_composed_one(monkeypatch, kind, per_pixel, fade, c
     def both():
         model = field()
         if contraction:
-            model.encoding = Contracted(model.encoding, contraction)
+            model.warp = Contraction(contraction)
         sampling = replace(SAMPLING, fade=fade)
         return learned(model, sampling, loss_kind=kind, rays_per_pixel=per_pixel)
 

@@ -1,0 +1,35 @@
+"""How a field sees space before it encodes a position: as it is, contracted, or projected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from polyfield.cuda.errors import InputError
+from polyfield.fields.contraction import Contraction
+from polyfield.fields.projection import Projection
+
+_PROJECTION = dict.fromkeys(("axes", "origin", "extent", "near")).keys()
+
+
+def build_warp(values: Mapping) -> nn.Module | None:
+    """The map of positions that plain values of a file describe; None where there are none.
+
+    {"contraction": levels} or {"projection": {"axes", "origin", "extent", "near"}}. Raises
+    InputError for anything else.
+    """
+    if not values:
+        return None
+    levels, found = values.get("contraction"), values.get("projection")
+    if len(values) == 1 and type(levels) is int:
+        return Contraction(levels)
+    if len(values) == 1 and isinstance(found, Mapping) and found.keys() == _PROJECTION:
+        axes, origin, extent, near = (found[key] for key in _PROJECTION)
+        if isinstance(axes, list) and all(map(_numbers, (*axes, origin, extent, [near]))):
+            return Projection(axes, origin, extent, near)
+    raise InputError("warp", repr(values)[:80], "a contraction or a projection")
+
+
+def _numbers(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
