@@ -14,6 +14,8 @@ from polyfield.apps.bench_hash import (
 )
 from polyfield.apps.bench_machine import limits
 from polyfield.apps.bench_networks import composite_against_nerfacc, mlp_against_torch
+from polyfield.apps.bench_planes import both_against_grid_sample as planes_against_grid_sample
+from polyfield.apps.bench_planes import both_against_reference as planes_against_reference
 from polyfield.apps.bench_race import Absent, Race, Row, hold
 from polyfield.apps.bench_step import step_against_reference
 from polyfield.cuda.backend import VARIABLE
@@ -27,6 +29,8 @@ RACES: dict[str, Callable[[], Race]] = {
     "hash-both/reference": both_against_reference,
     "hash-both/torch": both_against_torch,
     "mlp-both/torch": mlp_against_torch,
+    "plane-both/reference": planes_against_reference,
+    "plane-both/torch": planes_against_grid_sample,
     "composite-both/nerfacc": composite_against_nerfacc,
     "step/reference": step_against_reference,
 }

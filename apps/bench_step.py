@@ -38,12 +38,12 @@ class AutogradOptimiser(FieldOptimiser):
     def clear(self) -> None:
         """See FieldOptimiser."""
         super().clear()
-        for grid in self.grids.values():
+        for grid in self.tables.values():
             grid.deferred = None
 
     def step(self, step: int, factor: float) -> None:
         """See FieldOptimiser."""
-        for name, grid in self.grids.items():
+        for name, grid in self.tables.items():
             if grid.table.grad is not None:
                 lazy_adam_reference_(
                     grid.table.data,

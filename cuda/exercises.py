@@ -19,6 +19,7 @@ from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
 from polyfield.cuda.march import Samples, march
 from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
 from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
+from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.table_adam import hash_grid_adam_
@@ -40,6 +41,16 @@ def hash_grid_exercise(dimensions: int, features: int, smoothstep: bool) -> list
         scratch = torch.zeros_like(table)
         hash_grid_adam_(*state, steps, x.detach(), grad_out, layout, scratch, 0.01, step)
     return [out, grad_x, grad_table, *second, *state, visits]
+
+
+def planes_exercise(dimensions: int, combine: Combine) -> list[Tensor]:
+    """Values and both gradients, in two scales of two blocks."""
+    layout = PlaneLayout(dimensions, (3, 6), 16, combine, 4)
+    random = torch.Generator().manual_seed(10)
+    x = torch.rand(150, dimensions, generator=random).requires_grad_()
+    table = torch.randn(layout.entries, 8, generator=random).requires_grad_()
+    out = planes(x, table, layout)
+    return [out, *torch.autograd.grad(out.square().sum(), (x, table))]
 
 
 def mlp_exercise(widths: tuple[int, ...], activation: str, output: str) -> list[Tensor]:
@@ -147,6 +158,7 @@ NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
 # One instantiation at least of every struct that has a KERNEL line.
 ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "hash_grid": partial(hash_grid_exercise, 3, 2, False),
+    "planes": partial(planes_exercise, 3, "product"),
     "mlp": partial(mlp_exercise, NARROW, "relu", "sigmoid"),
     "mlp of one matrix": partial(mlp_exercise, FLAT, "none", "truncated_exp"),
     "composite": partial(composite_exercise, 6),
@@ -165,6 +177,11 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         for d in (2, 3, 4)
         for f in (1, 2, 4, 8)
         for smooth in (False, True)
+    },
+    **{
+        f"planes {d} {combine}": partial(planes_exercise, d, combine)
+        for d in (2, 3, 4)
+        for combine in ("product", "sum")
     },
     **{
         f"mlp {widths} {activation} {output}": partial(mlp_exercise, widths, activation, output)

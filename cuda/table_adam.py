@@ -78,6 +78,33 @@ def hash_grid_adam_(
 
 
 @torch.no_grad()
+def lazy_adam_(
+    value: Float[Tensor, "*shape"],
+    grad: Float[Tensor, "*shape"],
+    first_moment: Float[Tensor, "*shape"],
+    second_moment: Float[Tensor, "*shape"],
+    rate: float,
+    step: int,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-15,
+) -> None:
+    """One step of Adam where the gradient is not exactly zero, in place; it is zeroed on the way.
+
+    A number without gradient keeps its bits, moments included. step counts from 1. Raises
+    InputError for step < 1. Source: Adam (arXiv:1412.6980).
+    """
+    _check_step(step)
+    if backend_of(value.device) == "reference" or value.dtype != torch.float32:
+        moments = first_moment, second_moment
+        lazy_adam_reference_(value, grad, *moments, None, rate, step, betas, eps)
+        grad.zero_()
+        return
+    tiles = -(-value.numel() // constant("adam", "ADAM_NUMBERS"))
+    state = value, first_moment, second_moment, None, grad, value.numel()
+    launch(kernel("adam", "LazyAdam"), (tiles, 1), *state, *_numbers(rate, step, betas, eps))
+
+
+@torch.no_grad()
 def lazy_adam_reference_(
     value: Tensor,
     grad: Tensor,

@@ -21,6 +21,34 @@ class Encoding(Protocol):
 
 
 @runtime_checkable
+class TableEncoding(Encoding, Protocol):
+    """An encoding whose table has no dense gradient: most of a batch's would be zeros.
+
+    While `deferred` is a list, the backward pass appends (x, gradient of the features, which rows
+    count or None for all) to it.
+    """
+
+    table: nn.Parameter
+    deferred: list[tuple[Tensor, Tensor, Tensor | None]] | None
+
+    def adam_step(
+        self,
+        pending: tuple[Tensor, Tensor, Tensor | None],
+        moments: tuple[Tensor, Tensor],
+        scratch: Tensor,
+        rate: float,
+        step: int,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        """Adam's step number `step`, from 1, where the table has a gradient.
+
+        moments: first and second, as large as the table. scratch: as large, zeros before and after.
+        """
+        ...
+
+
+@runtime_checkable
 class RadianceField(Protocol):
     """Density and colour of space, in the unit cube."""
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
+from polyfield.cuda.table_adam import hash_grid_adam_
 
 
 class HashGrid(nn.Module):
@@ -47,6 +48,21 @@ class HashGrid(nn.Module):
         start = torch.empty(self.layout.entries, features)
         self.table = nn.Parameter(start.uniform_(-1e-4, 1e-4, generator=generator))
         self.deferred: list[tuple[Tensor, Tensor, Tensor | None]] | None = None
+
+    def adam_step(
+        self,
+        pending: tuple[Tensor, Tensor, Tensor | None],
+        moments: tuple[Tensor, Tensor],
+        scratch: Tensor,
+        rate: float,
+        step: int,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        """Steps the table by a gradient that was deferred, see TableEncoding."""
+        x, grad, kept = pending
+        state = self.table.data, *moments, None
+        hash_grid_adam_(*state, x, grad, self.layout, scratch, rate, step, betas, eps, kept)
 
     def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
         if self.deferred is None or not torch.is_grad_enabled():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polyfield.cuda.table_adam import adam_, hash_grid_adam_
-from polyfield.fields.field import Learnable
-from polyfield.fields.hash_grid import HashGrid
+from polyfield.cuda.table_adam import adam_
+from polyfield.fields.field import Learnable, TableEncoding
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-15
@@ -16,13 +15,13 @@ EPSILON = 1e-15
 class FieldOptimiser:
     """Adam with the settings of Instant-NGP: epsilon 1e-15, weight decay on networks only.
 
-    Moments are kept by parameter name. A hash grid's table takes its gradient deferred (see
-    HashGrid) and is stepped by scatter and Adam together, so no dense gradient of it exists.
+    Moments are kept by parameter name. An encoding's table takes its gradient deferred, see
+    TableEncoding, so no dense gradient of it exists.
     """
 
     def __init__(self, field: Learnable, weight_decay: float = 1e-6):
         self.field, self.rate, self.weight_decay = field, field.learning_rate, weight_decay
-        self.grids = {n: m for n, m in field.named_modules() if isinstance(m, HashGrid)}
+        self.tables = {n: m for n, m in field.named_modules() if isinstance(m, TableEncoding)}
         self.parameters = dict(field.named_parameters())
         self.moments = {
             f"{order}.{name}": torch.zeros_like(parameter.data)
@@ -30,15 +29,15 @@ class FieldOptimiser:
             for order in ("first", "second")
         }
         self.scratch = {
-            name: torch.zeros_like(grid.table.data) for name, grid in self.grids.items()
+            name: torch.zeros_like(encoding.table.data) for name, encoding in self.tables.items()
         }
-        for grid in self.grids.values():
-            grid.deferred = []
+        for encoding in self.tables.values():
+            encoding.deferred = []
 
     def clear(self) -> None:
         """Forgets gradients: before a backward pass, and when a step is abandoned."""
-        for grid in self.grids.values():
-            grid.deferred = []
+        for encoding in self.tables.values():
+            encoding.deferred = []
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -46,28 +45,16 @@ class FieldOptimiser:
         """One update with the gradients that backward left; step counts from 0."""
         rate = self.rate * factor
         tables = set()
-        for name, grid in self.grids.items():
+        for name, encoding in self.tables.items():
             full = f"{name}.table"
             tables.add(full)
-            pending = grid.deferred or []
+            pending = encoding.deferred or []
             if not pending:
                 continue
-            x, grad, kept = pending[0] if len(pending) == 1 else _joined(pending)
-            hash_grid_adam_(
-                grid.table.data,
-                self.moments[f"first.{full}"],
-                self.moments[f"second.{full}"],
-                None,
-                x,
-                grad,
-                grid.layout,
-                self.scratch[name],
-                rate,
-                step + 1,
-                BETAS,
-                EPSILON,
-                kept,
-            )
+            whole = pending[0] if len(pending) == 1 else _joined(pending)
+            moments = self.moments[f"first.{full}"], self.moments[f"second.{full}"]
+            scratch = self.scratch[name]
+            encoding.adam_step(whole, moments, scratch, rate, step + 1, BETAS, EPSILON)
         for name, parameter in self.parameters.items():
             if name in tables or parameter.grad is None:
                 continue
@@ -89,7 +76,10 @@ class FieldOptimiser:
         """Whether the gradients that await a step are all finite."""
         # Rows that do not count are not set. What is wrong with the others shows in the weights.
         pending: list[Tensor] = [
-            g for grid in self.grids.values() for _, g, kept in grid.deferred or [] if kept is None
+            g
+            for encoding in self.tables.values()
+            for _, g, kept in encoding.deferred or []
+            if kept is None
         ]
         pending += [p.grad for p in self.parameters.values() if p.grad is not None]
         return all(bool(torch.isfinite(g.sum())) for g in pending)

@@ -135,6 +135,19 @@ struct Row {
   FN void store(float* p) const {
     UNROLL for (int j = 0; j < F; ++j) p[j] = at[j];
   }
+  FN Row times(Row other) const {
+    UNROLL for (int j = 0; j < F; ++j) other.at[j] *= at[j];
+    return other;
+  }
+  FN Row plus(Row other) const {
+    UNROLL for (int j = 0; j < F; ++j) other.at[j] += at[j];
+    return other;
+  }
+  FN float total() const {
+    float sum = 0;
+    UNROLL for (int j = 0; j < F; ++j) sum += at[j];
+    return sum;
+  }
 };
 template <int F>
 FN void add_row_to(float* p, float weight, Row<F> row) {
@@ -150,6 +163,14 @@ struct Row {
   static FN Row load(const float* p) { return {(Numbers) * (const Unaligned*)p}; }
   FN void add(float weight, const float* p) { at += weight * *(const Unaligned*)p; }
   FN void store(float* p) const { *(Unaligned*)p = at; }
+  FN Row times(Row other) const { return {at * other.at}; }
+  FN Row plus(Row other) const { return {at + other.at}; }
+  FN float total() const {
+    float number[F], sum = 0;
+    store(number);
+    UNROLL for (int j = 0; j < F; ++j) sum += number[j];
+    return sum;
+  }
 };
 template <int F>
 FN void add_row_to(float* p, float weight, Row<F> row) {

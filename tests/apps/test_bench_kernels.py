@@ -29,6 +29,8 @@ def test_the_rows_have_the_names_that_were_agreed():
         "hash-both/reference",
         "hash-both/torch",
         "mlp-both/torch",
+        "plane-both/reference",
+        "plane-both/torch",
         "composite-both/nerfacc",
         "step/reference",
     ]

@@ -52,7 +52,7 @@ def test_only_our_side_runs_kernels(race, monkeypatch):
 
     monkeypatch.setattr("polyfield.cuda.kernel.run_native", refuse)
     # Nor does theirs encode once more, to find the table's gradient as the deferred step would.
-    monkeypatch.setattr("polyfield.fields.optimiser.hash_grid_adam_", refuse)
+    monkeypatch.setattr("polyfield.fields.hash_grid.hash_grid_adam_", refuse)
     race.theirs()
     assert VARIABLE not in os.environ
     with pytest.raises(RuntimeError, match="a kernel runs"):

@@ -1,0 +1,127 @@
+"""Tri-plane radiance field: features on planes along the axes, multiplied or summed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from polyfield.cuda.errors import InputError
+from polyfield.cuda.planes import Combine, PlaneLayout, planes, scatter_planes
+from polyfield.cuda.table_adam import lazy_adam_
+from polyfield.fields.radiance import Radiance
+
+MOST_SCALES = 8
+
+
+@dataclass(frozen=True)
+class TriPlaneArguments:
+    """Sizes of the tri-plane radiance field."""
+
+    samples_per_step: ClassVar[int] = 1 << 14
+    scales: int = 3
+    """Each has half the nodes of the next along an axis."""
+    finest_resolution: int = 256
+    channels: int = 16
+    product: int = 1
+    """1: planes of a scale are multiplied, so that each carves what the others fill; 0: summed."""
+    hidden: int = 64
+    harmonics_degree: int = 3
+    appearance: int = 0
+    """Numbers of each photograph's light that colours depend on."""
+    photographs: int = 0
+
+    @classmethod
+    def fitted(cls, resolution: int, parameters: int) -> TriPlaneArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+        # Of all scales together: 1 + 1/4 + 1/16 of the finest one's nodes.
+        room = parameters / (3 * cls.channels * sum(4.0**-i for i in range(cls.scales)))
+        finest = min(resolution, int(room**0.5))
+        return cls(finest_resolution=max(finest, 2 << (cls.scales - 1)))
+
+
+class Planes(nn.Module):
+    """x [n, 3] in the unit cube -> features [n, scales * channels], see `planes`.
+
+    Numbers start between 0.1 and 0.5 where planes are multiplied, about 0 where they are summed.
+    While `deferred` is a list, the table's gradient goes there, see TableEncoding. Raises
+    InputError (from the layout) for sizes that make no planes. Source: K-Planes (arXiv:2301.10241).
+    """
+
+    dimensions = 3
+
+    def __init__(self, layout: PlaneLayout, *, generator: Generator | None = None):
+        super().__init__()
+        self.layout, self.width = layout, layout.width
+        low, high = (0.1, 0.5) if layout.combine == "product" else (-0.1, 0.1)
+        start = torch.empty(layout.entries, 8)
+        self.table = nn.Parameter(start.uniform_(low, high, generator=generator))
+        self.deferred: list[tuple[Tensor, Tensor, Tensor | None]] | None = None
+
+    def adam_step(
+        self,
+        pending: tuple[Tensor, Tensor, Tensor | None],
+        moments: tuple[Tensor, Tensor],
+        scratch: Tensor,
+        rate: float,
+        step: int,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        """Steps the table by a gradient that was deferred."""
+        x, grad, kept = pending
+        if kept is not None:
+            x, grad = x[kept], grad[kept]
+        scatter_planes(x, self.table.data, grad, self.layout, scratch)
+        lazy_adam_(self.table.data, scratch, *moments, rate, step, betas, eps)
+
+    def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
+        if self.deferred is None or not torch.is_grad_enabled():
+            return planes(x, self.table, self.layout)
+        return _DeferredPlanes.apply(x, self.table, self)
+
+
+class _DeferredPlanes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, table: Tensor, encoding: Planes) -> Tensor:
+        ctx.save_for_backward(x, table)
+        ctx.encoding = encoding
+        return planes(x, table, encoding.layout)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, table = ctx.saved_tensors
+        ctx.encoding.deferred.append((x.detach(), grad, None))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            features = planes(leaf, table.detach(), ctx.encoding.layout)
+        return torch.autograd.grad(features, leaf, grad)[0], None, None
+
+
+def tri_plane_field(
+    arguments: TriPlaneArguments,
+    generator: Generator | None = None,
+    warp: nn.Module | None = None,
+) -> Radiance:
+    """A radiance field on planes of several scales. InputError for sizes that make none."""
+    if not 1 <= arguments.scales <= MOST_SCALES:
+        raise InputError("field tri-plane: scales", str(arguments.scales), f"1 to {MOST_SCALES}")
+    combine: Combine = "product" if arguments.product else "sum"
+    finest = arguments.finest_resolution
+    resolutions = tuple(finest >> down for down in reversed(range(arguments.scales)))
+    layout = PlaneLayout(3, resolutions, arguments.channels, combine)
+    return Radiance(
+        Planes(layout, generator=generator),
+        arguments.hidden,
+        arguments.harmonics_degree,
+        arguments.appearance,
+        arguments.photographs,
+        warp=warp,
+        generator=generator,
+    )
