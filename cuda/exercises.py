@@ -18,9 +18,11 @@ from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
 from polyfield.cuda.march import Samples, march
 from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
+from polyfield.cuda.nearest import cell_list, nearest
 from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
 from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
+from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.table_adam import hash_grid_adam_
 
@@ -51,6 +53,29 @@ def planes_exercise(dimensions: int, combine: Combine) -> list[Tensor]:
     table = torch.randn(layout.entries, 8, generator=random).requires_grad_()
     out = planes(x, table, layout)
     return [out, *torch.autograd.grad(out.square().sum(), (x, table))]
+
+
+def nearest_exercise(dimensions: int) -> list[Tensor]:
+    """Neighbours of points in a crowd of centres, beside it and far outside."""
+    random = torch.Generator().manual_seed(11)
+    centers = torch.rand(90, dimensions, generator=random) ** 4
+    x = 1.6 * torch.rand(150, dimensions, generator=random) - 0.3
+    return [nearest(x, cell_list(centers), 5)]
+
+
+def rbf_exercise(dimensions: int, form: str, family: Family, normalize: bool) -> list[Tensor]:
+    """Weights and blended features with all their gradients; some neighbours are missing."""
+    random = torch.Generator().manual_seed(12)
+    x = torch.rand(150, dimensions, generator=random).requires_grad_()
+    centers = torch.rand(23, dimensions, generator=random).requires_grad_()
+    numbers = factor_numbers(dimensions)[form]
+    factors = (0.5 + torch.rand(23, numbers, generator=random)).requires_grad_()
+    index = torch.randint(-1, 23, (150, 3), generator=random, dtype=torch.int32)
+    features = torch.randn(2, 23, 8, generator=random).requires_grad_()
+    frequencies = 4 * torch.rand(2, 8, generator=random) * (torch.arange(16).view(2, 8) > 3)
+    weights = rbf_weights(x, centers, factors, index, family, normalize)
+    out = rbf_blend(weights, index, features, frequencies)
+    return [weights, out, *torch.autograd.grad(out.sum(), (x, centers, factors, features))]
 
 
 def mlp_exercise(widths: tuple[int, ...], activation: str, output: str) -> list[Tensor]:
@@ -159,6 +184,8 @@ NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
 ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "hash_grid": partial(hash_grid_exercise, 3, 2, False),
     "planes": partial(planes_exercise, 3, "product"),
+    "nearest": partial(nearest_exercise, 3),
+    "rbf": partial(rbf_exercise, 3, "a", "ivq", True),
     "mlp": partial(mlp_exercise, NARROW, "relu", "sigmoid"),
     "mlp of one matrix": partial(mlp_exercise, FLAT, "none", "truncated_exp"),
     "composite": partial(composite_exercise, 6),
@@ -182,6 +209,16 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         f"planes {d} {combine}": partial(planes_exercise, d, combine)
         for d in (2, 3, 4)
         for combine in ("product", "sum")
+    },
+    **{f"nearest {d}": partial(nearest_exercise, d) for d in (2, 3)},
+    **{
+        f"rbf {d} {form} {family}{' normalized' * normalize}": partial(
+            rbf_exercise, d, form, family, normalize
+        )
+        for d in (2, 3)
+        for form in ("s", "d", "a")
+        for family in ("ivq", "nlin")
+        for normalize in (False, True)
     },
     **{
         f"mlp {widths} {activation} {output}": partial(mlp_exercise, widths, activation, output)

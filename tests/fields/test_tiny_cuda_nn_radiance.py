@@ -13,7 +13,6 @@ from polyfield.fields.field import TrainableField
 from polyfield.fields.nerf_mlp import NerfMlp
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.table import build_field
-from polyfield.fields.warp import build_warp
 from polyfield.fields.tiny_cuda_nn import GridConfig, padded_parameter_count
 from polyfield.fields.tiny_cuda_nn_radiance import (
     RadianceConfig,
@@ -21,6 +20,7 @@ from polyfield.fields.tiny_cuda_nn_radiance import (
     radiance_from_flat,
     radiance_to_flat,
 )
+from polyfield.fields.warp import build_warp
 
 POINTS = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
 DIRECTIONS = torch.nn.functional.normalize(
