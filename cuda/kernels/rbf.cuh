@@ -188,11 +188,16 @@ struct RbfBasis {
 
   template <bool SLOPE>
   FN void fill(const float* weights, const float* frequencies, int count) {
-    LANES(i, count * RBF_CHANNELS) {
-      const float m = frequencies[i % RBF_CHANNELS], w = weights[i / RBF_CHANNELS];
-      float sine, cosine;
-      sine_and_cosine(m * w, sine, cosine);
-      value[i] = SLOPE ? m > 0 ? m * cosine : 1 : m > 0 ? sine : w;
+    float m[RBF_CHANNELS];
+    UNROLL for (int c = 0; c < RBF_CHANNELS; ++c) m[c] = frequencies[c];
+    LANES_IN_ORDER(i, count) {
+      const float w = weights[i];
+      float* at = value + RBF_CHANNELS * i;
+      for (int c = 0; c < RBF_CHANNELS; ++c) {
+        float sine, cosine;
+        sine_and_cosine(m[c] * w, sine, cosine);
+        at[c] = SLOPE ? m[c] > 0 ? m[c] * cosine : 1 : m[c] > 0 ? sine : w;
+      }
     }
   }
 };
