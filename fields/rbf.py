@@ -1,0 +1,146 @@
+"""Adaptive radial basis functions: features of kernels that lie where a signal varies (NeuRBF)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from polyfield.cuda.errors import InputError
+from polyfield.cuda.nearest import CellList, cell_list, nearest
+from polyfield.cuda.rbf import CHANNELS, FAMILIES, Family, factor_numbers, rbf_blend, rbf_weights
+from polyfield.fields.field import Encoding
+from polyfield.fields.rbf_placement import Form, lattice
+
+START = 1e-4  # features and bias begin within it about 0
+
+
+@dataclass(frozen=True)
+class RbfShape:
+    """What kernels an encoding has. InputError for what makes none.
+
+    channels: features a kernel, a multiple of 8. neighbours: nearest kernels that a point sees, 1
+    to 16. normalize: their weights are parts of their sum. low, high: the frequencies of the sines
+    that channels take of the weight, spaced evenly by their logarithms; 0 and 0: the weight itself.
+    """
+
+    dimensions: int
+    count: int
+    channels: int = 32
+    family: Family = "ivq"
+    form: Form = "a"
+    neighbours: int = 4
+    normalize: bool = True
+    low: float = 0.125
+    high: float = 4096.0
+    released: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = factor_numbers(self.dimensions)
+        allowed = {
+            "dimensions": (self.dimensions in (2, 3), "2 or 3"),
+            "count": (self.count >= 1, "at least one kernel"),
+            "channels": (self.channels > 0 and self.channels % CHANNELS == 0, "a multiple of 8"),
+            "family": (self.family in FAMILIES, f"one of {', '.join(FAMILIES)}"),
+            "form": (self.form in numbers, f"one of {', '.join(numbers)}"),
+            "neighbours": (1 <= self.neighbours <= 16, "1 to 16"),
+            "low": (0 <= self.low <= self.high and (self.low > 0) == (self.high > 0), "0 to high"),
+            "high": (self.high <= 8192, "at most 8192"),
+        }
+        for name, (sound, expected) in allowed.items():
+            if not sound:
+                raise InputError(f"RbfShape.{name}", repr(getattr(self, name))[:80], expected)
+
+    @property
+    def frequencies(self) -> Float[Tensor, "blocks 8"]:
+        """Of every channel, in radians a unit of weight; 0 for the weight itself."""
+        if self.high == 0:
+            return torch.zeros(self.channels // CHANNELS, CHANNELS)
+        ends = math.log2(self.low), math.log2(self.high)
+        return (2 ** torch.linspace(*ends, self.channels)).view(-1, CHANNELS)
+
+
+class Rbf(nn.Module):
+    """x [n, d] in the unit cube -> features [n, partner.width + channels].
+
+    The partner's features of x, where there is one, and those of the nearest kernels, plus a
+    learned bias. Kernels begin on a lattice; `place` puts them where the signal varies, and that
+    is the method: centres and shapes are learned only where `shape.released` says so. Both are
+    kept with the parameters in files. Source: NeuRBF (arXiv:2309.15426).
+    """
+
+    centers: Tensor
+    factors: Tensor
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        shape: RbfShape,
+        partner: Encoding | None = None,
+        *,
+        generator: Generator | None = None,
+    ):
+        super().__init__()
+        self.shape, self.partner = shape, partner
+        self.dimensions = shape.dimensions
+        self.width = shape.channels + (0 if partner is None else partner.width)
+        if partner is not None and partner.dimensions != shape.dimensions:
+            got = f"a partner of {partner.dimensions} dimensions"
+            raise InputError("Rbf", got, f"one of {shape.dimensions}")
+        features = torch.empty(shape.channels // CHANNELS, shape.count, CHANNELS)
+        self.features = nn.Parameter(features.uniform_(-START, START, generator=generator))
+        bias = torch.empty(self.width)
+        self.bias = nn.Parameter(bias.uniform_(-START, START, generator=generator))
+        numbers = factor_numbers(shape.dimensions)[shape.form]
+        kernels = torch.zeros(shape.count, shape.dimensions), torch.zeros(shape.count, numbers)
+        for name, values in zip(("centers", "factors"), kernels, strict=True):
+            if shape.released:
+                self.register_parameter(name, nn.Parameter(values))
+            else:
+                self.register_buffer(name, values)
+        self.register_buffer("frequencies", shape.frequencies, persistent=False)
+        self._cells: CellList | None = None
+        self.place(*lattice(shape.dimensions, shape.count, shape.form, shape.family))
+
+    @torch.no_grad()
+    def place(self, centers: Float[Tensor, "found d"], factors: Float[Tensor, "found f"]) -> None:
+        """Puts kernels where they belong; what is left of them is seen by no point.
+
+        Raises InputError for more of them than there are, or none.
+        """
+        if not 1 <= len(centers) <= self.shape.count or len(centers) != len(factors):
+            got = f"{len(centers)} centres and {len(factors)} factors"
+            raise InputError("Rbf.place", got, f"1 to {self.shape.count} of each")
+        self.centers.zero_()[: len(centers)] = centers.to(self.centers)
+        self.factors.zero_()[: len(factors)] = factors.to(self.factors)
+        self._cells = None
+
+    def neighbours(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n k"]:
+        """Rows of the kernels that points see, the nearest first."""
+        if self._cells is None or self.shape.released:
+            there = int((self.factors != 0).any(1).sum())
+            self._cells = cell_list(self.centers.detach()[:there])
+        return nearest(x, self._cells, self.shape.neighbours)
+
+    def forward(
+        self, x: Float[Tensor, "n d"], index: Int[Tensor, "n k"] | None = None
+    ) -> Float[Tensor, "n {self.width}"]:
+        """index: what `neighbours` says of x, where it is known."""
+        shape, index = self.shape, self.neighbours(x) if index is None else index
+        weights = rbf_weights(x, self.centers, self.factors, index, shape.family, shape.normalize)
+        blended = rbf_blend(weights, index, self.features, self.frequencies)
+        parts = [blended] if self.partner is None else [self.partner(x), blended]
+        return torch.cat(parts, 1) + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rbf:
+        self._cells = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._cells = None
+        super()._load_from_state_dict(*args)
