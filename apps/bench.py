@@ -10,6 +10,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from polyfield.apps.bench_compile import compile_rows, compile_summary
+from polyfield.apps.bench_fields import fields_summary, image_rows, read_photograph
 from polyfield.apps.bench_fuzz import fuzz_rows, fuzz_summary
 from polyfield.apps.bench_kernels import race_kernels
 from polyfield.apps.bench_kills import kill_rows, kill_summary
@@ -27,14 +28,15 @@ class Bench:
     faults."""
 
     what: Positional[
-        Literal["kernels", "view", "photos", "compile", "sanitizers", "fuzz", "kills"]
+        Literal["kernels", "view", "fields", "photos", "compile", "sanitizers", "fuzz", "kills"]
     ] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
-    photos: training on far more photographs than fit the memory; exit code 1 where it takes more.
-    compile: every kernel for every GPU architecture. sanitizers: every kernel under all of them.
-    fuzz: hostile files for every reader. kills: a training that is killed ten times."""
+    fields: how well kinds of fields learn a photograph, in equal steps and parameters. photos:
+    training on far more photographs than fit the memory; exit code 1 where it takes more. compile:
+    every kernel for every GPU architecture. sanitizers: every kernel under all of them. fuzz:
+    hostile files for every reader. kills: a training that is killed ten times."""
     run: Annotated[Positional[Path | None], optional("[RUN]")] = None
-    """Folder that `polyfield train` wrote, for `view`."""
+    """Folder that `polyfield train` wrote, for `view`; or a photograph, for `fields`."""
     only: str = ""
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others. Of
     fuzz, names of readers."""
@@ -47,20 +49,21 @@ class Bench:
     memory: Annotated[float, arg(metavar="GB")] = 2.0
     """Memory that training on them stays within, for `photos`."""
     steps: int = 200
-    """Steps of it, for `photos`."""
+    """Steps of it, for `photos`; or of each field."""
     minutes: float = 10.0
     """That fuzz gives to each reader."""
     seed: int = 0
-    """Of fuzz and kills: another one does other things."""
+    """Of fields, fuzz and kills: another one does other things."""
     out: Path = Path("fuzz")
     """Folder for the files that fuzz finds."""
 
 
 MEANT_FOR = {
     "only": ("kernels", "fuzz"),
-    **dict.fromkeys(("images", "megapixels", "memory", "steps"), ("photos",)),
+    **dict.fromkeys(("images", "megapixels", "memory"), ("photos",)),
+    "steps": ("photos", "fields"),
     **dict.fromkeys(("minutes", "out"), ("fuzz",)),
-    "seed": ("fuzz", "kills"),
+    "seed": ("fields", "fuzz", "kills"),
 }
 """Options that mean nothing to the other benches."""
 
@@ -72,14 +75,15 @@ def bench(options: Bench) -> list[dict[str, object]]:
     faster. The limits of the machine ("machine/...") and the times of views have no opponent:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
     None in all three numbers, and says why in one more entry, "skipped". The rows of the others are
-    those of compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of photos is a
+    those of image_rows, compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of photos is a
     PhotoTraining. Raises InputError for options that do not fit, and as the functions of its rows.
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
-    if (options.what == "view") != (options.run is not None):
-        got = str(options.run) if options.run else "no run"
-        raise InputError(f"bench {options.what}: RUN", got, "a run's folder with view, only there")
+    if (options.what in ("view", "fields")) != (options.run is not None):
+        got = str(options.run) if options.run else "nothing"
+        expected = "a run's folder with view, a photograph with fields, and only there"
+        raise InputError(f"bench {options.what}: RUN", got, expected)
     _check_options(options)
     names = tuple(name.strip() for name in options.only.split(",") if name.strip())
     if options.what == "photos":
@@ -93,6 +97,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
         return fuzz_rows(options.minutes, names, options.seed, options.out)
     if options.what == "kills":
         return kill_rows(options.seed)
+    if options.what == "fields" and options.run is not None:
+        return image_rows(read_photograph(options.run), options.steps, options.seed)
     if options.run is not None:
         rows = view_seconds(options.run, options.rounds)
     else:
@@ -111,6 +117,8 @@ def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
     if rows and "arch" in rows[0]:
         return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
+    if rows and "psnr" in rows[0]:
+        return fields_summary(rows)
     if rows and "cases" in rows[0]:
         return fuzz_summary(rows)
     if rows and "moments" in rows[0]:

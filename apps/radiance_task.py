@@ -16,10 +16,11 @@ from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import TrueView, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
-from polyfield.fields.field import RadianceField
+from polyfield.fields.field import AdaptiveEncoding, RadianceField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.cameras import Cameras
 from polyfield.render.losses import Measured, color_error
+from polyfield.render.matter import matter
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import (
     UPDATE_EVERY,
@@ -104,6 +105,7 @@ class RadianceTask:
         settings, grid = self.trained.settings, self.trained.grid
         if step % self.update_every == 0:
             update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
+        self._settle(step)
         for optimiser in self.optimisers.values():
             optimiser.clear()
         batch = self._batch(step)
@@ -147,6 +149,20 @@ class RadianceTask:
             "rays": float(rays),
             "finite": float(finite),
         }
+
+    def _settle(self, step: int) -> None:
+        """Puts encodings where there is something, in the step that they do so."""
+        settings, field = self.trained.settings, self.trained.field
+        for name, part in field.named_modules():
+            if isinstance(part, AdaptiveEncoding) and part.settles_at == step:
+                length = settings.sampling.step
+                x, weights = matter(field, self.trained.grid, length, step, settings.seed)
+                part.settle(
+                    field.warp(x) if field.warp is not None else x,
+                    weights,
+                    step_generator(settings.seed, step),
+                )
+                self.optimisers["field"].forget(name)
 
     def _field_of(self, batch: Batch) -> RadianceField:
         """The field in the light of the batch's photographs."""

@@ -49,6 +49,21 @@ class TableEncoding(Encoding, Protocol):
 
 
 @runtime_checkable
+class AdaptiveEncoding(Encoding, Protocol):
+    """An encoding that is put anew where there is something, once training has found out where."""
+
+    settles_at: int
+    """The number of the step before which that is."""
+
+    def settle(
+        self, x: Float[Tensor, "n d"], weights: Float[Tensor, " n"], generator: torch.Generator
+    ) -> None:
+        """Given points, as it encodes them, and how much there is at each. Its own parameters,
+        those of its parts left out, begin anew."""
+        ...
+
+
+@runtime_checkable
 class RadianceField(Protocol):
     """Density and colour of space, in the unit cube."""
 
@@ -110,6 +125,8 @@ class TrainableField(RadianceField, Part, Protocol):
 
     costly: bool
     """Its gradients take so long that samples which teach little are best left out."""
+    warp: nn.Module | None
+    """What positions go through before they are encoded."""
     codes: nn.Parameter | None
     """A row for each photograph whose light colours depend on; None where they do not."""
 

@@ -11,7 +11,7 @@ from polyfield.cuda.table_adam import hash_grid_adam_
 
 
 class HashGrid(nn.Module):
-    """x [n, 3] in the unit cube -> features [n, levels * features].
+    """x [n, dimensions] in the unit cube -> features [n, levels * features].
 
     Levels grow geometrically from base_resolution to finest_resolution; each holds at most
     2^log2_table_size entries, hashed where its grid has more. Outside the cube x is clamped.
@@ -22,8 +22,6 @@ class HashGrid(nn.Module):
     Source: Instant Neural Graphics Primitives (arXiv:2201.05989); sizes as in tiny-cuda-nn.
     """
 
-    dimensions = 3
-
     def __init__(
         self,
         levels: int = 8,
@@ -32,11 +30,12 @@ class HashGrid(nn.Module):
         base_resolution: int = 16,
         finest_resolution: int = 512,
         *,
+        dimensions: int = 3,
         generator: Generator | None = None,
     ):
         super().__init__()
         self.layout = HashGridLayout(
-            dimensions=3,
+            dimensions=dimensions,
             levels=levels,
             features=features,
             log2_table_size=log2_table_size,
@@ -44,7 +43,7 @@ class HashGrid(nn.Module):
             finest_resolution=finest_resolution,
             smoothstep=False,
         )
-        self.width = self.layout.width
+        self.width, self.dimensions = self.layout.width, dimensions
         start = torch.empty(self.layout.entries, features)
         self.table = nn.Parameter(start.uniform_(-1e-4, 1e-4, generator=generator))
         self.deferred: list[tuple[Tensor, Tensor, Tensor | None]] | None = None
@@ -64,7 +63,7 @@ class HashGrid(nn.Module):
         state = self.table.data, *moments, None
         hash_grid_adam_(*state, x, grad, self.layout, scratch, rate, step, betas, eps, kept)
 
-    def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n {self.width}"]:
         if self.deferred is None or not torch.is_grad_enabled():
             return hash_grid(x, self.table, self.layout)
         return _DeferredTable.apply(x, self.table, self)

@@ -72,6 +72,12 @@ class FieldOptimiser:
             )
         self.clear()
 
+    def forget(self, module: str) -> None:
+        """Zeroes the moments of the parameters that belong to the module of this name itself."""
+        for key, moment in self.moments.items():
+            if key.partition(".")[2].rpartition(".")[0] == module:
+                moment.zero_()
+
     def finite(self) -> bool:
         """Whether the gradients that await a step are all finite."""
         # Rows that do not count are not set. What is wrong with the others shows in the weights.

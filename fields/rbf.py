@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,8 +15,12 @@ from polyfield.cuda.errors import InputError
 from polyfield.cuda.nearest import CellList, cell_list, nearest
 from polyfield.cuda.rbf import CHANNELS, FAMILIES, Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.fields.field import Encoding
-from polyfield.fields.rbf_placement import Form, lattice
+from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.radiance import Radiance
+from polyfield.fields.rbf_placement import Form, cluster_factors, lattice, weighted_centers
 
+SETTLES_AT = 400  # steps: the grid alone has found the surfaces by then
+MOST_KERNELS = 1 << 14
 START = 1e-4  # features and bias begin within it about 0
 
 
@@ -83,10 +87,11 @@ class Rbf(nn.Module):
         shape: RbfShape,
         partner: Encoding | None = None,
         *,
+        settles_at: int = -1,
         generator: Generator | None = None,
     ):
         super().__init__()
-        self.shape, self.partner = shape, partner
+        self.shape, self.partner, self.settles_at = shape, partner, settles_at
         self.dimensions = shape.dimensions
         self.width = shape.channels + (0 if partner is None else partner.width)
         if partner is not None and partner.dimensions != shape.dimensions:
@@ -120,6 +125,23 @@ class Rbf(nn.Module):
         self.factors.zero_()[: len(factors)] = factors.to(self.factors)
         self._cells = None
 
+    @torch.no_grad()
+    def settle(
+        self, x: Float[Tensor, "n d"], weights: Float[Tensor, " n"], generator: Generator
+    ) -> None:
+        """Places the kernels by points and their weights; features and bias begin anew.
+
+        Where no point weighs anything all stays as it is.
+        """
+        if not bool(weights.any()):
+            return
+        centers = weighted_centers(x, weights, self.shape.count, generator)
+        shape = self.shape.form, self.shape.family
+        self.place(centers, cluster_factors(x, weights, centers, *shape))
+        for parameter in (self.features, self.bias):
+            start = torch.empty(parameter.shape).uniform_(-START, START, generator=generator)
+            parameter.copy_(start)
+
     def neighbours(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n k"]:
         """Rows of the kernels that points see, the nearest first."""
         if self._cells is None or self.shape.released:
@@ -144,3 +166,72 @@ class Rbf(nn.Module):
     def _load_from_state_dict(self, *args: Any) -> None:
         self._cells = None
         super()._load_from_state_dict(*args)
+
+
+@dataclass(frozen=True)
+class RbfArguments:
+    """Sizes of the radiance field on radial basis functions beside a hash grid."""
+
+    samples_per_step: ClassVar[int] = 1 << 14
+    kernels: int = 16384
+    channels: int = 16
+    neighbours: int = 4
+    sines: int = 0
+    """1: channels are sines of the kernels' weights; 0: all are the weight itself."""
+    placed: int = 1
+    """1: kernels are put where a warm-up of SETTLES_AT steps has found matter; 0: on a lattice."""
+    levels: int = 8
+    """Of the grid beside them; 0: no grid."""
+    features: int = 4
+    log2_table_size: int = 14
+    base_resolution: int = 16
+    finest_resolution: int = 512
+    hidden: int = 48
+    harmonics_degree: int = 3
+    appearance: int = 0
+    """Numbers of each photograph's light that colours depend on."""
+    photographs: int = 0
+
+    @classmethod
+    def fitted(cls, resolution: int, parameters: int) -> RbfArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+        entries = max(1, parameters // 2 // (cls.levels * cls.features))
+        # Centres and shapes count: nine numbers a kernel beside its channels.
+        kernels = min(MOST_KERNELS, max(1, parameters // 4 // (cls.channels + 9)))
+        return cls(
+            kernels=kernels,
+            finest_resolution=max(cls.base_resolution, resolution),
+            log2_table_size=max(3, entries.bit_length() - 1),
+        )
+
+
+def rbf_field(
+    arguments: RbfArguments,
+    generator: Generator | None = None,
+    warp: nn.Module | None = None,
+) -> Radiance:
+    """A radiance field on kernels beside a hash grid. InputError for sizes that make none."""
+    partner = None
+    if arguments.levels:
+        partner = HashGrid(
+            arguments.levels,
+            arguments.features,
+            arguments.log2_table_size,
+            arguments.base_resolution,
+            arguments.finest_resolution,
+            generator=generator,
+        )
+    waves = (0.125, 64.0) if arguments.sines else (0.0, 0.0)
+    shape = RbfShape(3, arguments.kernels, arguments.channels, "ivq", "a", arguments.neighbours,
+                     True, *waves)  # fmt: skip
+    settles_at = SETTLES_AT if arguments.placed else -1
+    encoding = Rbf(shape, partner, settles_at=settles_at, generator=generator)
+    return Radiance(
+        encoding,
+        arguments.hidden,
+        arguments.harmonics_degree,
+        arguments.appearance,
+        arguments.photographs,
+        warp=warp,
+        generator=generator,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -42,10 +41,9 @@ class SineDecoder(nn.Module):
             nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
         )
         with torch.no_grad():
-            for layer in self.layers:
+            for layer, inputs in zip(self.layers, widths, strict=False):
                 for parameter in layer.parameters():
-                    bound = layer.in_features**-0.5
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    parameter.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
         spaced = 2 ** torch.linspace(math.log2(low), math.log2(high), hidden)
         self.register_buffer("frequencies", spaced, persistent=False)
 

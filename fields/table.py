@@ -13,6 +13,7 @@ from polyfield.fields.field import TrainableField
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
 from polyfield.fields.radiance import Radiance
+from polyfield.fields.rbf import RbfArguments, rbf_field
 from polyfield.fields.tri_plane import TriPlaneArguments, tri_plane_field
 
 
@@ -86,6 +87,7 @@ FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., TrainableField]]] = 
     "hash-grid": (HashGridArguments, hash_grid_field),
     "mlp": (NerfMlpArguments, NerfMlp),
     "tri-plane": (TriPlaneArguments, tri_plane_field),
+    "rbf": (RbfArguments, rbf_field),
 }
 
 

@@ -329,3 +329,42 @@ def test_the_distortion_loss_shrinks_with_the_rate(task, monkeypatch):
     for step, rate in enumerate((1.0, 0.25, 0.01)):
         made.step(step, rate)
     assert weights == pytest.approx([0.2, 0.05, 0.002])
+
+
+def adaptive(task):
+    """A task whose field puts its kernels where there is something before its step number 2."""
+    made = task(
+        field="rbf", arguments={"kernels": 12, "channels": 8, **SIZES}, samples_per_step=1 << 11
+    )
+    made.trained.field.encoding.settles_at = 2
+    return made
+
+
+def test_kernels_settle_in_their_step_and_the_optimiser_forgets_what_it_knew_of_them(task):
+    made = adaptive(task)
+    encoding, moments = made.trained.field.encoding, made.optimisers["field"].moments
+    lattice = encoding.centers.clone()
+    made.step(0, 1.0), made.step(1, 1.0)
+    assert torch.equal(encoding.centers, lattice) and moments["first.encoding.features"].any()
+    features, grid = encoding.features.detach().clone(), moments["first.encoding.partner.table"]
+    before = grid.clone()
+    seen = []
+    made.optimisers["field"].step = lambda *_: seen.append(moments["first.encoding.features"].any())
+    made.step(2, 1.0)
+    assert (encoding.centers != lattice).any() and (encoding.features != features).any()
+    assert seen == [False] and torch.equal(grid, before)
+
+
+def test_a_run_that_goes_on_settles_as_one_that_was_not_interrupted(task):
+    whole, parts = adaptive(task), adaptive(task)
+    for step in range(4):
+        whole.step(step, 1.0)
+    for step in (0, 1):
+        parts.step(step, 1.0)
+    tensors, values = parts.state()
+    again = adaptive(task)
+    again.restore({name: tensor.clone() for name, tensor in tensors.items()}, values)
+    for step in (2, 3):
+        again.step(step, 1.0)
+    for name, tensor in whole.state()[0].items():
+        assert torch.equal(again.state()[0][name], tensor), name

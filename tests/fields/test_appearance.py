@@ -12,6 +12,7 @@ from polyfield.fields.table import FIELDS, build_field, with_appearance
 SMALL = {
     "hash-grid": {"levels": 2, "log2_table_size": 10, "finest_resolution": 32, "hidden": 16},
     "mlp": {"layers": 2, "width": 16, "position_frequencies": 4},
+    "rbf": {"kernels": 30, "channels": 8, "levels": 2, "log2_table_size": 8, "hidden": 16},
     "tri-plane": {"scales": 2, "finest_resolution": 16, "channels": 8, "hidden": 16},
 }
 PHOTOGRAPHS, NUMBERS = 4, 6

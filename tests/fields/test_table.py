@@ -13,8 +13,10 @@ from polyfield.apps import checkpoint
 from polyfield.cuda.errors import InputError
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import TrainableField
+from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
+from polyfield.fields.signal import ReluDecoder, Signal, SineDecoder
 from polyfield.fields.table import FIELDS, arguments_of, build_field
 from polyfield.fields.warp import build_warp
 
@@ -99,7 +101,8 @@ def learns_with_every_parameter(name, tmp_path):
     optimiser.step(0, 1.0)
     for key, value in field.named_parameters():
         assert (value != before[key]).any() and value.isfinite().all(), key
-    assert set(optimiser.moments) == {f"{m}.{k}" for m in ("first", "second") for k in before}
+    learned = dict(field.named_parameters())
+    assert set(optimiser.moments) == {f"{m}.{k}" for m in ("first", "second") for k in learned}
 
 
 def has_a_gradient_to_every_parameter_and_to_positions(name, tmp_path):
@@ -199,6 +202,8 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
                 if value.__module__ == module.__name__:
                     defined.add(value)
     beside = [ProposalNetwork(), Environment((0.5, 0.5, 0.5))]
+    grid = HashGrid(2, 2, 8, 4, 16)  # plain signals, of which the bench of fields learns some
+    beside += [Signal(grid, decoder(grid.width, 3)) for decoder in (ReluDecoder, SineDecoder)]
     whole = [*(built(name) for name in FIELDS), *beside]
     whole += [build_field(name, {}, warp=build_warp(warp)) for name in FIELDS for warp in WARPS]
     used = {type(part) for field in whole for part in field.modules()}
