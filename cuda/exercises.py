@@ -18,7 +18,7 @@ from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
 from polyfield.cuda.march import Samples, march
 from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
-from polyfield.cuda.nearest import cell_list, nearest
+from polyfield.cuda.nearest import center_tree, nearest
 from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
 from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
@@ -60,7 +60,7 @@ def nearest_exercise(dimensions: int) -> list[Tensor]:
     random = torch.Generator().manual_seed(11)
     centers = torch.rand(90, dimensions, generator=random) ** 4
     x = 1.6 * torch.rand(150, dimensions, generator=random) - 0.3
-    return [nearest(x, cell_list(centers), 5)]
+    return [nearest(x, center_tree(centers), 5)]
 
 
 def rbf_exercise(dimensions: int, form: str, family: Family, normalize: bool) -> list[Tensor]:

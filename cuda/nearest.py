@@ -7,76 +7,72 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import max_pool2d, max_pool3d
 
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import constant, kernel, launch
 
 MOST_NEIGHBOURS = 16
-_CELLS_A_CENTER = 4  # so that crowds, where most points are asked for, are parted as well
-_MOST_SIDE = {2: 512, 3: 128}
-_MOST_GAP = 32
+LEAF = 8  # centres, at most
 
 
 @dataclass(frozen=True, eq=False)
-class CellList:
-    """Centres sorted by the cell of a grid that they lie in: their neighbours are quick to find."""
+class CenterTree:
+    """Centres in the leaves of a k-d tree: what makes neighbours quick to find."""
 
     centers: Float[Tensor, "count d"]
-    """In the order of cells, the first axis quickest."""
+    """Leaf by leaf."""
     numbers: Int[Tensor, " count"]
     """Of each, its row before it was sorted."""
-    starts: Int[Tensor, " cells_and_one"]
-    """The first centre of each cell."""
-    gaps: Int[Tensor, " cells"]
-    """Rings of cells about each, itself the first, that are empty: so many at least."""
-    low: Float[Tensor, " d"]
-    sides: Int[Tensor, " d"]
-    """Cells along each axis."""
-    size: float
-    """Edge of a cell."""
+    starts: Int[Tensor, " leaves_and_one"]
+    """The first centre of each leaf."""
+    boxes: Float[Tensor, "nodes d_and_d"]
+    """About the centres of every node, lower and upper corner; children of i: 2 i + 1, 2 i + 2."""
+
+    @property
+    def leaves(self) -> int:
+        """A power of two."""
+        return len(self.starts) - 1
 
 
 @torch.no_grad()
-def cell_list(centers: Float[Tensor, "count d"]) -> CellList:
-    """Sorts centres of two or three dimensions into cells, about four to a centre.
+def center_tree(centers: Float[Tensor, "count d"]) -> CenterTree:
+    """Sorts centres of two or three dimensions into a balanced k-d tree.
 
-    Raises InputError for no centre, for other dimensions, and for numbers that are not finite.
+    Every node is halved along the longest side of its box, until leaves hold at most eight. Raises
+    InputError for no centre, for other dimensions, and for numbers that are not finite.
     """
     count, dimensions = centers.shape
-    if count < 1 or dimensions not in _MOST_SIDE or not bool(centers.isfinite().all()):
+    if count < 1 or dimensions not in (2, 3) or not bool(centers.isfinite().all()):
         got = f"{count} of {dimensions} dimensions"
         raise InputError("centres", got, "at least one, of 2 or 3 dimensions, finite")
-    centers = centers.detach().float()
-    low, high = centers.amin(0), centers.amax(0)
-    extent = (high - low).clamp_min(1e-12)
-    most = _MOST_SIDE[dimensions]
-    wanted = float(extent.double().prod() / (_CELLS_A_CENTER * count)) ** (1 / dimensions)
-    # Centres on a line would have cells without number; those far apart none of use.
-    size = max(wanted, float(extent.max()) / most, 1e-9)
-    sides = (extent / size).floor().long().clamp(0, most - 1) + 1
-    place = ((centers - low) / size).long().clamp_min(0)
-    place = torch.minimum(place, sides - 1)
-    strides = torch.cat([sides.new_ones(1), sides[:-1].cumprod(0)])
-    cell = (place * strides).sum(1)
-    order = torch.argsort(cell, stable=True)
-    counts = torch.bincount(cell, minlength=int(sides.prod()))
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    gaps = _rings_to_a_centre((counts > 0).view(*sides.flip(0).tolist()))
-    return CellList(
-        centers[order].contiguous(),
-        order.int(),
-        starts.int(),
-        gaps.view(-1).int(),
-        low,
-        sides.int(),
-        size,
+    centers = centers.detach().float().contiguous()
+    order = torch.arange(count, device=centers.device)
+    starts = order.new_tensor([0, count])
+    while int(starts.diff().max()) > LEAF:
+        segment = torch.repeat_interleave(starts.diff())
+        low, high = _boxes(centers[order], segment, len(starts) - 1)
+        axis = (high - low).argmax(1)[segment]
+        along = centers[order, axis]
+        by_place = torch.argsort(along, stable=True)
+        order = order[by_place[torch.argsort(segment[by_place], stable=True)]]
+        middle = (starts[:-1] + starts[1:]) // 2
+        starts = torch.cat([torch.stack([starts[:-1], middle], 1).view(-1), starts[-1:]])
+    leaves = len(starts) - 1
+    low, high = _boxes(centers[order], torch.repeat_interleave(starts.diff()), leaves)
+    levels = [torch.cat([low, high], 1)]
+    while len(levels[0]) > 1:
+        one, other = levels[0][0::2], levels[0][1::2]
+        below = torch.minimum(one, other)[:, :dimensions]
+        above = torch.maximum(one, other)[:, dimensions:]
+        levels.insert(0, torch.cat([below, above], 1))
+    return CenterTree(
+        centers[order].contiguous(), order.int(), starts.int(), torch.cat(levels).contiguous()
     )
 
 
 def nearest(
-    x: Float[Tensor, "n d"], cells: CellList, neighbours: int
+    x: Float[Tensor, "n d"], tree: CenterTree, neighbours: int
 ) -> Int[Tensor, "n {neighbours}"]:
     """Rows of the centres nearest to each point, the nearest first; -1 where there are fewer.
 
@@ -88,21 +84,22 @@ def nearest(
         raise InputError("neighbours", str(neighbours), f"1 to {MOST_NEIGHBOURS}")
     x = x.detach()
     if backend_of(x.device) == "reference" or x.dtype != torch.float32:
-        return nearest_reference(x, cells, neighbours)
+        return nearest_reference(x, tree, neighbours)
     index = torch.empty(len(x), neighbours, dtype=torch.int32, device=x.device)
     tiles = -(-len(x) // constant("nearest", "NEAREST_POINTS"))
     body = kernel("nearest", f"Nearest<{x.shape[1]}>")
-    grid = cells.centers, cells.numbers, cells.starts, cells.gaps, cells.low, cells.sides
-    launch(body, (tiles, 1), x.contiguous(), *grid, index, cells.size, len(x), neighbours)
+    nodes = tree.centers, tree.numbers, tree.starts, tree.boxes
+    sizes = tree.leaves, len(x), neighbours
+    launch(body, (tiles, 1), x.contiguous(), *nodes, index, *sizes)
     return index
 
 
 def nearest_reference(
-    x: Float[Tensor, "n d"], cells: CellList, neighbours: int
+    x: Float[Tensor, "n d"], tree: CenterTree, neighbours: int
 ) -> Int[Tensor, "n {neighbours}"]:
     """The specification in plain torch: all distances, sorted."""
-    back = torch.argsort(cells.numbers.long())
-    centers = cells.centers[back].to(x.dtype)
+    back = torch.argsort(tree.numbers.long())
+    centers = tree.centers[back].to(x.dtype)
     found = x.new_full((len(x), neighbours), -1, dtype=torch.int32)
     kept = min(neighbours, len(centers))
     for first in range(0, len(x), 1024):
@@ -113,13 +110,9 @@ def nearest_reference(
     return found
 
 
-def _rings_to_a_centre(filled: Tensor) -> Tensor:
-    """Of each cell, how many rings from itself on are empty, as far as they are counted."""
-    pool = max_pool2d if filled.dim() == 2 else max_pool3d
-    reached, gaps = filled.float()[None, None], torch.zeros_like(filled, dtype=torch.int64)
-    for _ in range(_MOST_GAP):  # fewer than there are only cost time
-        if bool(reached.all()):
-            break
-        gaps += reached[0, 0] == 0
-        reached = pool(reached, 3, stride=1, padding=1)
-    return gaps
+def _boxes(centers: Tensor, segment: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Lower and upper corners of what belongs to each segment."""
+    rows = segment[:, None].expand_as(centers)
+    empty = centers.new_zeros(count, centers.shape[1])
+    low = empty.scatter_reduce(0, rows, centers, "amin", include_self=False)
+    return low, empty.scatter_reduce(0, rows, centers, "amax", include_self=False)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.nearest import CellList, cell_list, nearest
+from polyfield.cuda.nearest import CenterTree, center_tree, nearest
 from polyfield.cuda.rbf import CHANNELS, FAMILIES, Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.fields.field import Encoding
 from polyfield.fields.hash_grid import HashGrid
@@ -109,7 +109,7 @@ class Rbf(nn.Module):
             else:
                 self.register_buffer(name, values)
         self.register_buffer("frequencies", shape.frequencies, persistent=False)
-        self._cells: CellList | None = None
+        self._tree: CenterTree | None = None
         self.place(*lattice(shape.dimensions, shape.count, shape.form, shape.family))
 
     @torch.no_grad()
@@ -123,7 +123,7 @@ class Rbf(nn.Module):
             raise InputError("Rbf.place", got, f"1 to {self.shape.count} of each")
         self.centers.zero_()[: len(centers)] = centers.to(self.centers)
         self.factors.zero_()[: len(factors)] = factors.to(self.factors)
-        self._cells = None
+        self._tree = None
 
     @torch.no_grad()
     def settle(
@@ -144,10 +144,10 @@ class Rbf(nn.Module):
 
     def neighbours(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n k"]:
         """Rows of the kernels that points see, the nearest first."""
-        if self._cells is None or self.shape.released:
+        if self._tree is None or self.shape.released:
             there = int((self.factors != 0).any(1).sum())
-            self._cells = cell_list(self.centers.detach()[:there])
-        return nearest(x, self._cells, self.shape.neighbours)
+            self._tree = center_tree(self.centers.detach()[:there])
+        return nearest(x, self._tree, self.shape.neighbours)
 
     def forward(
         self, x: Float[Tensor, "n d"], index: Int[Tensor, "n k"] | None = None
@@ -160,11 +160,11 @@ class Rbf(nn.Module):
         return torch.cat(parts, 1) + self.bias
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rbf:
-        self._cells = None
+        self._tree = None
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._cells = None
+        self._tree = None
         super()._load_from_state_dict(*args)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.nearest import cell_list, nearest
+from polyfield.cuda.nearest import center_tree, nearest
 from polyfield.cuda.rbf import Family, factor_numbers
 
 Form = Literal["s", "d", "a"]
@@ -41,7 +41,7 @@ def weighted_centers(
     points, weights = points[heavy], weights[heavy].double()
     centers = points[_drawn(weights, count, generator)].clone()
     for _ in range(iterations):
-        label = nearest(points, cell_list(centers), 1)[:, 0].long()
+        label = nearest(points, center_tree(centers), 1)[:, 0].long()
         total = _sums(label, weights[:, None], count)
         moved = _sums(label, weights[:, None] * points.double(), count)
         there = total[:, 0] > 0
@@ -70,7 +70,7 @@ def cluster_factors(
     heavy = weights > 0
     points, weights = points[heavy].double(), weights[heavy].double()
     count, dimensions = centers.shape
-    label = nearest(points.float(), cell_list(centers), 1)[:, 0].long()
+    label = nearest(points.float(), center_tree(centers), 1)[:, 0].long()
     off = points - centers.double()[label]
     outer = off[:, :, None] * off[:, None, :] * weights[:, None, None]
     total = _sums(label, weights[:, None], count).clamp_min(1e-30)

@@ -1,10 +1,11 @@
-// The centres nearest to each point, by a grid of cells: the centres of a cell lie one after the other,
-// and cells are looked through in rings about the point's own until nothing nearer can be left.
+// The centres nearest to each point, by a k-d tree: a box about every node, a few centres in a leaf,
+// and of two children the nearer one first. Node i has the children 2 i + 1 and 2 i + 2.
 #pragma once
 #include "tile.cuh"
 
 constexpr int NEAREST_POINTS = 64;  // in one tile
 constexpr int NEAREST_MOST = 16;    // neighbours
+constexpr int NEAREST_DEPTH = 32;   // of a tree, at most
 
 // The nearest found so far, in order; of two that are as near, the one of lower number comes first.
 struct NearestFound {
@@ -23,20 +24,17 @@ struct NearestFound {
   }
 };
 
-// x [n, D], centers [count, D] sorted by cell, numbers [count] of theirs before that, starts
-// [cells + 1], gaps [cells]: rings about it, itself the first, that are empty -> index [n, k].
-// Cells are cubes of edge `size` from `low` on, sides[d] of them along axis d, the first axis quickest.
+// x [n, D], centers [count, D] leaf by leaf, numbers [count] of theirs before that, starts
+// [leaves + 1], boxes [2 leaves - 1, 2 D]: lower corner, upper corner -> index [n, k].
 template <int D>
 struct Nearest {
   const float* x;
   const float* centers;
   const int* numbers;
   const int* starts;
-  const int* gaps;
-  const float* low;
-  const int* sides;
+  const float* boxes;
   int* index;
-  float size;
+  int leaves;
   int n;
   int k;
 
@@ -51,33 +49,36 @@ struct Nearest {
   }
 
   FN void search(NearestFound& found, const float* point) const {
-    int own[3] = {0, 0, 0}, side[3] = {1, 1, 1}, at = 0;
-    for (int d = D - 1; d >= 0; --d) {
-      side[d] = sides[d];
-      // Compared as floats: a point far outside has no whole number of cells.
-      const float cell = (point[d] - low[d]) / size;
-      own[d] = cell > 0 ? cell < side[d] - 1 ? (int)cell : side[d] - 1 : 0;
-      at = at * side[d] + own[d];
-    }
-    for (int ring = gaps[at];; ++ring) {
-      for (int z = own[2] - ring; z <= own[2] + ring; ++z) {
-        if (D < 3 && z != 0) continue;
-        if (z < 0 || z >= side[2]) continue;
-        for (int y = own[1] - ring; y <= own[1] + ring; ++y) {
-          if (y < 0 || y >= side[1]) continue;
-          const bool face = y == own[1] - ring || y == own[1] + ring ||
-                            (D == 3 && (z == own[2] - ring || z == own[2] + ring));
-          const int row = (z * side[1] + y) * side[0], step = face || ring == 0 ? 1 : 2 * ring;
-          for (int c = own[0] - ring; c <= own[0] + ring; c += step)
-            if (c >= 0 && c < side[0]) look(found, point, row + c);
-        }
+    int node[NEAREST_DEPTH], waiting = 1;
+    float away[NEAREST_DEPTH];
+    node[0] = 0, away[0] = 0;
+    while (waiting) {
+      int at = node[--waiting];
+      // A box as far away as the last one found may hold a centre of lower number.
+      if (away[waiting] > found.distance[k - 1]) continue;
+      while (at < leaves - 1) {
+        const int one = 2 * at + 1, other = one + 1;
+        const float to_one = distance_to(one, point), to_other = distance_to(other, point);
+        const bool swap = to_other < to_one;
+        node[waiting] = swap ? one : other, away[waiting++] = swap ? to_one : to_other;
+        at = swap ? other : one;
       }
-      if (done(found, point, own, side, ring)) return;
+      look(found, point, at - (leaves - 1));
     }
   }
 
-  FN void look(NearestFound& found, const float* point, int cell) const {
-    for (int j = starts[cell]; j < starts[cell + 1]; ++j) {
+  FN float distance_to(int node, const float* point) const {
+    const float* box = boxes + 2 * D * (size_t)node;
+    float distance = 0;
+    UNROLL for (int d = 0; d < D; ++d) {
+      const float off = larger(larger(box[d] - point[d], point[d] - box[D + d]), 0.f);
+      distance += off * off;
+    }
+    return distance;
+  }
+
+  FN void look(NearestFound& found, const float* point, int leaf) const {
+    for (int j = starts[leaf]; j < starts[leaf + 1]; ++j) {
       float distance = 0;
       UNROLL for (int d = 0; d < D; ++d) {
         const float off = centers[(size_t)D * j + d] - point[d];
@@ -85,21 +86,6 @@ struct Nearest {
       }
       found.offer(distance, numbers[j], k);
     }
-  }
-
-  // Whether what lies beyond the rings so far is farther than the last of those found.
-  FN bool done(const NearestFound& found, const float* point, const int* own, const int* side,
-               int ring) const {
-    float reach = 3e38f;
-    bool all = true;
-    UNROLL for (int d = 0; d < D; ++d) {
-      const int below = own[d] - ring, above = own[d] + ring + 1;
-      if (below > 0) all = false, reach = smaller(reach, point[d] - (low[d] + below * size));
-      if (above < side[d]) all = false, reach = smaller(reach, low[d] + above * size - point[d]);
-    }
-    // Rounded edges may lie a little nearer than they seem.
-    reach = reach > 0 ? reach * 0.9999f : 0;
-    return all || found.distance[k - 1] < reach * reach;
   }
 };
 

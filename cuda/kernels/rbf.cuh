@@ -188,8 +188,12 @@ struct RbfBasis {
 
   template <bool SLOPE>
   FN void fill(const float* weights, const float* frequencies, int count) {
-    float m[RBF_CHANNELS];
-    UNROLL for (int c = 0; c < RBF_CHANNELS; ++c) m[c] = frequencies[c];
+    float m[RBF_CHANNELS], most = 0;
+    UNROLL for (int c = 0; c < RBF_CHANNELS; ++c) m[c] = frequencies[c], most = larger(most, m[c]);
+    if (most == 0) {
+      LANES(i, count * RBF_CHANNELS) value[i] = SLOPE ? 1 : weights[i / RBF_CHANNELS];
+      return;
+    }
     LANES_IN_ORDER(i, count) {
       const float w = weights[i];
       float* at = value + RBF_CHANNELS * i;

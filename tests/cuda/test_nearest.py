@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.nearest import cell_list, nearest, nearest_reference
+from polyfield.cuda.nearest import center_tree, nearest, nearest_reference
 
 pytestmark = pytest.mark.kernels
 
@@ -43,9 +43,9 @@ def test_the_neighbours_are_those_of_all_distances(device, centers, d, k):
     inside = low + (high - low) * uniform(400, d, 1).to(device)
     beside = low + (high - low) * (5 * uniform(100, d, 2).to(device) - 2)
     x = torch.cat([inside, beside, found[:50], found.new_full((1, d), 1e6)])
-    cells = cell_list(found)
-    got = nearest(x, cells, k)
-    expected = nearest_reference(x, cells, k)
+    tree = center_tree(found)
+    got = nearest(x, tree, k)
+    expected = nearest_reference(x, tree, k)
     # As numbers of kernels but for those whose distances are the same to a rounding.
     far = [
         (x[:, None].double() - found.double()[rows.long()]).square().sum(2)
@@ -58,16 +58,16 @@ def test_the_neighbours_are_those_of_all_distances(device, centers, d, k):
 def test_of_two_that_are_as_near_the_lower_row_comes_first(device):
     centers = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]], device=device)
     x = torch.tensor([[0.1, 0.0], [0.9, 0.0], [0.5, 0.0]], device=device)
-    found = nearest(x, cell_list(centers), 4)
+    found = nearest(x, center_tree(centers), 4)
     assert found.tolist() == [[1, 3, 0, 2], [0, 2, 1, 3], [0, 1, 2, 3]]
 
 
 def test_where_there_are_fewer_the_rest_is_marked(device):
-    found = nearest(uniform(5, 3).to(device), cell_list(uniform(3, 3, 1).to(device)), 5)
+    found = nearest(uniform(5, 3).to(device), center_tree(uniform(3, 3, 1).to(device)), 5)
     assert (found[:, 3:] == -1).all() and (found[:, :3].sort(1).values == torch.arange(3)).all()
-    single = nearest(uniform(5, 2).to(device), cell_list(torch.zeros(1, 2, device=device)), 1)
+    single = nearest(uniform(5, 2).to(device), center_tree(torch.zeros(1, 2, device=device)), 1)
     assert not single.any()
-    assert nearest(torch.zeros(0, 3, device=device), cell_list(uniform(9, 3)), 2).shape == (0, 2)
+    assert nearest(torch.zeros(0, 3, device=device), center_tree(uniform(9, 3)), 2).shape == (0, 2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,25 +75,30 @@ def test_where_there_are_fewer_the_rest_is_marked(device):
 def test_any_crowd_at_any_scale(seed, count, scale):
     centers = scale * crowds(count, 3, seed)
     x = scale * 2 * uniform(50, 3, seed + 1)
-    cells = cell_list(centers)
-    rows = [found.long() for found in (nearest(x, cells, 3), nearest_reference(x, cells, 3))]
+    tree = center_tree(centers)
+    rows = [found.long() for found in (nearest(x, tree, 3), nearest_reference(x, tree, 3))]
     assert torch.equal(rows[0] >= 0, rows[1] >= 0)
     far = [(x[:, None] - centers[r]).double().square().sum(2) for r in rows]
     torch.testing.assert_close(far[0], far[1], rtol=1e-5, atol=0)
 
 
-def test_cells_hold_every_centre_once_and_gaps_are_empty():
-    centers = crowds(500, 3)
-    cells = cell_list(centers)
-    assert torch.equal(cells.numbers.sort().values, torch.arange(500, dtype=torch.int32))
-    assert torch.equal(cells.centers, centers[cells.numbers.long()])
-    assert cells.starts[0] == 0 and cells.starts[-1] == 500 and (cells.starts.diff() >= 0).all()
-    filled = (cells.starts.diff() > 0).view(*cells.sides.flip(0).tolist())
-    gaps = cells.gaps.view(filled.shape)
-    assert (gaps[filled] == 0).all() and (gaps[~filled] > 0).all()
-    where = torch.nonzero(filled)
-    for cell in torch.nonzero(~filled)[::97]:
-        assert gaps[tuple(cell)] <= (where - cell).abs().amax(1).min()
+@pytest.mark.parametrize("count", [1, 8, 9, 500])
+def test_a_tree_holds_every_centre_once_in_boxes_within_boxes(count):
+    centers = crowds(count, 3)
+    tree = center_tree(centers)
+    assert torch.equal(tree.numbers.sort().values, torch.arange(count, dtype=torch.int32))
+    assert torch.equal(tree.centers, centers[tree.numbers.long()])
+    sizes = tree.starts.diff()
+    assert sizes.sum() == count and 1 <= sizes.min() and sizes.max() <= 8
+    assert tree.leaves & (tree.leaves - 1) == 0 and len(tree.boxes) == 2 * tree.leaves - 1
+    for leaf in range(tree.leaves):
+        own = tree.centers[tree.starts[leaf] : tree.starts[leaf + 1]]
+        box = tree.boxes[tree.leaves - 1 + leaf]
+        assert torch.equal(box, torch.cat([own.amin(0), own.amax(0)]))
+    for node in range(tree.leaves - 1):
+        children = tree.boxes[2 * node + 1 : 2 * node + 3]
+        whole = torch.cat([children[:, :3].amin(0), children[:, 3:].amax(0)])
+        assert torch.equal(tree.boxes[node], whole)
 
 
 @pytest.mark.parametrize(
@@ -108,4 +113,4 @@ def test_cells_hold_every_centre_once_and_gaps_are_empty():
 )
 def test_what_has_no_neighbours_is_refused(centers, k, message):
     with pytest.raises(InputError, match=message):
-        nearest(torch.zeros(1, centers.shape[1]), cell_list(centers), k)
+        nearest(torch.zeros(1, centers.shape[1]), center_tree(centers), k)

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, nn
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.nearest import cell_list, nearest
+from polyfield.cuda.nearest import center_tree, nearest
 from polyfield.cuda.rbf import rbf_blend, rbf_weights
 from polyfield.fields.field import AdaptiveEncoding
 from polyfield.fields.hash_grid import HashGrid
@@ -46,7 +46,7 @@ def test_features_are_those_of_the_nearest_kernels_and_the_partners_with_a_bias(
     partner = HashGrid(2, 2, 8, 4, 16, generator=random(5))
     encoding = crowded(made(d=3, partner=partner, neighbours=3, form="d"))
     x = points(d=3)
-    index = nearest(x, cell_list(encoding.centers), 3)
+    index = nearest(x, center_tree(encoding.centers), 3)
     weights = rbf_weights(x, encoding.centers, encoding.factors, index, "ivq")
     blended = rbf_blend(weights, index, encoding.features, encoding.frequencies)
     expected = torch.cat([partner(x), blended], 1) + encoding.bias
@@ -97,7 +97,7 @@ def test_released_kernels_are_looked_for_where_they_moved():
     with torch.no_grad():
         encoding.centers.mul_(0.1)
     there = encoding.centers[(encoding.factors != 0).any(1)]
-    assert torch.equal(encoding.neighbours(x), nearest(x, cell_list(there), 4))
+    assert torch.equal(encoding.neighbours(x), nearest(x, center_tree(there), 4))
 
 
 def test_a_file_brings_its_own_kernels():

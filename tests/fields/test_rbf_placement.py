@@ -3,7 +3,7 @@ import torch
 from torch import Generator
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.nearest import cell_list, nearest
+from polyfield.cuda.nearest import center_tree, nearest
 from polyfield.cuda.rbf import rbf_weights
 from polyfield.fields.rbf_placement import (
     cluster_factors,
@@ -49,7 +49,7 @@ def test_one_centre_is_the_weighted_mean():
 def test_centres_are_the_means_of_the_points_that_are_nearest_to_them():
     points, weights = clouds([400]), torch.rand(400, generator=random(3))
     centers = weighted_centers(points, weights, 7, random(), iterations=200)
-    label = nearest(points, cell_list(centers), 1)[:, 0]
+    label = nearest(points, center_tree(centers), 1)[:, 0]
     for number in range(7):
         own = label == number
         mean = (points[own] * weights[own, None]).sum(0) / weights[own].sum()
@@ -165,7 +165,7 @@ def test_a_lattice_fills_the_cube_and_its_tents_interpolate():
     assert centers.shape == (36, 2) and factors.shape == (36, 2)
     assert centers.amin() == pytest.approx(1 / 12) and centers.amax() == pytest.approx(11 / 12)
     x = 1 / 12 + 10 / 12 * torch.rand(100, 2, generator=random())
-    weights = rbf_weights(x, centers, factors, nearest(x, cell_list(centers), 16), "nlin", False)
+    weights = rbf_weights(x, centers, factors, nearest(x, center_tree(centers), 16), "nlin", False)
     torch.testing.assert_close(weights.sum(1), torch.ones(100), atol=1e-5, rtol=0)
     assert lattice(3, 30, "a", "ivq")[1].shape == (27, 6)
 
