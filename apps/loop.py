@@ -157,10 +157,11 @@ class _Run:
         values = saved.metadata
         try:
             counts = Fields("metadata", values)
+            self.schedule = read_schedule(counts.part("schedule"))
             # The config's may be newer: a plan, or an amended one.
             config = Fields(f"{self.folder.config_path}:", self.folder.config())
-            holder = config if "schedule" in config else counts
-            self.schedule = read_schedule(holder.part("schedule"))
+            if "schedule" in config:
+                self.schedule = read_schedule(config.part("schedule"))
             self.step = counts.whole("step", 0, self.schedule.steps or MOST_STEPS)
             self.rewinds = counts.whole("rewinds", 0, MOST_REWINDS)
             self.task.restore(saved.tensors, counts.part("task").values)
