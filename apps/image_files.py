@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _PIXELS_A_BYTE = 512  # of a JPEG, which spends at least a bit on a block of 64
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour in its header
 _HEADER_PIXELS = 1 << 14  # of an image that is nothing but its header
 _MOST_CHUNKS = 1 << 15  # of a PNG; each costs Pillow as much as many pixels
+_MOST_SEGMENTS = 1 << 12  # of a JPEG before its pixels
+_MOST_BETWEEN = 1 << 14  # bytes that belong to none of them
 _MOST_PACKED = 64  # of them that Pillow unpacks, to a megabyte each, before it looks at a pixel
 _BAND_PIXELS = 1 << 20  # converted at once
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "I;16", "I;16B", "I;16L")
@@ -160,6 +163,9 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     file.seek(0)
     start = file.read(26)
     file.seek(0)
+    if start.startswith(b"\xff\xd8"):
+        _check_segments(file)
+        file.seek(0)
     image = Image.open(file, formats=_FORMATS)
     pixels, most = image.width * image.height, math.inf
     if image.format == "PNG":
@@ -232,6 +238,30 @@ def _jpeg_is_whole(file: BinaryIO, size: int) -> bool:
         if marker >> 8 != 0xFF:
             return False
     return False
+
+
+def _check_segments(file: BinaryIO) -> None:
+    """ValueError for a JPEG with so much before its pixels that Pillow takes seconds over it.
+
+    Pillow reads what stands between two segments byte by byte, and looks into each segment.
+    """
+    position, between = 2, 0
+    for _ in range(_MOST_SEGMENTS):
+        file.seek(position)
+        ahead = file.read(4 + _MOST_BETWEEN - between)
+        marker = re.search(rb"\xff+[^\x00\xff]", ahead)
+        if marker is None:
+            if len(ahead) < 4 + _MOST_BETWEEN - between:
+                return  # the file ends; Pillow says what is missing
+            raise ValueError(f"more than {_MOST_BETWEEN:,} bytes between its segments")
+        between += marker.start()
+        if marker[0][-1] == 0xDA:  # pixels from here on
+            return
+        position += marker.end()
+        if not 0xD0 <= marker[0][-1] <= 0xD9:  # all others have a length
+            length = ahead[marker.end() : marker.end() + 2]
+            position += int.from_bytes(length, "big")
+    raise ValueError(f"more than {_MOST_SEGMENTS:,} segments")
 
 
 def _holds(file: BinaryIO, marker: bytes) -> bool:

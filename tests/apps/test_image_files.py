@@ -201,6 +201,39 @@ def test_a_png_of_chunks_without_number_is_refused_at_once(tmp_path):
     assert read_header(path).width == 6
 
 
+def segment(marker, content):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (segment(0xDB, bytes(65)) * 125_000, "more than 4,096 segments"),
+        (bytes(8_000_000), "more than 16,384 bytes between its segments"),
+        ((bytes(400) + segment(0xFE, b"a")) * 50, "more than 16,384 bytes between its segments"),
+        (b"\xff\x00" * 4_000_000, "more than 16,384 bytes between its segments"),
+        (b"\xff" * 8_000_000, "more than 16,384 bytes between its segments"),
+    ],
+)
+def test_a_jpeg_that_takes_seconds_to_be_opened_is_refused_at_once(tmp_path, before, message):
+    path = save(picture("RGB"), tmp_path / "a.jpg")
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + before + content[2:])
+    with pytest.raises(InputError, match=f"a.jpg.*{message}"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [segment(0xFE, b"a word") * 4_000, segment(0xE2, bytes(60_000)) * 20, b"\xff" * 9, bytes(900)],
+)
+def test_a_jpeg_with_profiles_words_and_a_little_between_is_read(tmp_path, before):
+    path = save(picture("RGB"), tmp_path / "a.jpg")
+    content = path.read_bytes()  # 20: behind the first segment, which says JFIF
+    path.write_bytes(content[:20] + before + content[20:])
+    assert read_header(path).width == 6 and decode(path, 3).shape[1] == 6
+
+
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
 def test_a_png_of_packed_texts_that_take_seconds_to_unpack_is_refused(tmp_path, kind):
     path = save(picture("RGB"), tmp_path / "a.png")
