@@ -17,6 +17,8 @@ from polyfield.apps.bench_networks import composite_against_nerfacc, mlp_against
 from polyfield.apps.bench_planes import both_against_grid_sample as planes_against_grid_sample
 from polyfield.apps.bench_planes import both_against_reference as planes_against_reference
 from polyfield.apps.bench_race import Absent, Race, Row, hold
+from polyfield.apps.bench_rbf import both_against_reference as rbf_against_reference
+from polyfield.apps.bench_rbf import search_against_reference
 from polyfield.apps.bench_step import step_against_reference
 from polyfield.cuda.backend import VARIABLE
 from polyfield.cuda.errors import InputError
@@ -31,6 +33,8 @@ RACES: dict[str, Callable[[], Race]] = {
     "mlp-both/torch": mlp_against_torch,
     "plane-both/reference": planes_against_reference,
     "plane-both/torch": planes_against_grid_sample,
+    "rbf-search/reference": search_against_reference,
+    "rbf-both/reference": rbf_against_reference,
     "composite-both/nerfacc": composite_against_nerfacc,
     "step/reference": step_against_reference,
 }

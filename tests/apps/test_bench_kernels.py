@@ -31,6 +31,8 @@ def test_the_rows_have_the_names_that_were_agreed():
         "mlp-both/torch",
         "plane-both/reference",
         "plane-both/torch",
+        "rbf-search/reference",
+        "rbf-both/reference",
         "composite-both/nerfacc",
         "step/reference",
     ]
