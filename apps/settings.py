@@ -174,7 +174,11 @@ def read_settings(values: Any, where: str) -> Settings:
     found.text("images")
     found.part("to_field")
     if "warp" in found.values:
-        build_warp(found.part("warp").values)
+        values = found.part("warp").values
+        try:
+            build_warp(values)
+        except InputError as error:
+            raise found.refuse("warp", "a contraction, a projection or nothing") from error
     arguments = found.part("arguments")
     for name in arguments.values:
         arguments.whole(name, 0, 1 << 20)

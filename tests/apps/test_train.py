@@ -24,6 +24,7 @@ from polyfield.apps.settings import read_settings
 from polyfield.apps.train import (
     DISTORTION,
     MASKED_DISTORTION,
+    chosen_warp,
     default_distortion,
     measured_sentence,
     train,
@@ -31,6 +32,7 @@ from polyfield.apps.train import (
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
+from polyfield.fields.projection import Projection
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.table import FIELDS
 
@@ -151,12 +153,51 @@ def test_loading_that_used_up_the_minutes_is_said(scene, tmp_path):
     assert any(line.startswith("plan: ") and "30.0 s" in line for line in said)
 
 
-@pytest.mark.parametrize("change", [{"sampling": 3}, {"orbit": {}}, {"scene": 5}, {"wing": 1}])
+@pytest.mark.parametrize(
+    "change", [{"sampling": 3}, {"orbit": {}}, {"scene": 5}, {"wing": 1}, {"warp": 3}]
+)
 def test_settings_that_no_run_wrote_are_refused(run, change):
     values = RunFolder.open(run).config()["settings"]
     assert read_settings(values, "config.json").scene == values["scene"]
     with pytest.raises(InputError, match="config.json: settings"):
         read_settings(values | change, "config.json")
+
+
+def test_a_capture_that_faces_forward_is_seen_as_its_cameras_do_where_that_is_asked_for(
+    ball_scene, tmp_path
+):
+    """The ball from one side: the same photograph 24 times, from places beside each other."""
+    front = ball_scene(lambda number, pose, image: image, again={i: 3 for i in range(24)})
+    found = load_scene(front, unbounded=True)
+    warp, resolution = chosen_warp(found, Train(front, space="ndc"), 512)
+    (view,) = warp.values()
+    assert view["near"] == found.near and 128 <= resolution <= 8192
+    pixels = 2 * float(found.cameras.focal[0, 0]) * max(view["extent"])
+    assert resolution / 2**0.5 <= max(pixels, 128) <= resolution * 2**0.5 or resolution == 128
+    out = tmp_path / "run"
+    train(Train(front, out=out, steps=6, space="ndc", seed=1, device="cpu", report=False))
+    trained = load(out, torch.device("cpu"))
+    assert isinstance(trained.field.warp, Projection) and trained.settings.warp == warp
+    assert trained.field.warp.near == pytest.approx(view["near"])
+    again = tmp_path / "again"
+    train(Train(out=again, from_config=out / "config.json", device="cpu", report=False))
+    tensors = [checkpoint.latest(path / "checkpoints").tensors for path in (out, again)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_cameras_around_an_object_do_not_face_forward(scene, tmp_path):
+    with pytest.raises(InputError, match="--space ndc: the cameras look many ways"):
+        train(Train(scene, out=tmp_path / "run", steps=1, space="ndc"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_drawing_space_together_spends_half_of_the_detail_on_the_finest_cube(scene):
+    found = load_scene(scene, unbounded=True)
+    assert found.grid_levels > 1
+    warp, resolution = chosen_warp(found, Train(scene, space="unbounded"), 1024)
+    assert warp == {"contraction": found.grid_levels}
+    assert resolution == 1024 * 4 // 2**found.grid_levels
+    assert chosen_warp(found, Train(scene), 1024) == ({}, 1024)
 
 
 def test_unknown_fields_and_foreign_configs_are_refused(scene, tmp_path):
