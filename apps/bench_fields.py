@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -54,7 +55,9 @@ def read_photograph(path: Path) -> Photograph:
 
 
 def image_rows(image: Photograph, steps: int, seed: int) -> list[dict[str, object]]:
-    """A row for each kind of field, see `Learned`; the hash grid's size is what all others have.
+    """A row for each kind of field, see `Learned`, and the dB that it gained over the hash grid's.
+
+    The hash grid's size is what all others have.
 
     hash-grid: 16 levels of two features and two hidden layers of 64, about as many parameters as
     the photograph has pixels. rbf: kernels that are placed where it varies, beside two levels of a
@@ -78,7 +81,7 @@ def image_rows(image: Photograph, steps: int, seed: int) -> list[dict[str, objec
         signal = make()
         placing = time.monotonic() - begin
         rows.append(learn(name, signal, placing, image, steps, seed, ENCODING_RATE))
-    return [asdict(row) for row in rows]
+    return [asdict(row) | {"gained": row.psnr - rows[0].psnr} for row in rows]
 
 
 def hash_signal(image: Photograph, seed: int) -> Signal:
@@ -189,13 +192,12 @@ def fields_summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal, with what each gains over the first."""
     width = max(len(str(row["name"])) for row in rows)
     lines = [f"{'field':<{width}}      PSNR   gained  parameters    learned    placed   trained"]
-    for row in rows:
-        found = Learned(**row)  # type: ignore[arg-type]  # rows of `image_rows`
-        gained = found.psnr - float(rows[0]["psnr"])  # type: ignore[arg-type]
-        lines.append(
-            f"{found.name:<{width}}  {found.psnr:5.2f} dB  {gained:+7.2f}  {found.parameters:10,}"
-            f" {found.learned:10,}  {found.placing_seconds:6.1f} s  {found.seconds:6.1f} s"
-        )
+    lines += [
+        f"{row['name']:<{width}}  {row['psnr']:5.2f} dB  {row['gained']:+7.2f}"
+        f"  {row['parameters']:10,} {row['learned']:10,}"
+        f"  {row['placing_seconds']:6.1f} s  {row['seconds']:6.1f} s"
+        for row in rows
+    ]
     steps = rows[0]["steps"]
     return "\n".join([*lines, f"({steps} steps each, {torch.get_num_threads()} threads)"])
 
@@ -206,4 +208,4 @@ def _encoded(signal: Signal, x: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _cosine(progress: float) -> float:
-    return 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * progress)))
+    return 0.5 + 0.5 * math.cos(math.pi * progress)

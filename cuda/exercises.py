@@ -47,7 +47,7 @@ def hash_grid_exercise(dimensions: int, features: int, smoothstep: bool) -> list
 
 def planes_exercise(dimensions: int, combine: Combine) -> list[Tensor]:
     """Values and both gradients, in two scales of two blocks."""
-    layout = PlaneLayout(dimensions, (3, 6), 16, combine, 4)
+    layout = PlaneLayout(dimensions, (3, 6), 16, combine)
     random = torch.Generator().manual_seed(10)
     x = torch.rand(150, dimensions, generator=random).requires_grad_()
     table = torch.randn(layout.entries, 8, generator=random).requires_grad_()

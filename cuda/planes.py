@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property, reduce
-from itertools import pairwise
 from operator import add, mul
 from typing import Literal
 
@@ -30,8 +29,7 @@ class PlaneLayout:
 
     dimensions 2 to 4; resolutions: nodes along an axis, of each scale; the planes of each pair of
     axes hold `channels` numbers a node, a multiple of 8, which lie in blocks of 8: [scale, block,
-    pair, node of the later axis, node of the earlier axis, 8]. frames: nodes along the last axis in
-    every scale where that one is time; 0 where all are alike. combine: what the planes of a scale
+    pair, node of the later axis, node of the earlier axis, 8]. combine: what the planes of a scale
     hold at a point is multiplied, or summed. Raises InputError naming the value out of range.
     """
 
@@ -39,7 +37,6 @@ class PlaneLayout:
     resolutions: tuple[int, ...] = (64, 128, 256)
     channels: int = 16
     combine: Combine = "product"
-    frames: int = 0
 
     def __post_init__(self) -> None:
         allowed = {
@@ -54,7 +51,6 @@ class PlaneLayout:
                 "a multiple of 8, at most 1024",
             ),
             "combine": (self.combine in ("product", "sum"), "product or sum"),
-            "frames": (self.frames == 0 or 2 <= self.frames <= MOST_SIDE, f"0, 2 to {MOST_SIDE}"),
         }
         for name, (sound, expected) in allowed.items():
             if not sound:
@@ -77,24 +73,14 @@ class PlaneLayout:
         """Features of a point: every scale's channels, one scale after the other."""
         return len(self.resolutions) * self.channels
 
-    def sides(self, scale: int) -> tuple[int, ...]:
-        """Nodes along each axis."""
-        sides = [self.resolutions[scale]] * self.dimensions
-        if self.frames:
-            sides[-1] = self.frames
-        return tuple(sides)
-
     @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of each scale: sides, first entry of each pair's plane in block 0, entries of a block."""
         rows, begin = [], 0
-        for scale in range(len(self.resolutions)):
-            sides = self.sides(scale)
-            starts = [begin]
-            for a, b in self.pairs:
-                starts.append(starts[-1] + sides[a] * sides[b])
-            block = starts[-1] - begin
-            rows.append((*sides, *starts[:-1], block))
+        for side in self.resolutions:
+            block = len(self.pairs) * side**2
+            starts = range(begin, begin + block, side**2)
+            rows.append((*[side] * self.dimensions, *starts, block))
             begin += self.blocks * block
         return tuple(rows)
 
@@ -105,14 +91,10 @@ class PlaneLayout:
 
     def planes(self, table: Float[Tensor, "entries 8"], scale: int) -> list[Tensor]:
         """Views of a scale's planes, one a pair: [blocks, later axis, earlier axis, 8]."""
-        sides, shape = self.sides(scale), self.shapes[scale]
-        first = shape[self.dimensions]
-        whole = table[first : first + self.blocks * shape[-1]].unflatten(0, (self.blocks, -1))
-        starts = [start - first for start in shape[self.dimensions : -1]] + [shape[-1]]
-        return [
-            whole[:, begin:end].unflatten(1, (sides[b], sides[a]))
-            for (a, b), (begin, end) in zip(self.pairs, pairwise(starts), strict=True)
-        ]
+        side, shape = self.resolutions[scale], self.shapes[scale]
+        first, block = shape[self.dimensions], shape[-1]
+        whole = table[first : first + self.blocks * block]
+        return list(whole.view(self.blocks, -1, side, side, CHANNELS).unbind(1))
 
 
 def planes(
@@ -140,10 +122,9 @@ def planes_reference(
     """The specification in plain torch: a gather a corner, any floating type."""
     x = x.clamp(0, 1)
     out = []
-    for scale in range(len(layout.resolutions)):
-        sides = torch.tensor(layout.sides(scale), device=x.device)
-        position = x * (sides - 1)
-        node = torch.minimum(position.detach().long(), sides - 2)
+    for scale, side in enumerate(layout.resolutions):
+        position = x * (side - 1)
+        node = position.detach().long().clamp_max(side - 2)
         past = position - node
         samples = []
         for (a, b), plane in zip(layout.pairs, layout.planes(table, scale), strict=True):
@@ -185,14 +166,14 @@ def _shape_tensor(layout: PlaneLayout, device: torch.device) -> Tensor:
 def values_of(layout: PlaneLayout) -> list[int]:
     """The layout as plain numbers, which is how operators pass it."""
     product = int(layout.combine == "product")
-    return [layout.dimensions, layout.channels, product, layout.frames, *layout.resolutions]
+    return [layout.dimensions, layout.channels, product, *layout.resolutions]
 
 
 @cache
 def _layout_of(*values: int) -> PlaneLayout:
-    dimensions, channels, product, frames, *resolutions = values
+    dimensions, channels, product, *resolutions = values
     combine: Combine = "product" if product else "sum"
-    return PlaneLayout(dimensions, tuple(resolutions), channels, combine, frames)
+    return PlaneLayout(dimensions, tuple(resolutions), channels, combine)
 
 
 def _body(name: str, layout: PlaneLayout) -> Kernel:

@@ -22,7 +22,6 @@ Family = Literal[
     "qd", "mqd", "phs1", "phs3", "vep", "nlin",
 ]  # fmt: skip
 FAMILIES: tuple[Family, ...] = get_args(Family)
-TENT = FAMILIES.index("nlin")
 
 
 def factor_numbers(dimensions: int) -> dict[str, int]:

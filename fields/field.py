@@ -38,8 +38,6 @@ class TableEncoding(Encoding, Protocol):
         scratch: Tensor,
         rate: float,
         step: int,
-        betas: tuple[float, float],
-        eps: float,
     ) -> None:
         """Adam's step number `step`, from 1, where the table has a gradient.
 

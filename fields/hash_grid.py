@@ -55,13 +55,11 @@ class HashGrid(nn.Module):
         scratch: Tensor,
         rate: float,
         step: int,
-        betas: tuple[float, float],
-        eps: float,
     ) -> None:
         """Steps the table by a gradient that was deferred, see TableEncoding."""
         x, grad, kept = pending
         state = self.table.data, *moments, None
-        hash_grid_adam_(*state, x, grad, self.layout, scratch, rate, step, betas, eps, kept)
+        hash_grid_adam_(*state, x, grad, self.layout, scratch, rate, step, kept=kept)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n {self.width}"]:
         if self.deferred is None or not torch.is_grad_enabled():

@@ -53,8 +53,7 @@ class FieldOptimiser:
                 continue
             whole = pending[0] if len(pending) == 1 else _joined(pending)
             moments = self.moments[f"first.{full}"], self.moments[f"second.{full}"]
-            scratch = self.scratch[name]
-            encoding.adam_step(whole, moments, scratch, rate, step + 1, BETAS, EPSILON)
+            encoding.adam_step(whole, moments, self.scratch[name], rate, step + 1)
         for name, parameter in self.parameters.items():
             if name in tables or parameter.grad is None:
                 continue

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from polyfield.cuda.errors import InputError
@@ -145,13 +145,10 @@ def gradient_weights(image: Float[Tensor, "height width channels"]) -> Float[Ten
 
 def _drawn(weights: Tensor, count: int, generator: Generator) -> Int[Tensor, " {count}"]:
     """Rows drawn by their weight; all of them, and more, where there are not enough."""
-    enough: Bool[Tensor, ""] = torch.tensor(len(weights) >= count)
     # The largest of exponential numbers over weights: a draw without replacement of any size.
     random = torch.rand(len(weights), generator=generator, dtype=torch.float64)
     key = (-(random.clamp_min(1e-300)).log()).to(weights.device) / weights
     order = torch.argsort(key, stable=True)
-    if bool(enough):
-        return order[:count]
     return order.repeat(-(-count // len(order)))[:count]
 
 

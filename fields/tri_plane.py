@@ -68,15 +68,13 @@ class Planes(nn.Module):
         scratch: Tensor,
         rate: float,
         step: int,
-        betas: tuple[float, float],
-        eps: float,
     ) -> None:
         """Steps the table by a gradient that was deferred."""
         x, grad, kept = pending
         if kept is not None:
             x, grad = x[kept], grad[kept]
         scatter_planes(x, self.table.data, grad, self.layout, scratch)
-        lazy_adam_(self.table.data, scratch, *moments, rate, step, betas, eps)
+        lazy_adam_(self.table.data, scratch, *moments, rate, step)
 
     def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
         if self.deferred is None or not torch.is_grad_enabled():

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.kernels
 SHAPES = [(d, combine) for d in (2, 3, 4) for combine in ("product", "sum")]
 
 
-def small(dimensions=3, combine="product", channels=16, resolutions=(3, 7), frames=0):
-    return PlaneLayout(dimensions, resolutions, channels, combine, frames)
+def small(dimensions=3, combine="product", channels=16, resolutions=(3, 7)):
+    return PlaneLayout(dimensions, resolutions, channels, combine)
 
 
 def points(n, dimensions, seed=0):
@@ -35,11 +35,6 @@ def test_planes_of_a_table_lie_one_behind_the_other_in_blocks_of_eight_channels(
     assert [tuple(plane.shape) for plane in coarse] == [(2, 3, 3, 8)] * 3
     # A node of block 1 of the second plane of the second scale: behind scale 0, block 0, plane 0.
     assert fine[1][1, 2, 3, 5] == 8 * (2 * 27 + 48 + 16 + 2 * 4 + 3) + 5
-    timed = small(4, resolutions=(5, 9), frames=3)
-    assert timed.sides(0) == (5, 5, 5, 3) and timed.sides(1) == (9, 9, 9, 3)
-    assert [tuple(p.shape[1:3]) for p in timed.planes(torch.zeros(timed.entries, 8), 1)] == [
-        (9, 9), (9, 9), (9, 9), (3, 9), (3, 9), (3, 9)
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("combine", ["product", "sum"])
@@ -67,9 +62,8 @@ def test_nodes_lie_on_the_faces_and_hold_their_numbers(device):
 
 
 @pytest.mark.parametrize("dimensions, combine", SHAPES)
-@pytest.mark.parametrize("frames", [0, 4])
-def test_kernel_equals_reference_in_values_and_gradients(device, dimensions, combine, frames):
-    layout = small(dimensions, combine, channels=24, frames=frames)
+def test_kernel_equals_reference_in_values_and_gradients(device, dimensions, combine):
+    layout = small(dimensions, combine, channels=24)
     x, table = points(301, dimensions), normal(layout.entries, 8)
     x[:4] = torch.tensor([0.0, 1.0, 0.5, 0.999999])[:, None]
     weights = normal(301, layout.width, seed=2)
@@ -165,7 +159,6 @@ def test_table_gradient_repeats_bitwise_for_any_number_of_threads(resolutions, m
         ({"channels": 0}, "channels: 0"),
         ({"resolutions": ()}, "resolutions"),
         ({"resolutions": (8, 1)}, "resolutions"),
-        ({"frames": 1}, "frames: 1"),
         ({"resolutions": (32768,), "channels": 1024}, r"entries; expected fewer than 2\^28"),
     ],
 )
@@ -176,7 +169,7 @@ def test_layouts_out_of_range_are_refused_by_value(change, message):
 
 def test_registration_is_sound():
     layout = small(2, resolutions=(3, 5))
-    values = [2, 16, 1, 0, 3, 5]
+    values = [2, 16, 1, 3, 5]
     x, table, grad = points(6, 2), normal(layout.entries, 8), normal(6, layout.width)
     ops = torch.ops.polyfield
     torch.library.opcheck(ops.plane_encode.default, (x, table, values))

@@ -85,7 +85,7 @@ def test_rows_that_do_not_count_are_left_out():
     kept = torch.arange(200) % 3 == 0
     for planes_of, pending in ((encoding, (x, grad, kept)), (other, (x[kept], grad[kept], None))):
         zeros = [torch.zeros_like(planes_of.table.data) for _ in range(3)]
-        planes_of.adam_step(pending, (zeros[0], zeros[1]), zeros[2], 0.01, 1, (0.9, 0.99), 1e-15)
+        planes_of.adam_step(pending, (zeros[0], zeros[1]), zeros[2], 0.01, 1)
     assert torch.equal(encoding.table, other.table)
 
 
