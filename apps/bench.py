@@ -117,7 +117,7 @@ def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
     if rows and "arch" in rows[0]:
         return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
-    if rows and "placing_seconds" in rows[0]:
+    if rows and "learned" in rows[0]:
         return fields_summary(rows)
     if rows and "cases" in rows[0]:
         return fuzz_summary(rows)

@@ -20,8 +20,9 @@ from polyfield.apps.train import DISTORTION
 from polyfield.apps.trained import build
 from polyfield.cuda.backend import backend_asked_for
 from polyfield.cuda.table_adam import lazy_adam_reference_
+from polyfield.fields.hash_grid import HashGridArguments
 from polyfield.fields.optimiser import BETAS, EPSILON, FieldOptimiser
-from polyfield.fields.table import HashGridArguments, arguments_of
+from polyfield.fields.table import arguments_of
 from polyfield.render.occupancy import UPDATE_EVERY
 
 SAMPLES = 1 << 15

@@ -13,6 +13,8 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from polyfield.apps.device import choose_device
+from polyfield.apps.fit_surface import surface_mesh
+from polyfield.apps.fitted import is_fit, load_fitted
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.mesh_files import write_mesh, write_points
 from polyfield.apps.option_help import DEVICE, optional
@@ -34,7 +36,7 @@ class Export:
     """Write what a run has learned: a mesh, points on it, or the cameras."""
 
     run: Positional[Path]
-    """Folder that `polyfield train` wrote."""
+    """Folder that `polyfield train` or `fit` wrote."""
     out: Path
     """File to write: .ply, .glb or .obj for a mesh, .ply for points, .json for cameras."""
     kind: Annotated[Literal["mesh", "splats", "points", "cameras"], arg(name="as")] = "mesh"
@@ -81,19 +83,17 @@ def export(options: Export) -> ExportResult:
     if options.kind != "cameras" and not 2 <= options.resolution <= 2048:
         raise InputError("--resolution", str(options.resolution), "2 to 2048")
     device = choose_device(options.device)
+    if is_fit(options.run):
+        if options.kind == "cameras":
+            raise InputError("--as cameras", "a fit has none", "mesh or points")
+        return _written(options, surface_mesh(load_fitted(options.run, device), options.resolution))
     trained = load(options.run, device)
     if options.kind == "cameras":
         scene = scene_of(trained.settings, options.scene)
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
     mesh, level = surface_of(trained, options.resolution, options.level, options.keep_unseen)
-    counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-    if options.kind == "mesh":
-        write_mesh(options.out, mesh)
-    else:
-        counts = {"points": len(mesh.vertices)}
-        write_points(options.out, mesh)
-    return ExportResult(str(options.out), options.kind, counts, level)
+    return _written(options, mesh, level)
 
 
 @torch.no_grad()
@@ -134,6 +134,16 @@ def surface_of(
         device=device,
     )
     return mesh, level
+
+
+def _written(options: Export, mesh: Mesh, level: float | None = None) -> ExportResult:
+    counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+    if options.kind == "mesh":
+        write_mesh(options.out, mesh)
+    else:
+        counts = {"points": len(mesh.vertices)}
+        write_points(options.out, mesh)
+    return ExportResult(str(options.out), options.kind, counts, level)
 
 
 def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:

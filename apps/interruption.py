@@ -18,12 +18,13 @@ class Interrupted(PolyfieldError):
     def __init__(self, folder: Path, step: int, steps: int | None):
         super().__init__(folder, step, steps)
         self.folder, self.step, self.steps = folder, step, steps
+        self.verb = "train"  # that goes on with the run
 
     def __str__(self) -> str:
         total = "" if self.steps is None else f" of {self.steps}"
         return (
             f"interrupted; the checkpoint of step {self.step}{total} is written. "
-            f"Go on with: polyfield train --out {shlex.quote(str(self.folder))} --resume"
+            f"Go on with: polyfield {self.verb} --out {shlex.quote(str(self.folder))} --resume"
         )
 
 

@@ -43,6 +43,13 @@ VERBS = {
         "polyfield.apps.train",
         "train_command",
     ),
+    "fit": Verb(
+        "Learn an image, a film or the distances to a mesh as a field.",
+        "polyfield.apps.fit_options",
+        "Fit",
+        "polyfield.apps.fit",
+        "fit_command",
+    ),
     "render": Verb(
         "Render views of a trained run: held-out ones, or a flight as a film.",
         "polyfield.apps.render",

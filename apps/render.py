@@ -11,14 +11,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 from tyro.conf import Positional, arg
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.files import make_folder, replacing
+from polyfield.apps.fit_render import render_fit
+from polyfield.apps.fitted import is_fit
 from polyfield.apps.formats.png_rows import png_rows
 from polyfield.apps.option_help import DEVICE, optional
+from polyfield.apps.png_files import to_8bit
 from polyfield.apps.shots import (
     KINDS,
     Wish,
@@ -42,10 +44,10 @@ _NO_FOLDERS = (".avi", ".gif", ".jpg", ".jpeg", ".m4v", ".mkv", ".mov", ".png", 
 
 @dataclass(frozen=True)
 class Render:
-    """Render views of a trained run."""
+    """Render views of a trained run, or an image or film that was fitted, in any size."""
 
     run: Positional[Path]
-    """Folder that `polyfield train` wrote."""
+    """Folder that `polyfield train` or `fit` wrote, or the small file of a fit."""
     views: Annotated[str, arg(metavar="turntable|test|spiral|interpolate|FILE.json")] = "turntable"
     """A way around the subject; the held-out views; a spiral before a forward-facing capture; a
     flight from view to view; or the camera path in a file of nerfstudio's form."""
@@ -92,9 +94,14 @@ def render(options: Render) -> RenderResult:
     numbered: `r_0.png` (sRGB on the run's background), `r_0.opacity.png` (8 bits), `r_0.depth.png`
     (16 bits: thousandths of the scene's unit along the ray; 0 where most light passes, 65535 for
     that and more) and `r_0.normal.png` (0.5 + 0.5 n of the normal in the user's axes, see
-    render.view.View). Raises InputError for a run, views, size or place of no use.
+    render.view.View). Of a fit, see `render_fit`. Raises InputError for a run, views, size or place
+    of no use.
     """
     device = choose_device(options.device)
+    if is_fit(options.run):
+        size, fps = _size(options.size), options.fps
+        made = render_fit(options.run, options.out, size, options.frames, fps, device)
+        return RenderResult(tuple(made))
     if not 0 < options.memory <= 1e6:
         raise InputError("--memory", str(options.memory), "GB above 0, at most a million")
     check_samples_per_pixel(options.samples_per_pixel)
@@ -159,11 +166,6 @@ def film_frames(
     for index in range(len(cameras)):
         bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
         yield np.concatenate([to_8bit(band.color) for band in bands])
-
-
-def to_8bit(image: Float[Tensor, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """[0, 1] to 0..255, rounded."""
-    return (image.cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def write_view(

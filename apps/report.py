@@ -21,35 +21,39 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOutView:
+class ComparedView:
     """A rendered view beside the true one, sRGB on the protocol's background, and its figures."""
 
     name: str
     prediction: UInt8[np.ndarray, "_ _ 3"]
     truth: UInt8[np.ndarray, "_ _ 3"]
-    psnr: float
-    ssim: float
+    psnr: float | None = None
+    ssim: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """What a report shows. Everything but scene may be empty; its part is then left out.
 
-    plan and protocol: name -> value, shown as they are. metrics: the lines of metrics.jsonl, of
-    which step, loss and psnr are drawn where they are there. views: the held-out ones with
-    pictures; scores: (name, psnr, ssim) of all of them, where None those of views. seconds: what
-    took how long. orbit: frames of one size around the scene.
+    plan, protocol and figures: name -> value, shown as they are. metrics: the lines of
+    metrics.jsonl, of which step, loss, psnr and error are drawn where they are there; watched says
+    of what the last two are. views: those with pictures, under views_title; scores: (name, psnr,
+    ssim) of all of them, where None those of views. seconds: what took how long. orbit: frames of
+    one size around the scene.
     """
 
     scene: str
     plan: Mapping[str, object] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, object]] = ()
-    views: Sequence[HeldOutView] = ()
+    views: Sequence[ComparedView] = ()
     scores: Sequence[tuple[str, float, float]] | None = None
     protocol: Mapping[str, object] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     orbit: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
     notes: Sequence[str] = ()
+    figures: Mapping[str, str] = field(default_factory=dict)
+    views_title: str = "Held-out views"
+    watched: str = "on one held-out view"
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -98,6 +102,7 @@ def _hero(data: ReportData) -> str:
         tiles.append(("mean PSNR", f"{_decibels(_mean(s[1] for s in scores))}"))
         tiles.append(("mean SSIM", f"{_mean(s[2] for s in scores):.4f}"))
         tiles.append(("held-out views", str(len(scores))))
+    tiles += [(name, value) for name, value in data.figures.items()]
     tiles += [(name, duration(taken)) for name, taken in list(data.seconds.items())[:1]]
     shown = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
@@ -136,7 +141,12 @@ def _curves(data: ReportData) -> str:
     if psnr:
         chart = line_chart("PSNR by step", "step", [Curve("PSNR", tuple(psnr))])
         last = f"{_decibels(psnr[-1][1])} at the end"
-        cards.append(_chart_card("PSNR on one held-out view, dB", last, chart))
+        cards.append(_chart_card(f"PSNR {data.watched}, dB", last, chart))
+    if error := _series(data.metrics, "error"):
+        curve = [Curve("error", tuple(error))]
+        chart = line_chart("Error by step", "step", curve, logarithmic=True)
+        last = f"{error[-1][1]:.3g} at the end"
+        cards.append(_chart_card(f"Error {data.watched}, logarithmic", last, chart))
     if not cards:
         return ""
     return f'<h2>Training</h2><section class="pair">{"".join(cards)}</section>'
@@ -156,10 +166,11 @@ def _views(data: ReportData) -> str:
         f'<img src="{ramp}" alt="colour scale"><span>{FULL_ERROR:g} of 1 '
         f"({FULL_ERROR * 255:.0f} of 255) and more</span></p>"
     )
-    return "<h2>Held-out views</h2>" + legend + "".join(_figure(view) for view in data.views)
+    title = f"<h2>{escape(data.views_title)}</h2>"
+    return title + legend + "".join(_figure(view) for view in data.views)
 
 
-def _figure(view: HeldOutView) -> str:
+def _figure(view: ComparedView) -> str:
     error = error_map(view.prediction, view.truth, FULL_ERROR)
     pictures = (
         ("rendered", data_uri(view.prediction)),
@@ -171,7 +182,9 @@ def _figure(view: HeldOutView) -> str:
         f'<div><img src="{uri}" alt="{name}: {what}" loading="lazy"><small>{what}</small></div>'
         for what, uri in pictures
     )
-    figures = f"{_decibels(view.psnr)} · SSIM {view.ssim:.4f}"
+    known = [_decibels(view.psnr)] if view.psnr is not None else []
+    known += [f"SSIM {view.ssim:.4f}"] if view.ssim is not None else []
+    figures = " · ".join(known)
     return (
         f"<figure><figcaption><b>{name}</b><span>{figures}</span></figcaption>"
         f'<div class="row">{cells}</div></figure>'
@@ -229,7 +242,8 @@ def _series(metrics: Sequence[Mapping[str, object]], name: str) -> list[tuple[fl
 def _all_scores(data: ReportData) -> list[tuple[str, float, float]]:
     if data.scores is not None:
         return list(data.scores)
-    return [(view.name, view.psnr, view.ssim) for view in data.views]
+    views = data.views
+    return [(v.name, v.psnr, v.ssim) for v in views if v.psnr is not None and v.ssim is not None]
 
 
 def _mean(values) -> float:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from polyfield.apps.eval import EvalResult, spread
 from polyfield.apps.images import ImageStore
-from polyfield.apps.render import to_8bit, turntable_frames
-from polyfield.apps.report import HeldOutView, ReportData, write_report
+from polyfield.apps.png_files import to_8bit
+from polyfield.apps.render import turntable_frames
+from polyfield.apps.report import ComparedView, ReportData, write_report
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained
@@ -51,7 +52,7 @@ def report_run(
         prediction = to_8bit(no_longer(trained.color(cameras, frame)))
         truth = to_8bit(no_longer(shown_image(images.image(frame), trained.settings.background)))
         score = measured[name]
-        views.append(HeldOutView(name, prediction, truth, score["psnr"], score["ssim"]))
+        views.append(ComparedView(name, prediction, truth, score["psnr"], score["ssim"]))
     width, height = trained.settings.orbit["size"]
     size = _no_larger(width, height, ORBIT_SIZE)
     begin = time.monotonic()

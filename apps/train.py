@@ -275,7 +275,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         limit, scene.sizes, 4 if scene.has_alpha else 3, parameters, scene.mask_sizes
     )
     warp, resolution = chosen_warp(scene, options, resolution)
-    arguments = FIELDS[options.field][0].fitted(resolution, plan.parameters)
+    arguments = FIELDS[options.field].arguments.fitted(resolution, plan.parameters)
     if options.appearance:
         arguments = with_appearance(arguments, options.appearance, len(scene.splits["train"]))
     settings = settings_of(

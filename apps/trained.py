@@ -216,7 +216,11 @@ def load(path: Path, device: torch.device) -> Trained:
     if saved is None:
         raise InputError(str(path), "holds no checkpoint", "a run that has trained", "Train first.")
     where = str(saved.path)
-    settings = read_settings(saved.metadata.get("settings"), where)
+    found = saved.metadata.get("settings")
+    if isinstance(found, dict) and "kind" in found:
+        got = f"a fitted {str(found['kind'])[:20]}"
+        raise InputError(str(path), got, "a run of `polyfield train`")
+    settings = read_settings(found, where)
     blank = build(settings, torch.device("meta"))
     expected = {
         f"{name}.{key}": tensor

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from polyfield.cuda.errors import InputError
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid
 from polyfield.cuda.table_adam import hash_grid_adam_
+from polyfield.fields.radiance import Radiance
+from polyfield.fields.signal import ReluDecoder, Signal, relu_numbers
 
 
 class HashGrid(nn.Module):
@@ -62,7 +69,8 @@ class HashGrid(nn.Module):
         hash_grid_adam_(*state, x, grad, self.layout, scratch, rate, step, kept=kept)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n {self.width}"]:
-        if self.deferred is None or not torch.is_grad_enabled():
+        deferring = self.deferred is not None and self.table.requires_grad
+        if not deferring or not torch.is_grad_enabled():
             return hash_grid(x, self.table, self.layout)
         return _DeferredTable.apply(x, self.table, self)
 
@@ -78,3 +86,105 @@ class _DeferredTable(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         ctx.grid.deferred.append((ctx.saved_tensors[0], grad.contiguous(), None))
         return None, None, None
+
+
+@dataclass(frozen=True)
+class HashGridArguments:
+    """Sizes of the hash-grid radiance field."""
+
+    samples_per_step: ClassVar[int] = 1 << 14
+    levels: int = 8
+    features: int = 4
+    log2_table_size: int = 16
+    base_resolution: int = 16
+    finest_resolution: int = 512
+    hidden: int = 48
+    harmonics_degree: int = 3
+    appearance: int = 0
+    """Numbers of each photograph's light that colours depend on."""
+    photographs: int = 0
+
+    @classmethod
+    def fitted(cls, resolution: int, parameters: int) -> HashGridArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
+        entries = max(1, parameters // (cls.levels * cls.features))
+        return cls(
+            finest_resolution=max(cls.base_resolution, resolution),
+            log2_table_size=entries.bit_length() - 1,
+        )
+
+
+def hash_grid_field(
+    arguments: HashGridArguments,
+    generator: Generator | None = None,
+    warp: nn.Module | None = None,
+) -> Radiance:
+    """A radiance field on a multiresolution hash grid. InputError for sizes that make no grid."""
+    encoding = HashGrid(
+        arguments.levels,
+        arguments.features,
+        arguments.log2_table_size,
+        arguments.base_resolution,
+        arguments.finest_resolution,
+        generator=generator,
+    )
+    return Radiance(
+        encoding,
+        arguments.hidden,
+        arguments.harmonics_degree,
+        arguments.appearance,
+        arguments.photographs,
+        warp=warp,
+        generator=generator,
+    )
+
+
+@dataclass(frozen=True)
+class HashGridSignal:
+    """Sizes of a hash grid for any signal, and of the network behind it."""
+
+    samples_per_step: ClassVar[int] = 1 << 16
+    levels: int = 16
+    features: int = 2
+    log2_table_size: int = 14
+    base_resolution: int = 16
+    finest_resolution: int = 512
+    hidden: int = 64
+
+    @classmethod
+    def fitted(cls, dimensions: int, resolution: int, parameters: int) -> HashGridSignal:
+        """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
+
+        A node at every second detail on the finest level. Of tables and levels that fit, those that
+        hold the most.
+        """
+        finest = max(cls.base_resolution, resolution // 2)
+        best, most = None, 0
+        for size, levels in product(range(3, 25), range(8, 25)):
+            layout = HashGridLayout(
+                dimensions, levels, cls.features, size, cls.base_resolution, finest
+            )
+            room = parameters - relu_numbers(layout.width, 4, cls.hidden)
+            numbers = layout.entries * cls.features
+            if most < numbers <= room:
+                best, most = (size, levels), numbers
+        if best is None:
+            raise InputError("parameters", f"{parameters:,}", "more: no hash grid is so small")
+        return cls(levels=best[1], log2_table_size=best[0], finest_resolution=finest)
+
+
+def hash_grid_signal(
+    arguments: HashGridSignal, dimensions: int, channels: int, generator: Generator | None = None
+) -> Signal:
+    """A signal on a multiresolution hash grid. InputError for sizes that make no grid."""
+    encoding = HashGrid(
+        arguments.levels,
+        arguments.features,
+        arguments.log2_table_size,
+        arguments.base_resolution,
+        arguments.finest_resolution,
+        dimensions=dimensions,
+        generator=generator,
+    )
+    decoder = ReluDecoder(encoding.width, channels, arguments.hidden, generator=generator)
+    return Signal(encoding, decoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,15 +12,24 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.hash_grid import HashGridLayout
 from polyfield.cuda.nearest import CenterTree, center_tree, nearest
 from polyfield.cuda.rbf import CHANNELS, FAMILIES, Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.fields.field import Encoding
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.radiance import Radiance
-from polyfield.fields.rbf_placement import Form, cluster_factors, lattice, weighted_centers
+from polyfield.fields.rbf_placement import (
+    Form,
+    cluster_factors,
+    kernels_within,
+    lattice,
+    weighted_centers,
+)
+from polyfield.fields.signal import ReluDecoder, Signal, SineDecoder, sine_numbers
 
 SETTLES_AT = 400  # steps: the grid alone has found the surfaces by then
 MOST_KERNELS = 1 << 14
+WAVES, TENT_WAVES = (0.125, 4096.0), 8.0  # radians a unit of weight
 START = 1e-4  # features and bias begin within it about 0
 
 
@@ -234,4 +243,120 @@ def rbf_field(
         arguments.photographs,
         warp=warp,
         generator=generator,
+    )
+
+
+@dataclass(frozen=True)
+class RbfSignal:
+    """Sizes of kernels for any signal, of the grid beside them and of the network behind both."""
+
+    samples_per_step: ClassVar[int] = 1 << 16
+    kernels: int = 4096
+    channels: int = 32
+    neighbours: int = 4
+    tents: int = 0
+    """1: compact kernels of one width; 0: inverse quadratic ellipsoids."""
+    sines: int = 1
+    """1: channels are sines of the kernels' weights; 0: all are the weight itself."""
+    placed: int = 1
+    """1: kernels are put where the signal varies, before the first step; 0: on a lattice."""
+    levels: int = 2
+    """Of the grid beside them; 0: no grid."""
+    features: int = 2
+    log2_table_size: int = 24
+    base_resolution: int = 16
+    finest_resolution: int = 256
+    hidden: int = 64
+
+    @classmethod
+    def fitted(cls, dimensions: int, resolution: int, parameters: int) -> RbfSignal:
+        """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
+
+        The grid leaves half of the numbers to the kernels: in 2D ellipsoids with sines, beside two
+        dense levels; in 3D tents of half the channels and twice the neighbours, beside eight levels
+        of a hash grid.
+        """
+        sizes = (
+            cls() if dimensions == 2 else cls(channels=16, neighbours=8, tents=1, sines=0, levels=8)
+        )
+        return fitted_kernels(sizes, dimensions, resolution, parameters)
+
+
+def fitted_kernels(
+    sizes: RbfSignal, dimensions: int, resolution: int, parameters: int
+) -> RbfSignal:
+    """As RbfSignal.fitted, the rest of the sizes as they are: with or without any of their parts.
+
+    Raises InputError where not one kernel fits.
+    """
+    width = sizes.channels + sizes.levels * sizes.features
+    rest = parameters - width - sine_numbers(width, 4, sizes.hidden)
+    if sizes.levels:
+        sizes = _with_grid(sizes, dimensions, resolution, rest / (2 * sizes.features))
+        rest -= _partner_layout(sizes, dimensions).entries * sizes.features
+    count = kernels_within(rest, sizes.channels, dimensions, "s" if sizes.tents else "a")
+    return replace(sizes, kernels=count)
+
+
+def rbf_signal(
+    arguments: RbfSignal, dimensions: int, outputs: int, generator: Generator | None = None
+) -> Signal:
+    """A signal on kernels beside a grid. InputError for sizes that make none.
+
+    Ellipsoids are decoded through sines, as in the source, whose frequencies they have; tents by a
+    plain network: within the minutes of a CPU sines of sines leave noise in a signal's slope.
+    Source: NeuRBF (arXiv:2309.15426), section 3.2.
+    """
+    partner = None
+    if arguments.levels:
+        layout = _partner_layout(arguments, dimensions)
+        partner = HashGrid(
+            layout.levels,
+            layout.features,
+            layout.log2_table_size,
+            layout.base_resolution,
+            layout.finest_resolution,
+            dimensions=dimensions,
+            generator=generator,
+        )
+    channels, neighbours = arguments.channels, arguments.neighbours
+    kernels = dimensions, arguments.kernels, channels
+    low, high = WAVES if arguments.sines else (0.0, 0.0)
+    if arguments.tents:
+        shape = RbfShape(*kernels, "nlin", "s", neighbours, True, low, min(high, TENT_WAVES))
+    else:
+        shape = RbfShape(*kernels, "ivq", "a", neighbours, True, low, high)
+    settles_at = 0 if arguments.placed else -1
+    encoding = Rbf(shape, partner, settles_at=settles_at, generator=generator)
+    size = encoding.width, outputs, arguments.hidden
+    kind = ReluDecoder if arguments.tents else SineDecoder
+    return Signal(encoding, kind(*size, generator=generator))
+
+
+def _with_grid(sizes: RbfSignal, dimensions: int, resolution: int, entries: float) -> RbfSignal:
+    """The sizes with a grid of about so many entries at most, a node at every second detail."""
+    base = _side(entries / 4, dimensions, sizes.base_resolution)
+    if sizes.levels <= 2:  # dense: as fine as there is room
+        room = entries - (base + 1) ** dimensions
+        finest = max(base, _side(room, dimensions, resolution // 2))
+        return replace(sizes, base_resolution=base, finest_resolution=finest)
+    sizes = replace(sizes, base_resolution=base, finest_resolution=max(base, resolution // 2))
+    tables = [replace(sizes, log2_table_size=size) for size in range(3, 25)]
+    fitting = [t for t in tables if _partner_layout(t, dimensions).entries <= entries]
+    return fitting[-1] if fitting else tables[0]
+
+
+def _side(nodes: float, dimensions: int, most: int) -> int:
+    """Cells a side of a grid of about so many nodes, 2 to `most`."""
+    return max(2, min(most, int(max(0.0, nodes) ** (1 / dimensions)) - 1))
+
+
+def _partner_layout(sizes: RbfSignal, dimensions: int) -> HashGridLayout:
+    return HashGridLayout(
+        dimensions,
+        sizes.levels,
+        sizes.features,
+        sizes.log2_table_size,
+        sizes.base_resolution,
+        sizes.finest_resolution,
     )

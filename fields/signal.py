@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from polyfield.cuda.mlp import initial_weights, mlp
 from polyfield.fields.field import Encoding
 
-DecoderKind = Literal["relu", "sine"]
+MARGIN = 0.02  # of the unit cube
 
 
 class SineDecoder(nn.Module):
@@ -54,6 +54,16 @@ class SineDecoder(nn.Module):
         return last(torch.relu(second(h)))
 
 
+def sine_numbers(inputs: int, outputs: int, hidden: int = 64) -> int:
+    """How many numbers a SineDecoder learns."""
+    return (inputs + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * outputs
+
+
+def relu_numbers(inputs: int, outputs: int, hidden: int = 64) -> int:
+    """How many numbers a ReluDecoder learns."""
+    return (inputs + hidden + outputs) * hidden
+
+
 class ReluDecoder(nn.Module):
     """The fused network of the radiance fields: no biases, two hidden layers."""
 
@@ -69,12 +79,27 @@ class ReluDecoder(nn.Module):
 
 
 class Signal(nn.Module):
-    """x [n, d] in the unit cube -> values [n, channels], without bounds."""
+    """x [n, d] in the unit cube -> values [n, channels], without bounds.
 
-    def __init__(self, encoding: Encoding, decoder: nn.Module, learning_rate: float = 1e-2):
+    base: what is added to the values, so that the rest has less to learn; None for nothing.
+    """
+
+    def __init__(self, encoding: Encoding, decoder: nn.Module, learning_rate: float = 2e-2):
         super().__init__()
         self.encoding, self.decoder, self.learning_rate = encoding, decoder, learning_rate
+        self.base: Callable[[Tensor], Tensor] | None = None
 
     def value(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n channels"]:
         """The signal at points."""
-        return self.decoder(self.encoding(x))
+        value = self.decoder(self.encoding(x))
+        return value if self.base is None else value + self.base(x)
+
+
+def distance_outside(x: Float[Tensor, "n d"], sides: Sequence[float]) -> Float[Tensor, "n 1"]:
+    """Distance to a box of such sides in the middle of the unit cube, less a margin; else 0.
+
+    Never more than the distance to what lies in the box, and nearly that from afar. The margin
+    keeps its edge, where the slope jumps, off the faces of what fills its box.
+    """
+    beyond = ((x - 0.5).abs() - x.new_tensor(sides) / 2 - MARGIN).clamp_min(0)
+    return beyond.square().sum(1, keepdim=True).clamp_min(1e-20).sqrt()

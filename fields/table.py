@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import asdict, fields, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Generator, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.fields.field import TrainableField
-from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.hash_grid import (
+    HashGridArguments,
+    HashGridSignal,
+    hash_grid_field,
+    hash_grid_signal,
+)
+from polyfield.fields.mlp_signal import MlpSignal, mlp_signal
 from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
-from polyfield.fields.radiance import Radiance
-from polyfield.fields.rbf import RbfArguments, rbf_field
-from polyfield.fields.tri_plane import TriPlaneArguments, tri_plane_field
+from polyfield.fields.rbf import RbfArguments, RbfSignal, rbf_field, rbf_signal
+from polyfield.fields.signal import Signal
+from polyfield.fields.tri_plane import (
+    TriPlaneArguments,
+    TriPlaneSignal,
+    tri_plane_field,
+    tri_plane_signal,
+)
 
 
 @runtime_checkable
@@ -31,63 +42,50 @@ class FieldArguments(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class HashGridArguments:
-    """Sizes of the hash-grid radiance field."""
+@runtime_checkable
+class SignalArguments(Protocol):
+    """Arguments of a field of any signal: a frozen dataclass of whole numbers with defaults."""
 
-    samples_per_step: ClassVar[int] = 1 << 14
-    levels: int = 8
-    features: int = 4
-    log2_table_size: int = 16
-    base_resolution: int = 16
-    finest_resolution: int = 512
-    hidden: int = 48
-    harmonics_degree: int = 3
-    appearance: int = 0
-    """Numbers of each photograph's light that colours depend on."""
-    photographs: int = 0
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    samples_per_step: ClassVar[int]
 
     @classmethod
-    def fitted(cls, resolution: int, parameters: int) -> HashGridArguments:
-        """Sizes for details of 1 / resolution of the cube's side, in about that many parameters."""
-        entries = max(1, parameters // (cls.levels * cls.features))
-        return cls(
-            finest_resolution=max(cls.base_resolution, resolution),
-            log2_table_size=entries.bit_length() - 1,
-        )
+    def fitted(cls, dimensions: int, resolution: int, parameters: int) -> SignalArguments:
+        """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
+
+        What a file holds counts, centres and shapes of kernels among it. As many as that where
+        sizes can be chosen so finely. Raises InputError where there is no such field.
+        """
+        ...
 
 
-def hash_grid_field(
-    arguments: HashGridArguments,
-    generator: Generator | None = None,
-    warp: nn.Module | None = None,
-) -> Radiance:
-    """A radiance field on a multiresolution hash grid. InputError for sizes that make no grid."""
-    encoding = HashGrid(
-        arguments.levels,
-        arguments.features,
-        arguments.log2_table_size,
-        arguments.base_resolution,
-        arguments.finest_resolution,
-        generator=generator,
-    )
-    return Radiance(
-        encoding,
-        arguments.hidden,
-        arguments.harmonics_degree,
-        arguments.appearance,
-        arguments.photographs,
-        warp=warp,
-        generator=generator,
-    )
+class SignalBackend(NamedTuple):
+    """A kind of field as one of any signal: its sizes and its constructor."""
+
+    arguments: type[SignalArguments]
+    build: Callable[..., Signal]
+    """Of (arguments, dimensions, channels, generator)."""
 
 
-# Name on the command line and in checkpoints -> arguments and constructor. A backend is one line.
-FIELDS: dict[str, tuple[type[FieldArguments], Callable[..., TrainableField]]] = {
-    "hash-grid": (HashGridArguments, hash_grid_field),
-    "mlp": (NerfMlpArguments, NerfMlp),
-    "tri-plane": (TriPlaneArguments, tri_plane_field),
-    "rbf": (RbfArguments, rbf_field),
+class Backend(NamedTuple):
+    """A kind of field: its sizes and its constructor; where it has one, its form for signals."""
+
+    arguments: type[FieldArguments]
+    field: Callable[..., TrainableField]
+    """Of (arguments, generator, warp)."""
+    signal: SignalBackend | None = None
+
+
+# Name on the command line and in checkpoints -> what it is. A backend is one line.
+FIELDS: dict[str, Backend] = {
+    "hash-grid": Backend(
+        HashGridArguments, hash_grid_field, SignalBackend(HashGridSignal, hash_grid_signal)
+    ),
+    "mlp": Backend(NerfMlpArguments, NerfMlp, SignalBackend(MlpSignal, mlp_signal)),
+    "tri-plane": Backend(
+        TriPlaneArguments, tri_plane_field, SignalBackend(TriPlaneSignal, tri_plane_signal)
+    ),
+    "rbf": Backend(RbfArguments, rbf_field, SignalBackend(RbfSignal, rbf_signal)),
 }
 
 
@@ -104,8 +102,30 @@ def build_field(
     """
     if name not in FIELDS:
         raise InputError("field", repr(name[:80]), f"one of {', '.join(FIELDS)}")
-    kind, constructor = FIELDS[name]
-    known: dict[str, object] = {f.name: f.default for f in fields(kind)}
+    backend = FIELDS[name]
+    return backend.field(_read(name, backend.arguments, arguments), generator, warp)
+
+
+def build_signal(
+    name: str, arguments: dict, dimensions: int, channels: int, generator: Generator | None = None
+) -> Signal:
+    """As `build_field`, for a signal of so many channels over a unit cube."""
+    backend = signal_backend(name)
+    chosen = _read(name, backend.arguments, arguments)
+    return backend.build(chosen, dimensions, channels, generator)
+
+
+def signal_backend(name: str) -> SignalBackend:
+    """A field of any signal. InputError where the table has none of that name."""
+    backend = FIELDS.get(name)
+    if backend is None or backend.signal is None:
+        known = [each for each, backend in FIELDS.items() if backend.signal is not None]
+        raise InputError("field", repr(name[:80]), f"one of {', '.join(known)}")
+    return backend.signal
+
+
+def _read(name: str, kind: Callable[..., Any], arguments: dict) -> Any:
+    known: dict[str, object] = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
     for key, value in arguments.items():
         if key not in known:
             raise InputError(
@@ -114,8 +134,7 @@ def build_field(
         if type(value) is not int or not 0 <= value < 1 << 20:
             got = repr(value)[:80]
             raise InputError(f"field {name}: {key}", got, "a whole number below 2^20")
-    chosen = kind(**arguments)
-    return constructor(chosen, generator, warp)
+    return kind(**arguments)
 
 
 def with_appearance(arguments: FieldArguments, numbers: int, photographs: int) -> FieldArguments:
@@ -128,6 +147,6 @@ def with_appearance(arguments: FieldArguments, numbers: int, photographs: int) -
     return replace(arguments, appearance=numbers, photographs=photographs)  # type: ignore[type-var]
 
 
-def arguments_of(arguments: FieldArguments) -> dict[str, int]:
+def arguments_of(arguments: FieldArguments | SignalArguments) -> dict[str, int]:
     """Plain values for a checkpoint's metadata."""
     return asdict(arguments)

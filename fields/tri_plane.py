@@ -13,6 +13,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.cuda.planes import Combine, PlaneLayout, planes, scatter_planes
 from polyfield.cuda.table_adam import lazy_adam_
 from polyfield.fields.radiance import Radiance
+from polyfield.fields.signal import ReluDecoder, Signal, relu_numbers
 
 MOST_SCALES = 8
 
@@ -44,18 +45,16 @@ class TriPlaneArguments:
 
 
 class Planes(nn.Module):
-    """x [n, 3] in the unit cube -> features [n, scales * channels], see `planes`.
+    """x [n, dimensions] in the unit cube -> features [n, scales * channels], see `planes`.
 
     Numbers start between 0.1 and 0.5 where planes are multiplied, about 0 where they are summed.
     While `deferred` is a list, the table's gradient goes there, see TableEncoding. Raises
     InputError (from the layout) for sizes that make no planes. Source: K-Planes (arXiv:2301.10241).
     """
 
-    dimensions = 3
-
     def __init__(self, layout: PlaneLayout, *, generator: Generator | None = None):
         super().__init__()
-        self.layout, self.width = layout, layout.width
+        self.layout, self.width, self.dimensions = layout, layout.width, layout.dimensions
         low, high = (0.1, 0.5) if layout.combine == "product" else (-0.1, 0.1)
         start = torch.empty(layout.entries, 8)
         self.table = nn.Parameter(start.uniform_(low, high, generator=generator))
@@ -76,8 +75,9 @@ class Planes(nn.Module):
         scatter_planes(x, self.table.data, grad, self.layout, scratch)
         lazy_adam_(self.table.data, scratch, *moments, rate, step)
 
-    def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.width}"]:
-        if self.deferred is None or not torch.is_grad_enabled():
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n {self.width}"]:
+        deferring = self.deferred is not None and self.table.requires_grad
+        if not deferring or not torch.is_grad_enabled():
             return planes(x, self.table, self.layout)
         return _DeferredPlanes.apply(x, self.table, self)
 
@@ -108,14 +108,8 @@ def tri_plane_field(
     warp: nn.Module | None = None,
 ) -> Radiance:
     """A radiance field on planes of several scales. InputError for sizes that make none."""
-    if not 1 <= arguments.scales <= MOST_SCALES:
-        raise InputError("field tri-plane: scales", str(arguments.scales), f"1 to {MOST_SCALES}")
-    combine: Combine = "product" if arguments.product else "sum"
-    finest = arguments.finest_resolution
-    resolutions = tuple(finest >> down for down in reversed(range(arguments.scales)))
-    layout = PlaneLayout(3, resolutions, arguments.channels, combine)
     return Radiance(
-        Planes(layout, generator=generator),
+        Planes(_layout(arguments, 3), generator=generator),
         arguments.hidden,
         arguments.harmonics_degree,
         arguments.appearance,
@@ -123,3 +117,56 @@ def tri_plane_field(
         warp=warp,
         generator=generator,
     )
+
+
+@dataclass(frozen=True)
+class TriPlaneSignal:
+    """Sizes of planes for any signal, and of the network behind them. In 2D all is one plane."""
+
+    samples_per_step: ClassVar[int] = 1 << 16
+    scales: int = 3
+    """Each has half the nodes of the next along an axis."""
+    finest_resolution: int = 256
+    channels: int = 8
+    product: int = 1
+    """1: planes of a scale are multiplied; 0: summed."""
+    hidden: int = 64
+
+    @classmethod
+    def fitted(cls, dimensions: int, resolution: int, parameters: int) -> TriPlaneSignal:
+        """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
+
+        Of channels that fit, as few as leave a node at every second detail.
+        """
+        best = None
+        for channels in (8, 16, 32):
+            for finest in range(1 << cls.scales, max(16, resolution // 2) + 1):
+                sizes = cls(finest_resolution=finest, channels=channels)
+                layout = _layout(sizes, dimensions)
+                numbers = 8 * layout.entries + relu_numbers(layout.width, 4, cls.hidden)
+                if numbers > parameters:
+                    break
+                best = sizes
+            if best is None or best.finest_resolution < resolution // 2:
+                break
+        if best is None:
+            raise InputError("parameters", f"{parameters:,}", "more: no planes are so small")
+        return best
+
+
+def tri_plane_signal(
+    arguments: TriPlaneSignal, dimensions: int, channels: int, generator: Generator | None = None
+) -> Signal:
+    """A signal on planes of several scales. InputError for sizes that make none."""
+    encoding = Planes(_layout(arguments, dimensions), generator=generator)
+    decoder = ReluDecoder(encoding.width, channels, arguments.hidden, generator=generator)
+    return Signal(encoding, decoder)
+
+
+def _layout(sizes: TriPlaneArguments | TriPlaneSignal, dimensions: int) -> PlaneLayout:
+    if not 1 <= sizes.scales <= MOST_SCALES:
+        raise InputError("field tri-plane: scales", str(sizes.scales), f"1 to {MOST_SCALES}")
+    combine: Combine = "product" if sizes.product else "sum"
+    scales = reversed(range(sizes.scales))
+    resolutions = tuple(sizes.finest_resolution >> down for down in scales)
+    return PlaneLayout(dimensions, resolutions, sizes.channels, combine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import trimesh
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from polyfield.apps.files import replacing
+from polyfield.apps.files import open_plain, replacing
 from polyfield.apps.formats.glb import Y_UP, glb_bytes
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
 from polyfield.render.srgb import srgb_from_linear
 
 SUFFIXES = (".ply", ".glb", ".obj")
+READ_SUFFIXES = (*SUFFIXES, ".off", ".stl")
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
@@ -57,14 +59,18 @@ def write_points(path: Path, mesh: Mesh) -> None:
 
 
 def read_mesh(path: Path) -> Mesh:
-    """The mesh of a .ply, .obj or .glb file, all parts as one, in the frame write_mesh was given.
+    """The mesh of a .ply, .obj, .glb, .off or .stl file, all parts as one, in write_mesh's frame.
 
-    What a .glb places in its +Y-up world comes back turned to +Z up, colours as sRGB. Raises
-    InputError for another suffix, a missing file, or one that holds no triangles.
+    What a .glb places in its +Y-up world comes back turned to +Z up, colours as sRGB. No file that
+    it names, such as a material, is opened. Raises InputError for another suffix, a missing file,
+    or one that holds no triangles.
     """
-    suffix = _suffix(path)
+    suffix = _suffix(path, READ_SUFFIXES)
     try:
-        loaded = trimesh.load_scene(path, process=False, maintain_order=True)
+        with open_plain(path) as file:
+            content = io.BytesIO(file.read())  # without a name, beside which to look for others
+        kind = suffix.removeprefix(".")
+        loaded = trimesh.load_scene(content, file_type=kind, process=False, maintain_order=True)
         parts = [
             _from_trimesh(loaded.geometry[name], torch.from_numpy(np.array(to_world)), suffix)
             for to_world, name in (loaded.graph[node] for node in loaded.graph.nodes_geometry)
@@ -81,10 +87,10 @@ def read_mesh(path: Path) -> Mesh:
     return _joined(parts)
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: Path, known: tuple[str, ...] = SUFFIXES) -> str:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path}", f"suffix {suffix!r}", f"one of {', '.join(SUFFIXES)}")
+    if suffix not in known:
+        raise InputError(f"{path}", f"suffix {suffix!r}", f"one of {', '.join(known)}")
     return suffix
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,17 +7,15 @@ from PIL import Image
 
 from polyfield.apps.bench_fields import (
     fields_summary,
-    hash_signal,
     image_rows,
     learn,
-    numbers_of,
-    pixel_places,
-    rbf_signal,
+    rbf_variants,
     read_photograph,
 )
 from polyfield.apps.main import main
+from polyfield.apps.rasters import Raster, RasterSource
 from polyfield.cuda.errors import InputError
-from polyfield.fields.rbf import Rbf
+from polyfield.fields.rbf import RbfSignal, fitted_kernels
 
 
 def painted(height=64, width=96):
@@ -23,62 +23,54 @@ def painted(height=64, width=96):
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     disc = (rows - 30).square() + (columns - 40).square() < 15**2
     ripples = disc * (0.5 + 0.4 * torch.sin(columns * 0.9))
-    return torch.stack([0.2 + 0.6 * disc, ripples, 0.3 + 0.0 * ripples], 2)
-
-
-def test_every_field_has_the_numbers_of_the_hash_grid():
-    image = painted()
-    budget = numbers_of(hash_signal(image, 0))
-    assert 0.5 * 64 * 96 < budget - (32 * 64 + 64 * 64 + 64 * 3) <= 1.1 * 64 * 96
-    budget = 60_000
-    for changes in ({}, {"placed": False}, {"sines": False}, {"grid": False}):
-        assert 0.99 * budget < numbers_of(rbf_signal(image, budget, 0, **changes)) <= budget
-
-
-def test_placed_kernels_lie_where_the_photograph_varies():
-    image = painted()
-    encoding = rbf_signal(image, 15_000, 0).encoding
-    assert isinstance(encoding, Rbf)
-    far = (encoding.centers * 96 - torch.tensor([40.0, 30.0])).norm(dim=1)
-    assert (far < 17).float().mean() > 0.9
+    image = torch.stack([0.2 + 0.6 * disc, ripples, 0.3 + 0.0 * ripples], 2)
+    return (255 * image).round().to(torch.uint8)
 
 
 def test_a_photograph_is_learned_and_placement_earns_its_place():
-    image = painted()
+    source = RasterSource(Raster(painted()[None]), 0)
+    whole = replace(RbfSignal(), levels=0)
     found = {}
-    for name, changes in (("placed", {}), ("lattice", {"placed": False})):
-        signal = rbf_signal(image, 14_000, 0, grid=False, **changes)
-        found[name] = learn(name, signal, 0.0, image, 250, 0, 5e-3).psnr
-    assert found["placed"] > 28 and found["placed"] > found["lattice"] + 2
+    for name, sizes in (("placed", whole), ("lattice", replace(whole, placed=0))):
+        sizes = fitted_kernels(sizes, 2, 96, 14_000)
+        row = learn(name, "rbf", sizes, source, 250)
+        assert 0.99 * 14_000 < row.parameters <= 14_000
+        found[name] = row.psnr
+    assert found["placed"] > 30 and found["placed"] > found["lattice"] + 3
+
+
+def test_each_part_is_left_out_in_its_turn():
+    variants = rbf_variants()
+    left = {name: (v.placed, v.sines, v.levels) for name, v in variants.items()}
+    assert left == {
+        "rbf": (1, 1, 2),
+        "rbf on a lattice": (0, 1, 2),
+        "rbf without sines": (1, 0, 2),
+        "rbf without a grid": (1, 1, 0),
+    }
 
 
 def test_rows_repeat_with_their_seed_and_say_what_was_gained():
-    image = painted()
+    image = painted(128, 160)
     rows = image_rows(image, 3, 1)
-    assert [row["name"] for row in rows] == [
-        "hash-grid",
-        "rbf",
-        "rbf on a lattice",
-        "rbf without sines",
-        "rbf without a grid",
-    ]
+    assert [row["name"] for row in rows] == ["hash-grid", "tri-plane", *rbf_variants()]
     again = image_rows(image, 3, 1)
     assert [row["psnr"] for row in rows] == [row["psnr"] for row in again]
+    for row in rows:
+        assert 0.9 * 128 * 160 < row["parameters"] <= 128 * 160
+        assert row["gained"] == row["psnr"] - rows[0]["psnr"]
     learned = {row["name"]: row["learned"] for row in rows}
     assert learned["hash-grid"] == rows[0]["parameters"] > learned["rbf"]
     table = fields_summary(rows)
     assert "+0.00" in table and "rbf on a lattice" in table and "3 steps each" in table
 
 
-def test_pixels_have_the_places_of_their_centres():
-    x = pixel_places(torch.zeros(2, 4, 3))
-    assert x[0].tolist() == [0.125, 0.125] and x[-1].tolist() == [0.875, 0.375]
-
-
 def test_the_command_reads_a_photograph(tmp_path, capsys):
-    pixels = (painted().numpy() * 255).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert torch.equal(read_photograph(tmp_path / "a.png"), torch.from_numpy(pixels) / 255)
+    Image.fromarray(painted(128, 160).numpy()).save(tmp_path / "a.png")
+    assert torch.equal(read_photograph(tmp_path / "a.png"), painted(128, 160))
+    grey = np.full((70, 80), 9, np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert read_photograph(tmp_path / "grey.png").shape == (70, 80, 3)
     assert main(["bench", "fields", str(tmp_path / "a.png"), "--steps", "2"]) == 0
     assert "rbf without sines" in capsys.readouterr().out
     assert main(["bench", "fields"]) == 2

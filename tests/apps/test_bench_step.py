@@ -6,7 +6,7 @@ import torch
 from polyfield.apps.bench_race import check
 from polyfield.apps.bench_step import step_against_reference
 from polyfield.cuda.backend import VARIABLE
-from polyfield.fields.table import HashGridArguments
+from polyfield.fields.hash_grid import HashGridArguments
 
 SMALL = HashGridArguments(levels=4, log2_table_size=12, finest_resolution=64)
 

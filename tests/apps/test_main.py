@@ -117,6 +117,7 @@ def test_the_table_says_what_train_says_of_itself():
     assert VERBS["train"].purpose == Train.__doc__
     assert list(VERBS) == [
         "train",
+        "fit",
         "render",
         "export",
         "convert",

@@ -34,7 +34,7 @@ def task(disc_scene):
         if train:
             scene = replace(scene, splits=scene.splits | {"train": torch.tensor(train)})
         light = {"appearance": codes, "photographs": 3} if codes else {}
-        arguments = arguments_of(FIELDS["hash-grid"][0](**SIZES, **light))
+        arguments = arguments_of(FIELDS["hash-grid"].arguments(**SIZES, **light))
         settings = settings_of(scene, "hash-grid", arguments, 3, 1 << 14, 1 << 24)
         device = torch.device("cpu")
         images = ImageStore(scene.image_paths, scene.sizes, 4, limit, masks=masks)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
 from polyfield.apps.trained import Trained, build
-from polyfield.fields.table import HashGridArguments, arguments_of
+from polyfield.fields.hash_grid import HashGridArguments
+from polyfield.fields.table import arguments_of
 from polyfield.render.occupancy import full_grid
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

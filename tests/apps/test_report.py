@@ -11,7 +11,7 @@ from PIL import Image
 
 from polyfield.apps.report import (
     FULL_ERROR,
-    HeldOutView,
+    ComparedView,
     ReportData,
     duration,
     report_page,
@@ -61,8 +61,8 @@ def picture(seed, height=20, width=24):
 
 def full_data():
     views = [
-        HeldOutView("r_0", picture(0), picture(1), 30.0, 0.9),
-        HeldOutView("r_1", picture(2), picture(3), 33.0, 0.95),
+        ComparedView("r_0", picture(0), picture(1), 30.0, 0.9),
+        ComparedView("r_1", picture(2), picture(3), 33.0, 0.95),
     ]
     metrics = [{"step": s, "loss": 1 / (s + 1), "seconds": 0.1 * s} for s in range(50)]
     metrics[49]["psnr"] = 31.25
@@ -159,7 +159,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     write_report(path, full_data())
     first = path.read_text(encoding="utf-8")
     assert first == report_page(full_data())
-    bad = replace(full_data(), views=[HeldOutView("r", picture(0), picture(0, 4, 4), 1.0, 1.0)])
+    bad = replace(full_data(), views=[ComparedView("r", picture(0), picture(0, 4, 4), 1.0, 1.0)])
     with pytest.raises(InputError, match="report: view r: prediction of shape"):
         write_report(path, bad)
     with pytest.raises(InputError, match="report: orbit"):

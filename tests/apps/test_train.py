@@ -34,7 +34,7 @@ from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
 from polyfield.fields.projection import Projection
 from polyfield.fields.radiance import Radiance
-from polyfield.fields.table import FIELDS
+from polyfield.fields.table import FIELDS, Backend
 
 RADIUS = 0.8  # of the ball
 
@@ -239,7 +239,7 @@ def lattice_field(arguments, generator=None, warp=None):
 
 
 def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, monkeypatch):
-    monkeypatch.setitem(FIELDS, "lattice", (LatticeArguments, lattice_field))
+    monkeypatch.setitem(FIELDS, "lattice", Backend(LatticeArguments, lattice_field))
     out = tmp_path / "run"
     train(Train(scene, field="lattice", out=out, steps=100, report=False))
     trained = load(out, torch.device("cpu"))

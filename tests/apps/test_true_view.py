@@ -126,7 +126,7 @@ def test_a_tall_image_is_converted_to_its_last_row():
 def trained(disc_scene):
     scene = load_scene(disc_scene)
     sizes = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 16}
-    arguments = arguments_of(FIELDS["hash-grid"][0](**sizes))
+    arguments = arguments_of(FIELDS["hash-grid"].arguments(**sizes))
     settings = settings_of(scene, "hash-grid", arguments, 3, 1 << 14, 1 << 24)
     return build(settings, torch.device("cpu"))
 

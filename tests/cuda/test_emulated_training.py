@@ -28,7 +28,7 @@ def scene(disc_scene):
 def trained(scene, backend, monkeypatch):
     """Losses and sample counts of every step, the view that training watches, and the state."""
     monkeypatch.setenv("POLYFIELD_BACKEND", backend)
-    arguments = arguments_of(FIELDS["hash-grid"][0](**GRID))
+    arguments = arguments_of(FIELDS["hash-grid"].arguments(**GRID))
     settings = settings_of(scene, "hash-grid", arguments, 3, 4096, 1 << 24)
     sampling = replace(settings.sampling, step=0.02)
     settings = replace(settings, grid_resolution=32, sampling=sampling)

@@ -5,7 +5,13 @@ import torch
 from torch import Generator
 
 from polyfield.fields.hash_grid import HashGrid
-from polyfield.fields.signal import ReluDecoder, Signal, SineDecoder
+from polyfield.fields.signal import (
+    MARGIN,
+    ReluDecoder,
+    Signal,
+    SineDecoder,
+    distance_outside,
+)
 
 
 def random(seed=0):
@@ -45,4 +51,32 @@ def test_a_signal_decodes_what_it_encodes(decoder):
     signal = Signal(grid, decoder(grid.width, 3, 16, generator=random()))
     x = torch.rand(20, 3, generator=random())
     torch.testing.assert_close(signal.value(x), signal.decoder(grid(x)))
-    assert signal.learning_rate == 1e-2 and signal.value(x).shape == (20, 3)
+    assert signal.learning_rate == 2e-2 and signal.value(x).shape == (20, 3)
+
+
+def test_what_is_added_to_a_signal_is_its_base():
+    grid = HashGrid(2, 2, 8, 4, 16, generator=random())
+    signal = Signal(grid, ReluDecoder(grid.width, 1, 16, generator=random()))
+    x = torch.rand(20, 3, generator=random())
+    plain = signal.value(x)
+    signal.base = lambda points: points[:, :1]
+    torch.testing.assert_close(signal.value(x), plain + x[:, :1])
+
+
+def test_the_distance_outside_a_box_is_exact_beyond_its_margin():
+    sides = (0.9, 0.4, 0.2)
+    x = torch.rand(2000, 3, generator=random())
+    nearest = x.sub(0.5).abs().sub(torch.tensor(sides) / 2).clamp_min(0)
+    true = nearest.norm(dim=1, keepdim=True)
+    found = distance_outside(x, sides)
+    assert (found <= true + 1e-6).all() and (found[true[:, 0] == 0] < 1e-6).all()
+    assert (true - found).max() < 1.8 * MARGIN
+    grown = tuple(side + 2 * MARGIN for side in sides)
+    again = x.sub(0.5).abs().sub(torch.tensor(grown) / 2).clamp_min(0).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found, again, atol=1e-6, rtol=0)
+
+
+def test_the_slope_of_the_distance_outside_is_a_number_everywhere():
+    x = torch.tensor([[0.5, 0.5, 0.5], [0.98, 0.5, 0.5], [0.97, 0.9, 0.5]], requires_grad=True)
+    (slope,) = torch.autograd.grad(distance_outside(x, (0.8, 0.4, 0.4)).sum(), x)
+    torch.testing.assert_close(slope.norm(dim=1), torch.tensor([0.0, 1.0, 1.0]))

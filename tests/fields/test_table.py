@@ -13,11 +13,10 @@ from polyfield.apps import checkpoint
 from polyfield.cuda.errors import InputError
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import TrainableField
-from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
-from polyfield.fields.signal import ReluDecoder, Signal, SineDecoder
-from polyfield.fields.table import FIELDS, arguments_of, build_field
+from polyfield.fields.signal import Signal
+from polyfield.fields.table import FIELDS, Backend, arguments_of, build_field, build_signal
 from polyfield.fields.warp import build_warp
 
 N = 300
@@ -34,7 +33,7 @@ DIRECTIONS = nn.functional.normalize(torch.randn(N, 3, generator=Generator().man
 
 def small(name):
     """Arguments of a field that is quick to build."""
-    return FIELDS[name][0].fitted(64, 1 << 16)
+    return FIELDS[name].arguments.fitted(64, 1 << 16)
 
 
 def built(name, seed=0):
@@ -141,7 +140,7 @@ def is_a_function_of_its_seed(name, tmp_path):
 
 
 def has_typed_arguments_that_rebuild_it(name, tmp_path):
-    kind = FIELDS[name][0]
+    kind = FIELDS[name].arguments
     assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
     plain = arguments_of(kind())
     assert kind(**plain) == kind() and all(type(v) in (int, float, bool) for v in plain.values())
@@ -156,19 +155,19 @@ def has_typed_arguments_that_rebuild_it(name, tmp_path):
 def fits_the_parameters_it_is_given(name, tmp_path):
     counts = []
     for parameters in (1 << 17, 1 << 19, 1 << 21):
-        arguments = arguments_of(FIELDS[name][0].fitted(256, parameters))
+        arguments = arguments_of(FIELDS[name].arguments.fitted(256, parameters))
         field = build_field(name, arguments)
         counts.append(sum(p.numel() for p in field.parameters()))
         assert counts[-1] < 1.2 * parameters
     # A network need not fill the room: each of its numbers costs time at every sample.
     assert counts[0] <= counts[1] <= counts[2]
-    small = build_field(name, arguments_of(FIELDS[name][0].fitted(256, 1 << 16)))
+    small = build_field(name, arguments_of(FIELDS[name].arguments.fitted(256, 1 << 16)))
     assert sum(p.numel() for p in small.parameters()) < counts[2]
 
 
 def tells_how_it_likes_to_learn(name, tmp_path):
     assert 0 < built(name).learning_rate < 1 and built(name).costly in (True, False)
-    assert 256 <= FIELDS[name][0].samples_per_step <= 1 << 20
+    assert 256 <= FIELDS[name].arguments.samples_per_step <= 1 << 20
 
 
 CONTRACT = [
@@ -192,6 +191,89 @@ def test_a_field_of_the_table(name, clause, tmp_path):
     clause(name, tmp_path)
 
 
+SIGNALS = [name for name, backend in FIELDS.items() if backend.signal is not None]
+
+
+def small_signal(name, dimensions, parameters=1 << 14):
+    return arguments_of(FIELDS[name].signal.arguments.fitted(dimensions, 768, parameters))
+
+
+def built_signal(name, dimensions, seed=0, channels=3):
+    arguments = small_signal(name, dimensions)
+    return build_signal(name, arguments, dimensions, channels, Generator().manual_seed(seed))
+
+
+def signal_has_shapes_and_gradients(name, dimensions):
+    signal = roughened(built_signal(name, dimensions))
+    assert isinstance(signal, Signal) and signal.encoding.dimensions == dimensions
+    x = X[:, :dimensions].clone().requires_grad_()
+    value = signal.value(x)
+    assert value.shape == (N, 3) and value.std(0).min() > 0
+    assert signal.value(x[:0]).shape == (0, 3)
+    torch.testing.assert_close(signal.value(x[5:9]), value[5:9])
+    value.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in signal.parameters())
+    assert x.grad.any()
+    assert built_signal(name, dimensions, channels=1).value(x).shape == (N, 1)
+
+
+def signal_learns_with_every_parameter(name, dimensions):
+    signal = roughened(built_signal(name, dimensions))
+    optimiser = FieldOptimiser(signal)
+    before = {key: value.clone() for key, value in signal.named_parameters()}
+    optimiser.clear()
+    (signal.value(X[:, :dimensions]) - 0.3).square().sum().backward()
+    assert optimiser.finite()
+    optimiser.step(0, 1.0)
+    for key, value in signal.named_parameters():
+        assert (value != before[key]).any() and value.isfinite().all(), key
+
+
+def signal_is_a_function_of_its_seed(name, dimensions):
+    one, same, other = (built_signal(name, dimensions, s).state_dict() for s in (5, 5, 6))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def signal_fits_the_numbers_it_is_given(name, dimensions):
+    kind = FIELDS[name].signal.arguments
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    assert 256 <= kind.samples_per_step <= 1 << 20
+    for parameters in (1 << 14, 100_000, 1 << 19):
+        arguments = small_signal(name, dimensions, parameters)
+        assert all(type(value) is int for value in arguments.values())
+        signal = build_signal(name, arguments, dimensions, 4)
+        kept = sum(tensor.numel() for tensor in signal.state_dict().values())
+        # A network need not fill the room, and planes need no more nodes than there is detail.
+        least = 0.9 if name in ("hash-grid", "rbf") and parameters < 1 << 19 else 0.05
+        assert least * parameters < kept <= parameters
+    with pytest.raises(InputError, match="parameters"):
+        kind.fitted(dimensions, 96, 10)
+    with pytest.raises(InputError, match="wings"):
+        build_signal(name, {"wings": 2}, dimensions, 3)
+
+
+SIGNAL_CONTRACT = [
+    signal_has_shapes_and_gradients,
+    signal_learns_with_every_parameter,
+    signal_is_a_function_of_its_seed,
+    signal_fits_the_numbers_it_is_given,
+]
+
+
+@pytest.mark.parametrize("clause", SIGNAL_CONTRACT, ids=lambda clause: clause.__name__)
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_of_the_table(name, dimensions, clause):
+    clause(name, dimensions)
+
+
+def test_a_backend_without_signals_is_refused_with_those_that_have_them(monkeypatch):
+    monkeypatch.setitem(FIELDS, "lone", Backend(FIELDS["mlp"].arguments, FIELDS["mlp"].field))
+    with pytest.raises(InputError, match="'lone'; expected one of hash-grid, mlp"):
+        build_signal("lone", {}, 2, 3)
+
+
 def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside_it():
     """A backend without its line is found here, and so is a part that nothing uses."""
     defined = set()
@@ -202,8 +284,8 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
                 if value.__module__ == module.__name__:
                     defined.add(value)
     beside = [ProposalNetwork(), Environment((0.5, 0.5, 0.5))]
-    grid = HashGrid(2, 2, 8, 4, 16)  # plain signals, of which the bench of fields learns some
-    beside += [Signal(grid, decoder(grid.width, 3)) for decoder in (ReluDecoder, SineDecoder)]
+    beside += [built_signal(name, 2) for name in SIGNALS]
+    beside += [build_signal("mlp", {"waves": 16}, 2, 3)]
     whole = [*(built(name) for name in FIELDS), *beside]
     whole += [build_field(name, {}, warp=build_warp(warp)) for name in FIELDS for warp in WARPS]
     used = {type(part) for field in whole for part in field.modules()}
@@ -219,7 +301,7 @@ def breaking(name, change):
     """A constructor of the table's field whose result is changed."""
 
     def constructor(arguments, generator=None, warp=None):
-        field = FIELDS_BEFORE[name][1](arguments, generator, warp)
+        field = FIELDS_BEFORE[name].field(arguments, generator, warp)
         change(field)
         return field
 
@@ -265,7 +347,7 @@ def random(field):
     ],
 )
 def test_the_contract_notices(change, clause, monkeypatch, tmp_path):
-    kind = FIELDS["hash-grid"][0]
-    monkeypatch.setitem(FIELDS, "hash-grid", (kind, breaking("hash-grid", change)))
+    changed = FIELDS["hash-grid"]._replace(field=breaking("hash-grid", change))
+    monkeypatch.setitem(FIELDS, "hash-grid", changed)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         clause("hash-grid", tmp_path)

@@ -33,7 +33,7 @@ def nerfacc():
 def built(name):
     """A small field whose matter is thin enough that every ray sees through all of it."""
     random = torch.Generator().manual_seed(3)
-    field = build_field(name, arguments_of(FIELDS[name][0].fitted(64, 1 << 14)), random)
+    field = build_field(name, arguments_of(FIELDS[name].arguments.fitted(64, 1 << 14)), random)
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))

@@ -148,9 +148,31 @@ def test_a_mesh_is_as_readable_as_any_new_file(tmp_path):
 
 def test_unknown_suffixes_are_refused_by_name(tmp_path):
     for action in (lambda p: write_mesh(p, blob()), read_mesh):
-        with pytest.raises(InputError, match=r"mesh\.stl: suffix '\.stl'; expected one of \.ply"):
-            action(tmp_path / "mesh.stl")
+        with pytest.raises(InputError, match=r"mesh\.fbx: suffix '\.fbx'; expected one of \.ply"):
+            action(tmp_path / "mesh.fbx")
+    with pytest.raises(InputError, match=r"suffix '\.stl'"):
+        write_mesh(tmp_path / "mesh.stl", blob())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".off", ".stl"])
+def test_formats_that_are_only_read_bring_the_same_triangles(tmp_path, suffix):
+    mesh = blob()
+    part = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    part.export(tmp_path / f"mesh{suffix}")
+    found = read_mesh(tmp_path / f"mesh{suffix}")
+    corners = found.vertices[found.faces], mesh.vertices[mesh.faces]
+    torch.testing.assert_close(*corners, atol=1e-5, rtol=0)
+
+
+def test_no_file_that_a_mesh_names_is_opened(tmp_path, monkeypatch):
+    write_mesh(tmp_path / "mesh.obj", blob())
+    text = (tmp_path / "mesh.obj").read_text()
+    (tmp_path / "mesh.obj").write_text("mtllib ../secret.mtl\nusemtl a\n" + text)
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda name, *rest, **more: opened.append(name))
+    assert len(read_mesh(tmp_path / "mesh.obj").faces) == len(blob().faces)
+    assert opened == []
 
 
 def test_a_mesh_without_faces_or_with_a_nan_is_not_written(tmp_path):

@@ -1,0 +1,252 @@
+"""What a fitted field looks like: its reconstruction, its errors, its small file, a report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyfield.apps.compact_file import SUFFIX, write_compact
+from polyfield.apps.distances import SIDE, DistanceScore, DistanceSource
+from polyfield.apps.fit_surface import surface_mesh
+from polyfield.apps.fitted import Fitted, load_fitted
+from polyfield.apps.formats.exr import write_exr
+from polyfield.apps.formats.mesh_files import write_mesh
+from polyfield.apps.png_files import to_8bit, write_png
+from polyfield.apps.rasters import Raster
+from polyfield.apps.report import ComparedView, ReportData, write_report
+from polyfield.apps.report_pictures import error_map, heat
+from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.video import write_video
+from polyfield.render.metrics import WINDOW, psnr_8bit, ssim
+from polyfield.render.srgb import srgb_from_linear
+
+FULL_ERROR = 0.1  # of 1, at which the map of errors is white
+FULL_DISTANCE = 0.005  # of the mesh's longest side, likewise
+SHOWN = 4  # frames of a film in the report
+CLOSE_UP = 160  # pixels a side of the worst place
+RESOLUTION = 256  # of the mesh, along a side of the unit cube
+SLICE = 384  # pixels a side of a cut through distances
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What was written, and the figures of it; see FitResult."""
+
+    psnr: float | None
+    ssim: float | None
+    psnr_filled: float | None
+    distances: DistanceScore | None
+    file: str
+    file_bytes: int
+    bits_per_pixel: float | None
+    file_psnr: float | None
+    reconstruction: str
+    error: str
+    report: str
+
+
+def write_raster(
+    folder: RunFolder, fitted: Fitted, raster: Raster, seconds: float, numbers: int
+) -> Outputs:
+    """Pictures or films of what was learned of an image or a film, and their figures."""
+    file, file_bytes = _write_small(folder, fitted)
+    frames, height, width, _ = raster.pixels.shape
+    again = load_fitted(file, fitted.device)
+    scores, again_scores, filled, views = [], [], [], []
+    shown = set(np.linspace(0, frames - 1, min(SHOWN, frames)).round().astype(int).tolist())
+
+    def compared(number: int) -> tuple[Tensor, Tensor]:
+        """What the field shows, and what it should; the figures are kept."""
+        light, true_light = fitted.frame(number, width, height), raster.frame(number)
+        found, truth = _shown(light, raster), _shown(true_light, raster)
+        small = _shown(again.frame(number, width, height), raster)
+        kept = raster.kept
+        similar = None
+        if kept is None and min(height, width) >= WINDOW:
+            similar = ssim(found, truth)
+        scores.append((psnr_8bit(found, truth, kept), similar))
+        again_scores.append(psnr_8bit(small, truth, kept))
+        if kept is not None and not bool(kept.all()):
+            filled.append(psnr_8bit(found, truth, ~kept))
+        if number in shown:
+            views.extend(_views(number, found, truth, scores[-1], raster))
+        if raster.values == "linear":
+            write_exr(folder.path / "reconstruction.exr", light)
+        return found, truth
+
+    errors = []
+    if raster.kind == "film":
+        reconstruction, error = folder.path / "reconstruction.mp4", folder.path / "error.mp4"
+
+        def films():
+            for number in range(frames):
+                found, truth = compared(number)
+                errors.append(_error_map(found, truth))
+                yield to_8bit(found[..., :3])
+
+        write_video(reconstruction, films(), raster.frames_per_second)
+        write_video(error, iter(errors), raster.frames_per_second)
+    else:
+        reconstruction, error = folder.path / "reconstruction.png", folder.path / "error.png"
+        found, truth = compared(0)
+        write_png(reconstruction, to_8bit(found))
+        write_png(error, _error_map(found, truth))
+    pixels = frames * height * width
+    similar = [each for _, each in scores if each is not None]
+    outputs = Outputs(
+        psnr=_mean([psnr for psnr, _ in scores]),
+        ssim=_mean(similar) if similar else None,
+        psnr_filled=_mean(filled) if filled else None,
+        distances=None,
+        file=str(file),
+        file_bytes=file_bytes,
+        bits_per_pixel=8 * file_bytes / pixels,
+        file_psnr=_mean(again_scores),
+        reconstruction=str(reconstruction),
+        error=str(error),
+        report=str(folder.report_path),
+    )
+    figures = {
+        "PSNR": f"{outputs.psnr:.2f} dB",
+        "the small file": f"{file_bytes:,} bytes, {outputs.bits_per_pixel:.2f} bits a pixel",
+        "PSNR from it": f"{outputs.file_psnr:.2f} dB",
+    }
+    if outputs.psnr_filled is not None:
+        figures["PSNR where pixels were left out"] = f"{outputs.psnr_filled:.2f} dB"
+    _report(folder, fitted, numbers, seconds, figures, views)
+    return outputs
+
+
+def write_distances(
+    folder: RunFolder, fitted: Fitted, source: DistanceSource, seconds: float, numbers: int
+) -> Outputs:
+    """The surface of what was learned of a mesh, its errors, a cut through both, and figures."""
+    file, file_bytes = _write_small(folder, fitted)
+    score = source.measure(fitted.values, fitted.slope)
+    reconstruction, error = folder.path / "reconstruction.ply", folder.path / "error.ply"
+    mesh = surface_mesh(fitted, RESOLUTION)
+    off = source.distance(source.to_field.apply(mesh.vertices)).abs() / (SIDE * FULL_DISTANCE)
+    colors = torch.from_numpy(heat(off.clamp(0, 1).double().numpy())).float() / 255
+    write_mesh(reconstruction, mesh)
+    write_mesh(error, replace(mesh, colors=colors))
+    views = [_cut(fitted, source, axis) for axis in range(3)]
+    outputs = Outputs(
+        psnr=None,
+        ssim=None,
+        psnr_filled=None,
+        distances=score,
+        file=str(file),
+        file_bytes=file_bytes,
+        bits_per_pixel=None,
+        file_psnr=None,
+        reconstruction=str(reconstruction),
+        error=str(error),
+        report=str(folder.report_path),
+    )
+    figures = {
+        "IoU": f"{score.overlap:.5f}",
+        "mean error of distances": f"{score.mean_error:.3g}",
+        "the same near the surface": f"{score.mean_error_near:.3g}",
+        "normals": f"off by {score.normal_degrees:.2f} degrees",
+        "the small file": f"{file_bytes:,} bytes",
+        "the mesh": f"{len(mesh.faces):,} faces",
+    }
+    _report(folder, fitted, numbers, seconds, figures, views)
+    return outputs
+
+
+def _write_small(folder: RunFolder, fitted: Fitted) -> tuple[Path, int]:
+    file = folder.path / f"field{SUFFIX}"
+    metadata = {"settings": asdict(fitted.settings)}
+    # What is placed and not learned, centres of kernels or waves, goes through sines of thousands.
+    exact = {name for name, _ in fitted.signal.named_buffers()}
+    return file, write_compact(file, fitted.signal.state_dict(), metadata, exact)
+
+
+def _shown(image: Tensor, raster: Raster) -> Float[Tensor, "h w c"]:
+    """As a viewer shows it: sRGB in [0, 1]."""
+    return image if raster.values == "srgb" else srgb_from_linear(image.clamp(0, 1))
+
+
+def _error_map(found: Tensor, truth: Tensor) -> np.ndarray:
+    return error_map(to_8bit(found[..., :3]), to_8bit(truth[..., :3]), FULL_ERROR)
+
+
+def _views(
+    number: int, found: Tensor, truth: Tensor, score: tuple[float, float | None], raster: Raster
+) -> list[ComparedView]:
+    """A frame, and the place of it where errors are the largest."""
+    name = f"frame {number}" if raster.kind == "film" else "the image"
+    pictures = to_8bit(found[..., :3]), to_8bit(truth[..., :3])
+    views = [ComparedView(name, *pictures, score[0], score[1])]
+    height, width = found.shape[:2]
+    if min(height, width) > 2 * CLOSE_UP:
+        square = (found[..., :3] - truth[..., :3]).square().mean(2)[None]
+        sums = torch.nn.functional.avg_pool2d(square, CLOSE_UP, stride=16)[0]
+        place = int(sums.argmax())
+        top, left = 16 * (place // sums.shape[1]), 16 * (place % sums.shape[1])
+        rows, columns = slice(top, top + CLOSE_UP), slice(left, left + CLOSE_UP)
+        cut = pictures[0][rows, columns], pictures[1][rows, columns]
+        psnr = psnr_8bit(found[rows, columns, :3], truth[rows, columns, :3])
+        views.append(ComparedView(f"{name}, where it is worst", *cut, psnr, None))
+    return views
+
+
+def _cut(fitted: Fitted, source: DistanceSource, axis: int) -> ComparedView:
+    """Distances on a plane through the middle: inside warm, outside cold, lines of one distance."""
+    ticks = (torch.arange(SLICE) + 0.5) / SLICE
+    a, b = torch.meshgrid(ticks, ticks, indexing="ij")
+    points = torch.full((SLICE * SLICE, 3), 0.5)
+    points[:, (axis + 1) % 3], points[:, (axis + 2) % 3] = b.reshape(-1), 1 - a.reshape(-1)
+    found = fitted.values(points)[:, 0].view(SLICE, SLICE)
+    truth = source.distance(points).view(SLICE, SLICE)
+    name = f"a cut across {'xyz'[axis]}"
+    return ComparedView(name, _contours(found), _contours(truth), None, None)
+
+
+def _contours(distance: Tensor) -> np.ndarray:
+    inside = (distance < 0)[..., None]
+    color = torch.where(inside, torch.tensor([0.95, 0.62, 0.25]), torch.tensor([0.35, 0.6, 0.85]))
+    color = color * (1 - 0.6 * (-8 * distance.abs()).exp())[..., None]
+    lines = ((distance / 0.02).frac().abs() < 0.12)[..., None]
+    color = torch.where(lines, 0.8 * color, color)
+    edge = (distance.abs() < 1.5 / SLICE)[..., None]
+    return to_8bit(torch.where(edge, torch.ones(3), color))
+
+
+def _report(
+    folder: RunFolder,
+    fitted: Fitted,
+    numbers: int,
+    seconds: float,
+    figures: dict[str, str],
+    views: list[ComparedView],
+) -> None:
+    settings = fitted.settings
+    data = ReportData(
+        scene=Path(settings.signal).name,
+        plan={
+            "field": settings.field,
+            **settings.arguments,
+            "numbers": f"{numbers:,}",
+            "samples a step": settings.samples_per_step,
+            "seed": settings.seed,
+        },
+        metrics=folder.records(),
+        views=views,
+        scores=[],
+        figures=figures,
+        views_title="What it learned",
+        watched="while it learned",
+        seconds={"learning": seconds},
+    )
+    write_report(folder.report_path, data)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,29 @@
+"""The surface of distances that were learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from polyfield.apps.fitted import Fitted
+from polyfield.cuda.errors import InputError
+from polyfield.extract.floaters import remove_floaters
+from polyfield.extract.marching_cubes import density_mesh
+from polyfield.extract.mesh import Mesh
+from polyfield.fields.similarity import Similarity
+
+
+def surface_mesh(fitted: Fitted, resolution: int) -> Mesh:
+    """Where the distance is 0, in the mesh's own frame. InputError where it is so
+    nowhere, or of an image or a film."""
+    if fitted.settings.kind != "distance":
+        got = f"a fitted {fitted.settings.kind}"
+        raise InputError(fitted.settings.signal, got, "distances, which have a surface")
+    to_field = Similarity.from_json(fitted.settings.to_field or {})
+    # The border of the cube counts as 0 there, which is outside.
+    mesh = density_mesh(lambda x: 1 - fitted.values(x)[:, 0], resolution, 1.0)
+    if len(mesh.faces):
+        mesh = remove_floaters(mesh)
+    if not len(mesh.faces):
+        got = "no distance below 0"
+        raise InputError("the field", got, "a surface", "Give it more steps.")
+    return replace(mesh, normals=mesh.vertex_normals()).transformed(to_field.inverse())

@@ -1,0 +1,171 @@
+import math
+import sys
+
+import pytest
+import torch
+from torch import Generator
+from torch.nn.functional import normalize
+
+from polyfield.apps import distances
+from polyfield.apps.distances import SIDE, DistanceSource, read_distances, unit_cube
+from polyfield.apps.signal_source import Source
+from polyfield.cuda.errors import InputError, MissingExtraError
+from polyfield.extract.mesh import Mesh
+
+pytest.importorskip("igl", reason="the extra surfaces is not installed")
+
+
+def sphere(radius=2.0, center=(5.0, -1.0, 3.0), rings=48, without=0):
+    """A fine sphere; the last faces may be left out, which is a hole."""
+    polar = torch.linspace(0, math.pi, rings + 1)
+    turn = torch.arange(2 * rings) * math.pi / rings
+    a, b = torch.meshgrid(polar, turn, indexing="ij")
+    points = torch.stack([a.sin() * b.cos(), a.sin() * b.sin(), a.cos()], 2).view(-1, 3)
+    faces = []
+    for ring in range(rings):
+        for part in range(2 * rings):
+            after = (part + 1) % (2 * rings)
+            low, high = ring * 2 * rings, (ring + 1) * 2 * rings
+            faces += [
+                [low + part, high + part, high + after],
+                [low + part, high + after, low + after],
+            ]
+    faces = torch.tensor(faces)
+    kept = faces[: len(faces) - without]
+    return Mesh(radius * points.float() + torch.tensor(center), kept)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pools():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "POOL", 3 << 12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def source():
+    mesh = sphere()
+    return DistanceSource(mesh, unit_cube(mesh, "sphere"), 0)
+
+
+def exact(points):
+    """The sphere's distance in the unit cube."""
+    return (points - 0.5).norm(dim=1) - SIDE / 2
+
+
+def test_the_mesh_lies_in_the_middle_of_the_unit_cube():
+    mesh = sphere()
+    to_field = unit_cube(mesh, "sphere")
+    moved = to_field.apply(mesh.vertices)
+    torch.testing.assert_close(moved.amin(0), torch.full((3,), 0.5 - SIDE / 2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved.amax(0), torch.full((3,), 0.5 + SIDE / 2), atol=1e-4, rtol=0)
+    back = to_field.inverse().apply(moved)
+    torch.testing.assert_close(back, mesh.vertices)
+
+
+def test_vertices_that_no_face_has_do_not_move_the_mesh():
+    mesh = sphere()
+    stray = Mesh(torch.cat([mesh.vertices, torch.tensor([[900.0, 0, 0]])]), mesh.faces)
+    assert unit_cube(stray, "sphere").to_json() == unit_cube(mesh, "sphere").to_json()
+
+
+def test_distances_are_those_of_the_sphere_negative_inside(source):
+    points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
+    assert isinstance(source, Source)
+    assert (source.distance(points) - exact(points)).abs().max() < 1e-3
+
+
+def test_a_hole_changes_no_sign_away_from_it():
+    mesh = sphere(without=200)
+    holed = DistanceSource(mesh, unit_cube(sphere(), "sphere"), 0)
+    points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
+    far = (exact(points).abs() > 0.02) & (points[:, 2] > 0.2)  # the hole is at the bottom
+    assert torch.equal(holed.distance(points[far]) < 0, exact(points[far]) < 0)
+
+
+def test_a_batch_lies_on_the_surface_about_it_and_anywhere(source):
+    x, wanted = source.batch(0, 1 << 12)
+    assert x.shape == (4096, 3) and wanted.shape == (4096, 1)
+    assert ((x >= 0) & (x <= 1)).all()
+    assert (wanted[:1024] == 0).all() and exact(x[:1024]).abs().max() < 1e-3
+    assert (wanted[:, 0] - exact(x)).abs().max() < 1e-3
+    others = exact(x[1024:]).abs()
+    assert 0.2 < (others < 0.005).float().mean() < 0.5  # the nearer range
+    assert 0.2 < (others > 0.05).float().mean() < 0.5
+    assert (wanted < 0).any() and (wanted > 0).any()
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(source, monkeypatch):
+    monkeypatch.setattr(distances, "POOL_STEPS", 2)
+    again = DistanceSource(sphere(), source.to_field, 0)
+    again.batch(3, 64)
+    for step in (5, 2):
+        for a, b in zip(again.batch(step, 64), source.batch(step, 64), strict=True):
+            assert torch.equal(a, b)
+    first, later = source.batch(0, 64), source.batch(2, 64)
+    assert not torch.equal(first[0], later[0])
+    other = DistanceSource(sphere(), source.to_field, 1)
+    assert not torch.equal(other.batch(5, 64)[0], again.batch(5, 64)[0])
+
+
+def test_errors_count_relative_to_the_distance(source):
+    wanted = torch.tensor([[0.0], [0.1], [-0.2]])
+    error = source.error(wanted + torch.tensor([[0.01], [-0.01], [0.02]]), wanted)
+    assert float(error) == pytest.approx((0.01 / 0.005 + 0.01 / 0.105 + 0.02 / 0.205) / 3)
+
+
+def test_kernels_belong_on_the_surface(source):
+    x, weights = source.variation(Generator())
+    assert exact(x).abs().max() < 1e-3 and (weights == 1).all()
+
+
+def test_what_knows_the_sphere_has_no_error(source):
+    def value(x):
+        return exact(x)[:, None]
+
+    def slope(x):
+        return normalize(x - 0.5, dim=1)
+
+    score = source.measure(value, slope, 1 << 14)
+    assert score.overlap > 0.998
+    # In the mesh's own unit, of a polyhedron of 96 sides.
+    assert score.mean_error < 2e-3 and score.mean_error_near < 2e-3
+    assert score.normal_degrees < 1.5
+    assert source.watch(value)["error"] < 1e-3
+
+
+def test_errors_are_told_in_the_mesh_s_unit(source):
+    def value(x):
+        return exact(x)[:, None] + 0.01
+
+    score = source.measure(value, lambda x: normalize(x - 0.5, dim=1), 1 << 14)
+    own = 0.01 / source.to_field.scale
+    assert score.mean_error == pytest.approx(own, rel=0.1)
+    assert score.mean_error_near == pytest.approx(own, rel=0.1)
+    smaller = ((SIDE / 2 - 0.01) / (SIDE / 2)) ** 3
+    assert score.overlap == pytest.approx(smaller, abs=0.01)
+
+
+def test_slopes_that_are_off_are_told_in_degrees(source):
+    turn = torch.tensor(
+        [[1.0, 0, 0], [0, math.cos(0.2), -math.sin(0.2)], [0, math.sin(0.2), math.cos(0.2)]]
+    )
+    score = source.measure(lambda x: exact(x)[:, None], lambda x: 3 * (x - 0.5) @ turn, 1 << 13)
+    along = 2 * torch.rand(100_000, generator=Generator().manual_seed(0)) - 1  # the axis' share
+    expected = (along**2 + (1 - along**2) * math.cos(0.2)).arccos().rad2deg().mean()
+    assert score.normal_degrees == pytest.approx(float(expected), abs=0.3)
+    backwards = source.measure(lambda x: exact(x)[:, None], lambda x: 0.5 - x, 1 << 12)
+    assert backwards.normal_degrees > 178
+
+
+def test_a_mesh_without_size_is_refused(tmp_path):
+    (tmp_path / "flat.obj").write_text("v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n")
+    with pytest.raises(InputError, match="flat.obj.*longest side is 0"):
+        read_distances(tmp_path / "flat.obj", 0)
+
+
+def test_without_the_package_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "igl", None)
+    mesh = sphere(rings=4)
+    with pytest.raises(MissingExtraError, match=r"polyfield\[surfaces\]"):
+        DistanceSource(mesh, unit_cube(mesh, "sphere"), 0)
