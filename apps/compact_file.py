@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from polyfield.apps.files import check_objects, open_plain, parse_json, replacing
+from polyfield.apps.files import check_objects, parse_json, read_plain, replacing
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.cuda.errors import InputError
 
@@ -26,8 +26,9 @@ SUFFIX = ".safetensors.zst"
 KEY = "polyfield"
 VERSION = 1
 LEVEL = 19
-MOST_BYTES = 1 << 31  # unpacked
-MOST_RATIO = 1 << 12  # of unpacked bytes to packed ones: a field is no desert
+MOST_PACKED, MOST_BYTES = 1 << 28, 1 << 31  # of a file, and of what it unpacks to
+MOST_RATIO = 1 << 8  # of unpacked bytes to packed ones: a field is no desert
+_PIECE = 1 << 10  # bytes unpacked at once: they may hold thousands of times as many
 _EXPECTED = "a field that `polyfield fit` packed"
 
 
@@ -67,12 +68,11 @@ def read_compact(path: Path) -> tuple[dict[str, Tensor], dict]:
     """
     where = str(path)
     try:
-        with open_plain(path) as file:
-            packed = file.read()
+        packed = read_plain(path, MOST_PACKED)
         size = zstandard.get_frame_parameters(packed).content_size
         if not 0 < size <= min(MOST_BYTES, MOST_RATIO * len(packed)):
             raise ValueError(f"it says that it unpacks to {size} bytes")
-        content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+        content = _unpacked_bytes(packed, size)
         del packed
         length = int.from_bytes(content[:8], "little")
         if length > len(content):
@@ -96,6 +96,20 @@ def read_compact(path: Path) -> tuple[dict[str, Tensor], dict]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(where, f"cannot be read ({reason})", _EXPECTED) from error
+
+
+def _unpacked_bytes(packed: bytes, size: int) -> bytes:
+    """What the file holds, as it comes: a header that lies takes no memory."""
+    content, reader = bytearray(), zstandard.ZstdDecompressor().decompressobj()
+    for begin in range(0, len(packed), _PIECE):
+        content += reader.decompress(packed[begin : begin + _PIECE])
+        if len(content) > size:
+            raise ValueError(f"it unpacks to more than the {size} bytes that it says")
+        if reader.eof and begin + _PIECE < len(packed):
+            raise ValueError("more bytes follow than it has")
+    if len(content) != size or not reader.eof:
+        raise ValueError(f"it unpacks to {len(content)} of {size} bytes")
+    return bytes(content)
 
 
 def _unpacked(planes: Tensor, shape: list[int]) -> Tensor:

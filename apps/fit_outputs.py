@@ -30,6 +30,7 @@ FULL_DISTANCE = 0.005  # of the mesh's longest side, likewise
 SHOWN = 4  # frames of a film in the report
 CLOSE_UP = 160  # pixels a side of the worst place
 RESOLUTION = 256  # of the mesh, along a side of the unit cube
+FULL_CUT = 0.02  # of the cube's side, at which the errors of a cut are white
 SLICE = 384  # pixels a side of a cut through distances
 
 
@@ -206,7 +207,8 @@ def _cut(fitted: Fitted, source: DistanceSource, axis: int) -> ComparedView:
     found = fitted.values(points)[:, 0].view(SLICE, SLICE)
     truth = source.distance(points).view(SLICE, SLICE)
     name = f"a cut across {'xyz'[axis]}"
-    return ComparedView(name, _contours(found), _contours(truth), None, None)
+    error = heat(((found - truth).abs() / FULL_CUT).clamp(0, 1).double().numpy())
+    return ComparedView(name, _contours(found), _contours(truth), error=error)
 
 
 def _contours(distance: Tensor) -> np.ndarray:
@@ -245,6 +247,9 @@ def _report(
         watched="while it learned",
         seconds={"learning": seconds},
     )
+    if settings.kind == "distance":
+        share = f"{FULL_CUT / SIDE:.1%} of the longest side"
+        data = replace(data, errors="Error of distances", full_error=share)
     write_report(folder.report_path, data)
 
 

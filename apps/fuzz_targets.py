@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import zstandard
 
-from polyfield.apps import checkpoint, fuzz_samples
+from polyfield.apps import checkpoint, fuzz_samples, fuzz_signals
+from polyfield.apps.compact_file import MOST_RATIO
 from polyfield.apps.diagnosis_cameras import camera_warnings
 from polyfield.apps.formats.camera_path import read_camera_path
 from polyfield.apps.formats.depth_files import read_depth
@@ -69,6 +72,13 @@ def _stated(path: Path) -> int:
         with path.open("rb") as file:
             found = re.search(rb"element vertex (\d{1,15})\b", file.read(1 << 16))
         return min(27 * int(found[1]), 27 * size) if found else 0
+    if path.suffix in (".obj", ".off"):  # "v 0 0 0" is three numbers of eight bytes
+        return 4 * size
+    if path.suffix == ".zst":
+        with path.open("rb") as file, suppress(zstandard.ZstdError):
+            size = zstandard.get_frame_parameters(file.read(32)).content_size
+            return _TIMES * min(size, MOST_RATIO * path.stat().st_size, _MOST)
+        return 0
     if path.suffix in (".bmp", ".tif"):  # what is packed in them may be of any size
         return _BYTES_A_PIXEL * MOST_PIXELS
     if path.suffix not in (".png", ".jpg", ".webp"):
@@ -179,6 +189,8 @@ TARGETS: tuple[Target, ...] = (
         (_CHECKPOINT, "metrics.jsonl"),
         _open_run,
     ),
+    Target("meshes", fuzz_signals.meshes, (), fuzz_signals.open_mesh),
+    Target("packed", lambda: [fuzz_signals.packed_field()], (), fuzz_signals.open_packed),
     Target(
         "lpips",
         lambda: [fuzz_samples.perceptual_weights(old) for old in (True, False)],

@@ -29,6 +29,8 @@ class ComparedView:
     truth: UInt8[np.ndarray, "_ _ 3"]
     psnr: float | None = None
     ssim: float | None = None
+    error: UInt8[np.ndarray, "_ _ 3"] | None = None
+    """Where it is wrong; None for the difference of the two pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,8 @@ class ReportData:
     metrics.jsonl, of which step, loss, psnr and error are drawn where they are there; watched says
     of what the last two are. views: those with pictures, under views_title; scores: (name, psnr,
     ssim) of all of them, where None those of views. seconds: what took how long. orbit: frames of
-    one size around the scene.
+    one size around the scene. errors and full_error: what the map of errors shows, and at which
+    value it is white.
     """
 
     scene: str
@@ -54,6 +57,8 @@ class ReportData:
     figures: Mapping[str, str] = field(default_factory=dict)
     views_title: str = "Held-out views"
     watched: str = "on one held-out view"
+    errors: str = "Absolute error, mean over channels"
+    full_error: str = f"{FULL_ERROR:g} of 1 ({FULL_ERROR * 255:.0f} of 255)"
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -162,16 +167,17 @@ def _views(data: ReportData) -> str:
         return ""
     ramp = data_uri(heat(np.tile(np.linspace(0, 1, 180), (12, 1))), lossless=True)
     legend = (
-        f'<p class="legend"><span>Absolute error, mean over channels: 0</span>'
-        f'<img src="{ramp}" alt="colour scale"><span>{FULL_ERROR:g} of 1 '
-        f"({FULL_ERROR * 255:.0f} of 255) and more</span></p>"
+        f'<p class="legend"><span>{escape(data.errors)}: 0</span>'
+        f'<img src="{ramp}" alt="colour scale"><span>{escape(data.full_error)} and more</span></p>'
     )
     title = f"<h2>{escape(data.views_title)}</h2>"
     return title + legend + "".join(_figure(view) for view in data.views)
 
 
 def _figure(view: ComparedView) -> str:
-    error = error_map(view.prediction, view.truth, FULL_ERROR)
+    error = view.error
+    if error is None:
+        error = error_map(view.prediction, view.truth, FULL_ERROR)
     pictures = (
         ("rendered", data_uri(view.prediction)),
         ("truth", data_uri(view.truth)),

@@ -11,14 +11,17 @@ import trimesh
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from polyfield.apps.files import open_plain, replacing
+from polyfield.apps.files import read_plain, replacing
 from polyfield.apps.formats.glb import Y_UP, glb_bytes
+from polyfield.apps.formats.obj import parse_obj
+from polyfield.apps.formats.off import parse_off
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
 from polyfield.render.srgb import srgb_from_linear
 
 SUFFIXES = (".ply", ".glb", ".obj")
 READ_SUFFIXES = (*SUFFIXES, ".off", ".stl")
+MOST_BYTES = 1 << 28  # of a file that is read
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
@@ -67,15 +70,9 @@ def read_mesh(path: Path) -> Mesh:
     """
     suffix = _suffix(path, READ_SUFFIXES)
     try:
-        with open_plain(path) as file:
-            content = io.BytesIO(file.read())  # without a name, beside which to look for others
-        kind = suffix.removeprefix(".")
-        loaded = trimesh.load_scene(content, file_type=kind, process=False, maintain_order=True)
-        parts = [
-            _from_trimesh(loaded.geometry[name], torch.from_numpy(np.array(to_world)), suffix)
-            for to_world, name in (loaded.graph[node] for node in loaded.graph.nodes_geometry)
-            if isinstance(loaded.geometry[name], trimesh.Trimesh)
-        ]
+        content = read_plain(path, MOST_BYTES)
+        parse = _PARSERS.get(suffix)
+        parts = [parse(content)] if parse is not None else _parts(content, suffix)
     except OSError as error:
         raise InputError(f"{path}", error.strerror or str(error), "a mesh file") from error
     except Exception as error:  # a broken file raises whatever trimesh met in it
@@ -85,6 +82,26 @@ def read_mesh(path: Path) -> Mesh:
     if not parts:
         raise InputError(f"{path}", "no triangles", "a mesh")
     return _joined(parts)
+
+
+_BEGINS = {".ply": b"ply", ".glb": b"glTF"}
+_PLY_HEADER = 1 << 16  # bytes
+_PARSERS = {".off": parse_off, ".obj": parse_obj}
+
+
+def _parts(content: bytes, suffix: str) -> list[Mesh]:
+    if not content.startswith(_BEGINS.get(suffix, b"")):
+        raise ValueError("it does not begin as such a file does")
+    if suffix == ".ply" and b"end_header" not in content[:_PLY_HEADER]:
+        raise ValueError("its header does not end")
+    file = io.BytesIO(content)  # nameless: it has no neighbours to look for
+    kind = suffix.removeprefix(".")
+    loaded = trimesh.load_scene(file, file_type=kind, process=False, maintain_order=True)
+    return [
+        _from_trimesh(loaded.geometry[name], torch.from_numpy(np.array(to_world)), suffix)
+        for to_world, name in (loaded.graph[node] for node in loaded.graph.nodes_geometry)
+        if isinstance(loaded.geometry[name], trimesh.Trimesh)
+    ]
 
 
 def _suffix(path: Path, known: tuple[str, ...] = SUFFIXES) -> str:

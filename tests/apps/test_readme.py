@@ -6,13 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from polyfield.apps import checkpoint
+from polyfield.apps.fit import fit
+from polyfield.apps.fit_options import Fit
+from polyfield.apps.fitted import is_fit
+from polyfield.apps.render import Render, render
+from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
-from polyfield.apps.trained import Trained, build
+from polyfield.apps.train import train
+from polyfield.apps.train_options import Train
+from polyfield.apps.trained import Trained, build, load
 from polyfield.fields.hash_grid import HashGridArguments
-from polyfield.fields.table import arguments_of
+from polyfield.fields.table import FIELDS, arguments_of
 from polyfield.render.occupancy import full_grid
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -40,7 +49,7 @@ def run_with(monkeypatch, tmp_path, code, run):
 
 
 def test_every_block_is_tested_here():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_nerfacc_sees_the_ball_where_it_is_in_the_frame_of_the_input(
@@ -80,3 +89,34 @@ def test_a_runs_field_goes_to_tiny_cuda_nn_and_comes_back(scene, monkeypatch, tm
     assert all(torch.equal(v, expected[k]) for k, v in names["field"].state_dict().items())
     assert len(load_file(tmp_path / "field.safetensors")["params"]) > 3 * 512 * 4
     assert len(names["parameters"].color) == 48 * 32 + 48 * 48 + 16 * 48
+
+
+@pytest.fixture
+def lattice(monkeypatch):
+    """The names of the listing of another field, which is in the table while the test runs."""
+    code, names = block_with("class Lattice"), {}
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 45
+    monkeypatch.setitem(FIELDS, "lattice", FIELDS["mlp"])  # so that it is taken out afterwards
+    exec(code, names)
+    assert FIELDS["lattice"].field is names["lattice_field"]
+    return names
+
+
+def test_another_field_is_its_listing_and_trains_on_a_scene(scene, tmp_path, lattice):
+    out = tmp_path / "run"
+    train(Train(scene, field="lattice", out=out, steps=100, report=False))
+    trained = load(out, CPU)
+    assert trained.settings.field == "lattice" and trained.settings.arguments["side"] > 16
+    before = checkpoint.latest(out / "checkpoints").tensors["field.encoding.nodes"]
+    assert torch.equal(trained.field.encoding.nodes, before)
+    losses = [r["loss"] for r in RunFolder.open(out).records() if "loss" in r]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_another_field_learns_an_image_as_well(tmp_path, lattice):
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(48), indexing="ij")
+    image = torch.stack([5 * columns, 8 * rows, 0 * rows], 2).to(torch.uint8)
+    Image.fromarray(image.numpy()).save(tmp_path / "a.png")
+    found = fit(Fit(tmp_path / "a.png", "lattice", 20_000, steps=100, out=tmp_path / "run"))
+    assert found.psnr > 25 and found.parameters <= 20_000
+    assert is_fit(tmp_path / "run") and render(Render(tmp_path / "run")).files

@@ -3,12 +3,10 @@
 import json
 import re
 import time
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from polyfield.apps import checkpoint
 from polyfield.apps.eval import Eval, evaluate
@@ -33,8 +31,6 @@ from polyfield.apps.train_options import Train
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
 from polyfield.fields.projection import Projection
-from polyfield.fields.radiance import Radiance
-from polyfield.fields.table import FIELDS, Backend
 
 RADIUS = 0.8  # of the ball
 
@@ -207,47 +203,6 @@ def test_unknown_fields_and_foreign_configs_are_refused(scene, tmp_path):
     with pytest.raises(InputError, match="--from"):
         train(Train(out=tmp_path / "y", from_config=tmp_path / "config.json"))
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
-
-
-class Lattice(nn.Module):
-    """Features interpolated from one dense grid: all that another backend needs to be."""
-
-    dimensions, width = 3, 4
-
-    def __init__(self, side, generator):
-        super().__init__()
-        start = torch.empty(1, 4, side, side, side).uniform_(-0.1, 0.1, generator=generator)
-        self.nodes = nn.Parameter(start)
-
-    def forward(self, x):
-        place = (2 * x - 1)[None, :, None, None]
-        return nn.functional.grid_sample(self.nodes, place, align_corners=True)[0, :, :, 0, 0].T
-
-
-@dataclass(frozen=True)
-class LatticeArguments:
-    samples_per_step: ClassVar[int] = 1 << 14
-    side: int = 16
-
-    @classmethod
-    def fitted(cls, resolution, parameters):
-        return cls(side=min(resolution, int((parameters / 4) ** (1 / 3))))
-
-
-def lattice_field(arguments, generator=None, warp=None):
-    return Radiance(Lattice(arguments.side, generator), 16, 1, warp=warp, generator=generator)
-
-
-def test_another_backend_is_its_file_and_one_line_of_the_table(scene, tmp_path, monkeypatch):
-    monkeypatch.setitem(FIELDS, "lattice", Backend(LatticeArguments, lattice_field))
-    out = tmp_path / "run"
-    train(Train(scene, field="lattice", out=out, steps=100, report=False))
-    trained = load(out, torch.device("cpu"))
-    assert trained.settings.field == "lattice" and trained.settings.arguments["side"] > 16
-    before = checkpoint.latest(out / "checkpoints").tensors["field.encoding.nodes"]
-    assert torch.equal(trained.field.encoding.nodes, before)
-    losses = [r["loss"] for r in RunFolder.open(out).records() if "loss" in r]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 @pytest.mark.parametrize(
