@@ -18,7 +18,7 @@ from polyfield.apps.bench_planes import both_against_grid_sample as planes_again
 from polyfield.apps.bench_planes import both_against_reference as planes_against_reference
 from polyfield.apps.bench_race import Absent, Race, Row, hold
 from polyfield.apps.bench_rbf import both_against_reference as rbf_against_reference
-from polyfield.apps.bench_rbf import search_against_reference
+from polyfield.apps.bench_rbf import clusters_against_reference, search_against_reference
 from polyfield.apps.bench_step import step_against_reference
 from polyfield.cuda.backend import VARIABLE
 from polyfield.cuda.errors import InputError
@@ -34,6 +34,7 @@ RACES: dict[str, Callable[[], Race]] = {
     "plane-both/reference": planes_against_reference,
     "plane-both/torch": planes_against_grid_sample,
     "rbf-search/reference": search_against_reference,
+    "rbf-clusters/reference": clusters_against_reference,
     "rbf-both/reference": rbf_against_reference,
     "composite-both/nerfacc": composite_against_nerfacc,
     "step/reference": step_against_reference,

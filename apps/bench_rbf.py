@@ -18,6 +18,7 @@ from polyfield.cuda.rbf import (
     rbf_weights,
     rbf_weights_reference,
 )
+from polyfield.fields.rbf_placement import weighted_centers
 
 POINTS, KERNELS, NEIGHBOURS, BLOCKS = 131_072, 4_000, 4, 4
 
@@ -77,5 +78,38 @@ def both_against_reference(points: int = POINTS, kernels: int = KERNELS) -> Race
         ours=partial(both, rbf_weights, rbf_blend),
         theirs=partial(both, rbf_weights_reference, rbf_blend_reference),
         # 4,096 radians are rounded to 2.4e-4, on both sides.
+        tolerance=1e-3,
+    )
+
+
+def clusters_against_reference(points: int = POINTS, kernels: int = KERNELS) -> Race:
+    """Two iterations of weighted k-means, against all distances in plain torch."""
+    x = rbf_inputs(points, kernels).x
+    weights = torch.rand(points, generator=torch.Generator().manual_seed(1)) + 0.1
+
+    def centers(iterations: int) -> Tensor:
+        random = torch.Generator().manual_seed(2)
+        return weighted_centers(x, weights, kernels, random, iterations)
+
+    def plain() -> Tensor:
+        found, weight = centers(0), weights.double()[:, None]
+        for _ in range(2):
+            label = torch.cat([torch.cdist(some, found).argmin(1) for some in x.split(1 << 13)])
+            total, moved = (
+                torch.zeros(kernels, values.shape[1], dtype=torch.float64).index_add_(
+                    0, label, values
+                )
+                for values in (weight, weight * x.double())
+            )
+            there = total[:, 0] > 0
+            found[there] = (moved[there] / total[there]).float()
+        return found
+
+    return Race(
+        against="reference",
+        version=f"torch {torch.__version__}",
+        ours=lambda: (centers(2),),
+        theirs=lambda: (plain(),),
+        # Of two centres as near as each other each side may take another.
         tolerance=1e-3,
     )

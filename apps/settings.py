@@ -57,6 +57,8 @@ class Settings:
     """Where samples lie along rays, in training and in views."""
     distortion: float = 0.0
     """Weight of the distortion loss."""
+    total_variation: float = 0.0
+    """Weight of the roughness of planes."""
     depth: float = 0.0
     """Weight of what depth images say."""
     learned_background: bool = False
@@ -163,8 +165,9 @@ def read_settings(values: Any, where: str) -> Settings:
         raise found.refuse("sampler", f"one of {', '.join(get_args(SamplerKind))}")
     if "distortion" in found.values:
         found.real("distortion", 0.0, MOST_DISTORTION)
-    if "depth" in found.values:
-        found.real("depth", 0.0, MOST_DISTORTION)
+    for key in ("depth", "total_variation"):
+        if key in found.values:
+            found.real(key, 0.0, MOST_DISTORTION)
     if type(found.values.get("learned_background", False)) is not bool:
         raise found.refuse("learned_background", "true or false")
     if "exposures" in found.values:

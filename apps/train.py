@@ -294,6 +294,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         sampler=options.sampler,
         distortion=default_distortion(scene) if options.distortion is None else options.distortion,
         depth=options.depth,
+        total_variation=options.total_variation,
         learned_background=options.learned_background,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
         warp=warp,

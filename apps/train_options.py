@@ -59,6 +59,9 @@ class Train:
     """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
     it shrinks with the learning rate. The default is 0.1 where masks tell an object from its
     background, else 0.01; 0 suits what is transparent."""
+    total_variation: Annotated[float, arg(metavar="W")] = 0.0
+    """Weight of the roughness of planes, for --field tri-plane: what few photographs show is then
+    drawn smoothly from one to the next."""
     depth: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the scene's depth images: rays are drawn to end where those say."""
     learned_background: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -111,9 +114,13 @@ def check(options: Train) -> None:
     if options.distortion is not None and not 0 <= options.distortion <= MOST_DISTORTION:
         expected = f"a number from 0 to {MOST_DISTORTION:g}"
         raise InputError("--distortion", str(options.distortion), expected)
-    if not 0 <= options.depth <= MOST_DISTORTION:
-        expected = f"a number from 0 to {MOST_DISTORTION:g}"
-        raise InputError("--depth", str(options.depth), expected)
+    weights = (("--depth", options.depth), ("--total-variation", options.total_variation))
+    for name, weight in weights:
+        if not 0 <= weight <= MOST_DISTORTION:
+            raise InputError(name, str(weight), f"a number from 0 to {MOST_DISTORTION:g}")
+    if options.total_variation and options.field != "tri-plane":
+        got = f"{options.total_variation:g} with --field {options.field}"
+        raise InputError("--total-variation", got, "--field tri-plane")
     if options.steps is not None and not 1 <= options.steps <= MOST_STEPS:
         raise InputError("--steps", str(options.steps)[:80], f"1 to {MOST_STEPS:,}")
     if not 0 <= options.seed < 2**63:

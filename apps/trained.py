@@ -22,6 +22,7 @@ from polyfield.fields.field import Part, RadianceField, TrainableField
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.table import build_field
+from polyfield.fields.tri_plane import Planes
 from polyfield.fields.warp import build_warp
 from polyfield.render.cameras import Cameras
 from polyfield.render.exposure import Exposure
@@ -186,6 +187,9 @@ def build(settings: Settings, device: torch.device) -> Trained:
     with device if meta else nullcontext():
         warp = build_warp(settings.warp)
         field = build_field(settings.field, settings.arguments, generator, warp)
+        for _, part in field.named_modules():
+            if isinstance(part, Planes):
+                part.total_variation = settings.total_variation
         proposal = None
         if settings.sampler == "proposal":
             nested = settings.grid_levels > 1

@@ -16,6 +16,7 @@ from polyfield.fields.radiance import Radiance
 from polyfield.fields.signal import ReluDecoder, Signal, relu_numbers
 
 MOST_SCALES = 8
+VARIATION_EVERY = 8  # steps: total variation reaches every number, which takes as long as a step
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Planes(nn.Module):
     """x [n, dimensions] in the unit cube -> features [n, scales * channels], see `planes`.
 
     Numbers start between 0.1 and 0.5 where planes are multiplied, about 0 where they are summed.
-    While `deferred` is a list, the table's gradient goes there, see TableEncoding. Raises
-    InputError (from the layout) for sizes that make no planes. Source: K-Planes (arXiv:2301.10241).
+    total_variation: weight of the planes' roughness in what training minimises. While `deferred` is
+    a list, the table's gradient goes there, see TableEncoding. Raises InputError (from the layout)
+    for sizes that make no planes. Source: K-Planes (arXiv:2301.10241).
     """
 
     def __init__(self, layout: PlaneLayout, *, generator: Generator | None = None):
@@ -58,6 +60,7 @@ class Planes(nn.Module):
         low, high = (0.1, 0.5) if layout.combine == "product" else (-0.1, 0.1)
         start = torch.empty(layout.entries, 8)
         self.table = nn.Parameter(start.uniform_(low, high, generator=generator))
+        self.total_variation = 0.0
         self.deferred: list[tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     def adam_step(
@@ -73,6 +76,9 @@ class Planes(nn.Module):
         if kept is not None:
             x, grad = x[kept], grad[kept]
         scatter_planes(x, self.table.data, grad, self.layout, scratch)
+        if self.total_variation and step % VARIATION_EVERY == 0:
+            weight = VARIATION_EVERY * self.total_variation
+            scratch += weight * variation_gradient(self.table.data, self.layout)
         lazy_adam_(self.table.data, scratch, *moments, rate, step)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n {self.width}"]:
@@ -80,6 +86,27 @@ class Planes(nn.Module):
         if not deferring or not torch.is_grad_enabled():
             return planes(x, self.table, self.layout)
         return _DeferredPlanes.apply(x, self.table, self)
+
+
+@torch.no_grad()
+def variation_gradient(
+    table: Float[Tensor, "entries 8"], layout: PlaneLayout
+) -> Float[Tensor, "entries 8"]:
+    """The gradient of the planes' total variation: how much neighbouring nodes differ.
+
+    Of each plane, the sum of squared differences along both axes over its numbers; of a table, the
+    sum over all planes of all scales. Source: K-Planes (arXiv:2301.10241), section 3.3.
+    """
+    out = torch.zeros_like(table)
+    for scale in range(len(layout.resolutions)):
+        pairs = zip(layout.planes(table, scale), layout.planes(out, scale), strict=True)
+        for plane, slope in pairs:
+            for axis in (1, 2):
+                step = 2 / plane.numel() * plane.diff(dim=axis)
+                length = plane.shape[axis] - 1
+                slope.narrow(axis, 1, length).add_(step)
+                slope.narrow(axis, 0, length).sub_(step)
+    return out
 
 
 class _DeferredPlanes(torch.autograd.Function):

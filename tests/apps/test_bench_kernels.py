@@ -32,6 +32,7 @@ def test_the_rows_have_the_names_that_were_agreed():
         "plane-both/reference",
         "plane-both/torch",
         "rbf-search/reference",
+        "rbf-clusters/reference",
         "rbf-both/reference",
         "composite-both/nerfacc",
         "step/reference",

@@ -214,3 +214,10 @@ def test_more_fog_is_cleared_about_what_masks_tell(scene, tmp_path, meaning, wei
     mask = Mask(tmp_path / "mask.png", meaning, 8, 8)
     masks = (None,) * (len(plain.frame_names) - 1) + (mask,)
     assert default_distortion(replace(plain, masks=masks)) == weight
+
+
+def test_the_roughness_of_planes_is_a_setting_that_a_run_keeps(scene, tmp_path):
+    options = Train(scene, field="tri-plane", total_variation=2.0, steps=1, report=False)
+    train(replace(options, out=tmp_path / "run"))
+    trained = load(tmp_path / "run", torch.device("cpu"))
+    assert trained.settings.total_variation == trained.field.encoding.total_variation == 2.0

@@ -78,6 +78,7 @@ SETTINGS = {
     "loss": ["x", {}],
     "sampler": ["x", {}, [], None, 3],
     "distortion": [-1, math.nan, math.inf, "1", None, True, 10**400],
+    "total_variation": [-1, math.nan, math.inf, "1", True, 10**400],
     "wing": [1],
 }
 

@@ -7,7 +7,12 @@ from polyfield.cuda.planes import PlaneLayout, planes
 from polyfield.cuda.table_adam import adam_, lazy_adam_
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.table import build_field
-from polyfield.fields.tri_plane import Planes, TriPlaneArguments, tri_plane_field
+from polyfield.fields.tri_plane import (
+    Planes,
+    TriPlaneArguments,
+    tri_plane_field,
+    variation_gradient,
+)
 
 SMALL = TriPlaneArguments(scales=2, finest_resolution=12, channels=8, hidden=16)
 
@@ -128,3 +133,38 @@ def test_planes_are_an_encoding_like_others():
     encoding = Planes(PlaneLayout(3, (4,), 8), generator=Generator().manual_seed(3))
     assert (encoding.dimensions, encoding.width) == (3, 8)
     assert encoding(points(7)).shape == (7, 8)
+
+
+def variation(table, layout):
+    """The sum that the docstring of variation_gradient names."""
+    whole = 0.0
+    for scale in range(len(layout.resolutions)):
+        for plane in layout.planes(table, scale):
+            squares = sum(plane.diff(dim=axis).square().sum() for axis in (1, 2))
+            whole = whole + squares / plane.numel()
+    return whole
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_gradient_of_total_variation_is_autograds(dimensions):
+    layout = PlaneLayout(dimensions, (3, 6), 16)
+    random = Generator().manual_seed(0)
+    table = torch.randn(layout.entries, 8, generator=random, dtype=torch.float64)
+    leaf = table.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(variation(leaf, layout), leaf)
+    torch.testing.assert_close(variation_gradient(table, layout), expected)
+
+
+def test_planes_that_are_to_be_smooth_become_smoother_where_nothing_is_seen():
+    roughness = []
+    for weight in (0.0, 10.0):
+        field = made()
+        field.encoding.total_variation = weight
+        optimiser = FieldOptimiser(field)
+        corner = 0.3 * points()  # the rest of the cube is not seen
+        for step in range(64):
+            optimiser.clear()
+            (field.density(corner)[0].log1p() - 1).square().mean().backward()
+            optimiser.step(step, 1.0)
+        roughness.append(float(variation(field.encoding.table.detach(), field.encoding.layout)))
+    assert roughness[1] < 0.7 * roughness[0]
