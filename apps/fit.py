@@ -11,7 +11,7 @@ from pathlib import Path
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
-from polyfield.apps.distances import DistanceScore, DistanceSource, read_distances
+from polyfield.apps.distances import DistanceSource, read_distances
 from polyfield.apps.fit_options import LEAST_PARAMETERS, MOST_PARAMETERS, Fit, check
 from polyfield.apps.fit_outputs import Outputs, write_distances, write_raster
 from polyfield.apps.fit_settings import FitSettings, read_fit_settings
@@ -38,7 +38,7 @@ MEASURE_STEPS = 100
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Outputs):
     """What became of a signal."""
 
     run: str
@@ -50,24 +50,6 @@ class FitResult:
     """All numbers that the field keeps."""
     learned: int
     """Those of them that training changed."""
-    psnr: float | None
-    """Of the pixels that counted, in dB, mean over frames; of light, as it is shown."""
-    ssim: float | None
-    """Mean over frames; None where a mask left pixels out, or a frame is too small."""
-    psnr_filled: float | None
-    """Of the pixels that a mask left out, if there are any."""
-    distances: DistanceScore | None
-    file: str
-    """The field in few bytes: halves of numbers, packed."""
-    file_bytes: int
-    bits_per_pixel: float | None
-    """Of that file."""
-    file_psnr: float | None
-    """Of the field as it comes back from that file."""
-    reconstruction: str
-    error: str
-    """The picture, film or mesh of errors."""
-    report: str
     checkpoint: str
 
 
@@ -137,6 +119,7 @@ def fit(
         fitted.signal.requires_grad_(False)  # so a gradient to positions costs none to the numbers
         outputs = _outputs(folder, fitted, source, outcome.seconds, numbers)
     return FitResult(
+        **vars(outputs),
         run=str(out),
         kind=settings.kind,
         steps=outcome.step,
@@ -145,7 +128,6 @@ def fit(
         parameters=numbers,
         learned=learned,
         checkpoint=str(outcome.checkpoint),
-        **vars(outputs),
     )
 
 

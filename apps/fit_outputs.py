@@ -36,18 +36,25 @@ SLICE = 384  # pixels a side of a cut through distances
 
 @dataclass(frozen=True)
 class Outputs:
-    """What was written, and the figures of it; see FitResult."""
+    """What was written of a field, and its figures."""
 
     psnr: float | None
+    """Of the pixels that counted, in dB, mean over frames; of light, as it is shown."""
     ssim: float | None
+    """Mean over frames; None where a mask left pixels out, or a frame is too small."""
     psnr_filled: float | None
+    """Of the pixels that a mask left out, if there are any."""
     distances: DistanceScore | None
     file: str
+    """The field in few bytes: halves of numbers, packed."""
     file_bytes: int
     bits_per_pixel: float | None
+    """Of that file."""
     file_psnr: float | None
+    """Of the field as it comes back from that file."""
     reconstruction: str
     error: str
+    """The picture, film or mesh of errors."""
     report: str
 
 

@@ -187,9 +187,9 @@ def build(settings: Settings, device: torch.device) -> Trained:
     with device if meta else nullcontext():
         warp = build_warp(settings.warp)
         field = build_field(settings.field, settings.arguments, generator, warp)
-        for _, part in field.named_modules():
-            if isinstance(part, Planes):
-                part.total_variation = settings.total_variation
+        for _, module in field.named_modules():
+            if isinstance(module, Planes):
+                module.total_variation = settings.total_variation
         proposal = None
         if settings.sampler == "proposal":
             nested = settings.grid_levels > 1
