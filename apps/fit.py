@@ -31,7 +31,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.table import arguments_of, signal_backend
 
 MINUTES = 1.0
-MESH_PARAMETERS, MESH_DETAILS = 1 << 19, 512
+MESH_PARAMETERS, MESH_DETAILS = 1 << 19, 256
 DISTANCE_SAMPLES, PIXEL_SAMPLES = 1 << 14, 1 << 16  # a step, at most
 FILM_PIXELS = 8  # for each of which a film's field has a number
 MEASURE_STEPS = 100
@@ -151,7 +151,7 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
         size, most = (frames, height, width), PIXEL_SAMPLES
         pixels = frames * height * width
         parameters = pixels if raster.kind == "image" else pixels // FILM_PIXELS
-        details = max(height, width)
+        details = max(height, width) // (1 if raster.kind == "image" else 2)
     wished = options.parameters or max(LEAST_PARAMETERS, min(MOST_PARAMETERS, parameters))
     kind = raster.kind if raster is not None else "distance"
     dimensions = 2 if kind == "image" else 3

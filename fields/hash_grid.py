@@ -155,10 +155,10 @@ class HashGridSignal:
     def fitted(cls, dimensions: int, resolution: int, parameters: int) -> HashGridSignal:
         """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
 
-        A node at every second detail on the finest level. Of tables and levels that fit, those that
-        hold the most.
+        A node at every detail on the finest level. Of tables and levels that fit, those that hold
+        the most.
         """
-        finest = max(cls.base_resolution, resolution // 2)
+        finest = max(cls.base_resolution, resolution)
         best, most = None, 0
         for size, levels in product(range(3, 25), range(8, 25)):
             layout = HashGridLayout(

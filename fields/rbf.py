@@ -260,10 +260,10 @@ class RbfSignal:
     """1: channels are sines of the kernels' weights; 0: all are the weight itself."""
     placed: int = 1
     """1: kernels are put where the signal varies, before the first step; 0: on a lattice."""
-    levels: int = 2
+    levels: int = 6
     """Of the grid beside them; 0: no grid."""
     features: int = 2
-    log2_table_size: int = 24
+    log2_table_size: int = 14
     base_resolution: int = 16
     finest_resolution: int = 256
     hidden: int = 64
@@ -272,9 +272,8 @@ class RbfSignal:
     def fitted(cls, dimensions: int, resolution: int, parameters: int) -> RbfSignal:
         """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
 
-        The grid leaves half of the numbers to the kernels: in 2D ellipsoids with sines, beside two
-        dense levels; in 3D tents of half the channels and twice the neighbours, beside eight levels
-        of a hash grid.
+        A hash grid leaves half of the numbers, or more, to the kernels: in 2D ellipsoids with sines
+        of their weights; in 3D tents of half the channels and twice the neighbours.
         """
         sizes = (
             cls() if dimensions == 2 else cls(channels=16, neighbours=8, tents=1, sines=0, levels=8)
@@ -334,21 +333,11 @@ def rbf_signal(
 
 
 def _with_grid(sizes: RbfSignal, dimensions: int, resolution: int, entries: float) -> RbfSignal:
-    """The sizes with a grid of about so many entries at most, a node at every second detail."""
-    base = _side(entries / 4, dimensions, sizes.base_resolution)
-    if sizes.levels <= 2:  # dense: as fine as there is room
-        room = entries - (base + 1) ** dimensions
-        finest = max(base, _side(room, dimensions, resolution // 2))
-        return replace(sizes, base_resolution=base, finest_resolution=finest)
-    sizes = replace(sizes, base_resolution=base, finest_resolution=max(base, resolution // 2))
+    """The sizes with a grid of so many entries at most, a node at every detail."""
+    sizes = replace(sizes, finest_resolution=max(sizes.base_resolution, resolution))
     tables = [replace(sizes, log2_table_size=size) for size in range(3, 25)]
-    fitting = [t for t in tables if _partner_layout(t, dimensions).entries <= entries]
+    fitting = [each for each in tables if _partner_layout(each, dimensions).entries <= entries]
     return fitting[-1] if fitting else tables[0]
-
-
-def _side(nodes: float, dimensions: int, most: int) -> int:
-    """Cells a side of a grid of about so many nodes, 2 to `most`."""
-    return max(2, min(most, int(max(0.0, nodes) ** (1 / dimensions)) - 1))
 
 
 def _partner_layout(sizes: RbfSignal, dimensions: int) -> HashGridLayout:

@@ -163,18 +163,18 @@ class TriPlaneSignal:
     def fitted(cls, dimensions: int, resolution: int, parameters: int) -> TriPlaneSignal:
         """Sizes for details of 1 / resolution of the cube's side, in at most that many numbers.
 
-        Of channels that fit, as few as leave a node at every second detail.
+        Of channels that fit, as few as leave a node at every detail.
         """
         best = None
         for channels in (8, 16, 32):
-            for finest in range(1 << cls.scales, max(16, resolution // 2) + 1):
+            for finest in range(1 << cls.scales, max(16, resolution) + 1):
                 sizes = cls(finest_resolution=finest, channels=channels)
                 layout = _layout(sizes, dimensions)
                 numbers = 8 * layout.entries + relu_numbers(layout.width, 4, cls.hidden)
                 if numbers > parameters:
                     break
                 best = sizes
-            if best is None or best.finest_resolution < resolution // 2:
+            if best is None or best.finest_resolution < resolution:
                 break
         if best is None:
             raise InputError("parameters", f"{parameters:,}", "more: no planes are so small")

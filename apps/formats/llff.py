@@ -31,6 +31,7 @@ FILE = "poses_bounds.npy"
 # Largest first. Names may differ between them: what tells photographs apart is their order.
 IMAGE_FOLDERS = ("images", "images_2", "images_4", "images_8")
 _MOST_ROWS = 1 << 17
+_MOST_HEADER = 10_000  # bytes, of what numpy reads in any case
 _NUMBERS = 17  # of a photograph: 3 rows of 5, then the nearest and the farthest depth
 
 
@@ -89,6 +90,10 @@ def _rows(path: Path) -> Float64[Tensor, "n 17"]:
         with open_plain(path) as file:
             if file.read(6) != np.lib.format.MAGIC_PREFIX:  # np.load opens archives as well
                 raise ValueError("no array")
+            major, _ = file.read(2)
+            header = int.from_bytes(file.read(2 if major == 1 else 4), "little")
+            if header > _MOST_HEADER:  # np.load makes room for it before it reads
+                raise ValueError("no header")
         # Mapped, so that a forged shape allocates nothing.
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # its parser of headers raises whatever Python's own parser does

@@ -43,9 +43,9 @@ def test_each_part_is_left_out_in_its_turn():
     variants = rbf_variants()
     left = {name: (v.placed, v.sines, v.levels) for name, v in variants.items()}
     assert left == {
-        "rbf": (1, 1, 2),
-        "rbf on a lattice": (0, 1, 2),
-        "rbf without sines": (1, 0, 2),
+        "rbf": (1, 1, 6),
+        "rbf on a lattice": (0, 1, 6),
+        "rbf without sines": (1, 0, 6),
         "rbf without a grid": (1, 1, 0),
     }
 
@@ -59,8 +59,8 @@ def test_rows_repeat_with_their_seed_and_say_what_was_gained():
     for row in rows:
         assert 0.9 * 128 * 160 < row["parameters"] <= 128 * 160
         assert row["gained"] == row["psnr"] - rows[0]["psnr"]
-    learned = {row["name"]: row["learned"] for row in rows}
-    assert learned["hash-grid"] == rows[0]["parameters"] > learned["rbf"]
+        placed = row["name"].startswith("rbf")
+        assert (row["learned"] < row["parameters"]) == placed
     table = fields_summary(rows)
     assert "+0.00" in table and "rbf on a lattice" in table and "3 steps each" in table
 

@@ -1,5 +1,6 @@
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,15 @@ def test_an_archive_in_the_array_s_place_is_not_opened(tmp_path):
     (tmp_path / "poses_bounds.npz").rename(tmp_path / "poses_bounds.npy")
     with pytest.raises(InputError, match="no array that numpy can read"):
         load_scene(tmp_path)
+
+
+def test_a_header_that_says_it_is_a_gigabyte_takes_none(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "poses_bounds.npy"
+    path.write_bytes(b"\x93NUMPY\x03\x00" + (1 << 30).to_bytes(4, "little") + b"{}" * 500)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="no array that numpy can read"):
+        load_scene(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
