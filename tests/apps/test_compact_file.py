@@ -106,6 +106,13 @@ def test_what_no_fit_wrote_is_refused_in_one_sentence(tmp_path, content):
     assert "\n" not in str(refused.value)
 
 
+def test_a_bomb_is_refused_by_what_it_says_of_itself(tmp_path):
+    path = tmp_path / "field.safetensors.zst"
+    path.write_bytes(HOSTILE["a bomb"])
+    with pytest.raises(InputError, match="says that it unpacks to 16777216 bytes"):
+        read_compact(path)
+
+
 def test_a_cut_or_damaged_file_is_refused(file):
     content = file.read_bytes()
     for bad in (content[:-1], content[: len(content) // 2], content[:-9] + b"damage!!!"):

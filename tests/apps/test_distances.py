@@ -108,6 +108,14 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(source, monkeypatch):
     assert not torch.equal(other.batch(5, 64)[0], again.batch(5, 64)[0])
 
 
+def test_after_some_steps_other_points_are_found(source, monkeypatch):
+    monkeypatch.setattr(distances, "POOL_STEPS", 2)
+    again = DistanceSource(sphere(), source.to_field, 0)
+    found = [{tuple(x) for x in again.batch(step, 4096)[0][1024:].tolist()} for step in range(4)]
+    assert found[0] & found[1] and found[2] & found[3]
+    assert not (found[0] | found[1]) & (found[2] | found[3])
+
+
 def test_errors_count_relative_to_the_distance(source):
     wanted = torch.tensor([[0.0], [0.1], [-0.2]])
     error = source.error(wanted + torch.tensor([[0.01], [-0.01], [0.02]]), wanted)

@@ -89,6 +89,11 @@ def test_points_are_the_middles_of_pixels_and_of_frames():
     torch.testing.assert_close(x, exact)
 
 
+def test_the_longer_side_is_the_cube_s_also_where_it_stands_upright():
+    x, _ = RasterSource(Raster(noise(1, 9, 6, 3)), 0).batch(0, 54)
+    torch.testing.assert_close(x.amax(0), torch.tensor([5.5 / 9, 8.5 / 9]))
+
+
 def test_every_pixel_comes_once_before_any_comes_again():
     source = RasterSource(film(), 3)
     epoch = torch.cat([source.batch(step, 54)[0] for step in range(4)])
@@ -111,6 +116,7 @@ def test_of_very_many_pixels_batches_are_drawn(monkeypatch):
     source = RasterSource(film(), 3)
     x, wanted = source.batch(5, 64)
     assert len(x) == 64 and torch.equal(RasterSource(film(), 3).batch(5, 64)[0], x)
+    assert not torch.equal(source.batch(6, 64)[0], x)
     column, row, frame = (x * torch.tensor([9.0, 9.0, 4.0]) - 0.5).round().long().unbind(1)
     torch.testing.assert_close(wanted, source.raster.pixels[frame, row, column] / 255)
 
