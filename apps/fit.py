@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
@@ -15,7 +17,7 @@ from polyfield.apps.distances import DistanceSource, read_distances
 from polyfield.apps.fit_options import LEAST_PARAMETERS, MOST_PARAMETERS, Fit, check
 from polyfield.apps.fit_outputs import Outputs, write_distances, write_raster
 from polyfield.apps.fit_settings import FitSettings, read_fit_settings
-from polyfield.apps.fitted import build_fitted
+from polyfield.apps.fitted import Fitted, build_fitted
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.formats.mesh_files import READ_SUFFIXES
 from polyfield.apps.interruption import Interrupted
@@ -28,7 +30,7 @@ from polyfield.apps.schedule import Schedule, read_schedule
 from polyfield.apps.signal_task import SignalTask
 from polyfield.apps.terminal import say
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import arguments_of, signal_backend
+from polyfield.fields.table import arguments_of, signal_backend, with_sizes
 
 MINUTES = 1.0
 MESH_PARAMETERS, MESH_DETAILS = 1 << 19, 256
@@ -81,7 +83,7 @@ def fit(
         settings = settings_for(source, path, options)
     _check_same(source, settings, path)
     fitted = build_fitted(settings, device)
-    numbers = sum(tensor.numel() for tensor in fitted.signal.state_dict().values())
+    numbers = numbers_of(fitted)
     learned = sum(p.numel() for p in fitted.signal.parameters())
     out = options.out or default_out(path, settings.field)
     schedule = Schedule(None)
@@ -155,12 +157,10 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
     wished = options.parameters or max(LEAST_PARAMETERS, min(MOST_PARAMETERS, parameters))
     kind = raster.kind if raster is not None else "distance"
     dimensions = 2 if kind == "image" else 3
-    needed, limit = BASE_BYTES + wished * BYTES_A_PARAMETER, default_limit()
-    if needed > limit:
-        got = f"{wished:,} take {needed / 1e9:.2f} GB"
-        raise InputError("--parameters", got, f"at most {limit / 1e9:.2f} GB")
     arguments = signal_backend(options.field).arguments.fitted(dimensions, details, wished)
-    return FitSettings(
+    if options.sizes:
+        arguments = with_sizes(arguments, options.sizes)
+    settings = FitSettings(
         kind=kind,
         field=options.field,
         arguments=arguments_of(arguments),
@@ -175,6 +175,19 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
         sides=source.sides if isinstance(source, DistanceSource) else (0.0, 0.0, 0.0),
         to_field=source.to_field.to_json() if isinstance(source, DistanceSource) else None,
     )
+    # Counted before there is memory for them.
+    numbers = numbers_of(build_fitted(settings, torch.device("meta")))
+    needed, limit = BASE_BYTES + numbers * BYTES_A_PARAMETER, default_limit()
+    if needed > limit:
+        got = f"{numbers:,} numbers take {needed / 1e9:.2f} GB"
+        option = "--set" if options.sizes else "--parameters"
+        raise InputError(option, got, f"at most {limit / 1e9:.2f} GB")
+    return settings
+
+
+def numbers_of(fitted: Fitted) -> int:
+    """All numbers that a file of a field holds."""
+    return sum(tensor.numel() for tensor in fitted.signal.state_dict().values())
 
 
 def described(source: RasterSource | DistanceSource) -> str:
@@ -220,7 +233,7 @@ def summary(result: FitResult) -> str:
 
 def _outputs(
     folder: RunFolder,
-    fitted,
+    fitted: Fitted,
     source: RasterSource | DistanceSource,
     seconds: float,
     numbers: int,

@@ -25,6 +25,10 @@ class Fit:
     parameters: Annotated[int | None, optional("N")] = None
     """Numbers that the field may keep, centres and shapes of kernels counted. The default is one
     for each pixel of an image, for every eighth of a film, and half a million for a mesh."""
+    sizes: Annotated[str, arg(metavar="NAME=VALUE,...", name="set", help_behavior_hint="")] = ""
+    """Sizes of the field in place of those that would be chosen, such as levels=12,hidden=64; what
+    it says of its plan has their names. Of mlp, waves=256 puts random waves before plain layers; of
+    rbf, placed=0, sines=0 and levels=0 leave out a part each."""
     steps: Annotated[int | None, optional("S")] = None
     """Number of optimisation steps, instead of a time budget."""
     minutes: Annotated[float | None, optional("M")] = None

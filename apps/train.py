@@ -35,7 +35,7 @@ from polyfield.apps.terminal import say
 from polyfield.apps.train_options import Train, check
 from polyfield.apps.trained import Trained, build
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS, arguments_of, with_appearance
+from polyfield.fields.table import FIELDS, arguments_of, with_appearance, with_sizes
 from polyfield.render.samplers import SamplerKind
 
 DISTORTION, MASKED_DISTORTION = 0.01, 0.1  # weights where nobody says, see BENCHMARKS.md
@@ -276,6 +276,8 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
     )
     warp, resolution = chosen_warp(scene, options, resolution)
     arguments = FIELDS[options.field].arguments.fitted(resolution, plan.parameters)
+    if options.sizes:
+        arguments = with_sizes(arguments, options.sizes)
     if options.appearance:
         arguments = with_appearance(arguments, options.appearance, len(scene.splits["train"]))
     settings = settings_of(
@@ -299,7 +301,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         exposures=len(scene.splits["train"]) if options.exposure else 0,
         warp=warp,
     )
-    return settings, plan
+    return settings, plan if not options.sizes else _known_memory(settings, scene, limit)
 
 
 def chosen_warp(scene: Scene, options: Train, resolution: int) -> tuple[dict, int]:

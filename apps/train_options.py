@@ -59,6 +59,9 @@ class Train:
     """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
     it shrinks with the learning rate. The default is 0.1 where masks tell an object from its
     background, else 0.01; 0 suits what is transparent."""
+    sizes: Annotated[str, arg(metavar="NAME=VALUE,...", name="set", help_behavior_hint="")] = ""
+    """Sizes of the field in place of those that would be chosen, such as levels=12,hidden=64; what
+    it says of its plan has their names."""
     total_variation: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the roughness of planes, for --field tri-plane: what few photographs show is then
     drawn smoothly from one to the next."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Generator, nn
 
@@ -76,6 +76,8 @@ class Backend(NamedTuple):
     signal: SignalBackend | None = None
 
 
+Sizes = TypeVar("Sizes", bound="FieldArguments | SignalArguments")
+
 # Name on the command line and in checkpoints -> what it is. A backend is one line.
 FIELDS: dict[str, Backend] = {
     "hash-grid": Backend(
@@ -145,6 +147,23 @@ def with_appearance(arguments: FieldArguments, numbers: int, photographs: int) -
     if "appearance" not in arguments.__dataclass_fields__:
         raise InputError("--appearance", f"{numbers}: the field has no such code", "0")
     return replace(arguments, appearance=numbers, photographs=photographs)  # type: ignore[type-var]
+
+
+def with_sizes(arguments: Sizes, wishes: str) -> Sizes:
+    """The same field with other sizes: "NAME=VALUE,NAME=VALUE" of its arguments.
+
+    Raises InputError for a name that it does not have, or what is no whole number below 2^20.
+    """
+    known = [f.name for f in fields(arguments) if f.name not in ("appearance", "photographs")]
+    changed = {}
+    for wish in wishes.split(","):
+        name, _, value = (part.strip() for part in wish.partition("="))
+        whole = value.isascii() and value.isdigit() and len(value) < 8 and int(value) < 1 << 20
+        if name not in known or not whole:
+            expected = f"NAME=VALUE with a whole number below 2^20 and one of {', '.join(known)}"
+            raise InputError("--set", repr(wish[:80]), expected)
+        changed[name] = int(value)
+    return replace(arguments, **changed)  # type: ignore[type-var]
 
 
 def arguments_of(arguments: FieldArguments | SignalArguments) -> dict[str, int]:

@@ -277,7 +277,7 @@ def test_other_commands_say_what_a_fit_is(fitted, tmp_path):
         ({"seed": -1}, "--seed: -1"),
         ({"field": "sponge"}, "'sponge'; expected one of hash-grid"),
         ({"device": "abacus"}, "--device"),
-        ({"parameters": 1 << 28}, "--parameters.*GB"),
+        ({"parameters": (1 << 28) + 1}, "--parameters: 268"),
     ],
 )
 def test_options_of_no_use_are_refused_before_anything_is_written(image, tmp_path, change, message):
@@ -285,6 +285,19 @@ def test_options_of_no_use_are_refused_before_anything_is_written(image, tmp_pat
     with pytest.raises(InputError, match=message):
         fit(replace(Fit(image, out=out), **change))
     assert not out.exists()
+
+
+def test_sizes_may_be_chosen(image, tmp_path):
+    options = Fit(image, "mlp", sizes="waves=16, width=24", steps=2, out=tmp_path / "run")
+    result = fit(options)
+    chosen = load_fitted(tmp_path / "run", CPU).settings.arguments
+    assert chosen == {"layers": 3, "width": 24, "waves": 16}
+    assert result.parameters == 16 * 2 + (32 + 1) * 24 + 2 * (24 + 1) * 24 + (24 + 1) * 3
+    for wish in ("wings=2", "width", "width=-1", "width=1e3", "width=99999999", "width=1,,"):
+        with pytest.raises(InputError, match="--set: .*width"):
+            fit(replace(options, sizes=wish, out=tmp_path / "other"))
+    with pytest.raises(InputError, match="--set.*GB"):
+        fit(Fit(image, sizes="log2_table_size=24,levels=16,finest_resolution=9000", steps=1))
 
 
 def test_signals_of_no_use_are_refused_before_anything_is_written(image, box, tmp_path):

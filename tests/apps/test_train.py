@@ -221,3 +221,17 @@ def test_the_roughness_of_planes_is_a_setting_that_a_run_keeps(scene, tmp_path):
     train(replace(options, out=tmp_path / "run"))
     trained = load(tmp_path / "run", torch.device("cpu"))
     assert trained.settings.total_variation == trained.field.encoding.total_variation == 2.0
+
+
+def test_sizes_may_be_chosen_within_the_memory_that_there_is(scene, tmp_path):
+    options = Train(scene, sizes="levels=3,log2_table_size=9", steps=1, report=False)
+    result = train(replace(options, out=tmp_path / "run"))
+    arguments = load(tmp_path / "run", torch.device("cpu")).settings.arguments
+    assert (arguments["levels"], arguments["log2_table_size"]) == (3, 9)
+    assert result.parameters < 20_000
+    with pytest.raises(InputError, match="--set: 'photographs=3'"):
+        train(replace(options, sizes="photographs=3", out=tmp_path / "other"))
+    with pytest.raises(InputError, match="GB"):
+        large = "levels=16,log2_table_size=23,finest_resolution=4096"
+        train(replace(options, sizes=large, memory=1.0, out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
