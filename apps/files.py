@@ -64,11 +64,14 @@ def open_plain(path: Path) -> BinaryIO:
         raise
 
 
-def read_plain(path: Path, most: int = MOST_TEXT_BYTES) -> bytes:
-    """What a file of at most so many bytes holds. OSError as open_plain, and for a larger one."""
+def read_plain(path: Path, most: int | None = None) -> bytes:
+    """What a file of at most so many bytes holds, MOST_TEXT_BYTES unless told.
+
+    OSError as open_plain, and for a larger one.
+    """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
+        if size > (MOST_TEXT_BYTES if most is None else most):
             raise OSError(errno.EFBIG, f"{size} bytes are too many", str(path))
         return file.read(size)
 

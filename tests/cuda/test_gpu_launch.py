@@ -16,7 +16,8 @@ CPU = torch.device("cpu")
 def harmonics(bands=2, n=3):
     """A kernel, its packed arguments, and its result; all tensors are kept with it."""
     body = kernel("spherical_harmonics", "SphericalHarmonics")
-    tensors = [torch.eye(3)[:n], torch.ones(bands), torch.ones(bands**2), torch.zeros(bands**2)]
+    # Of start `bands` are read, and all of it where it stands in another's place.
+    tensors = [torch.eye(3)[:n], *torch.ones(2, bands**2).unbind(), torch.zeros(bands**2)]
     out = torch.full((n, bands**2), torch.nan)
     addresses = [tensor.data_ptr() for tensor in (*tensors, out)]
     packed = body.structure(*addresses, n, bands)
