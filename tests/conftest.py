@@ -1,7 +1,13 @@
 """What all tests share: which implementation runs, and small deterministic data."""
 
-import pytest
-import torch
+import os
+
+# Before torch starts its threads, here and in xdist's workers, which inherit it: two processes on
+# two cores, whose idle threads spin, take three times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 BACKENDS = ["cpu", "reversed", "emulated"]
 
