@@ -17,7 +17,7 @@ from polyfield.apps.distances import DistanceSource, read_distances
 from polyfield.apps.fit_options import LEAST_PARAMETERS, MOST_PARAMETERS, Fit, check
 from polyfield.apps.fit_outputs import Outputs, write_distances, write_raster
 from polyfield.apps.fit_settings import FitSettings, read_fit_settings
-from polyfield.apps.fitted import Fitted, build_fitted
+from polyfield.apps.fitted import Fitted, build_fitted, numbers_of
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.formats.mesh_files import READ_SUFFIXES
 from polyfield.apps.interruption import Interrupted
@@ -39,7 +39,7 @@ FILM_PIXELS = 8  # for each of which a film's field has a number
 MEASURE_STEPS = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitResult(Outputs):
     """What became of a signal."""
 
@@ -76,7 +76,9 @@ def fit(
     where = "config.json"
     settings = None if known is None else read_fit_settings(known.get("settings"), where)
     path = options.signal or Path(settings.signal if settings else "")
-    mask = Path(settings.mask) if settings and settings.mask else options.mask
+    mask = options.mask
+    if settings is not None:  # whatever is asked for, a run goes on as it began
+        mask = Path(settings.mask) if settings.mask else None
     seed = settings.seed if settings else options.seed
     source = read_source(path, mask, seed)
     if settings is None:
@@ -183,11 +185,6 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
         option = "--set" if options.sizes else "--parameters"
         raise InputError(option, got, f"at most {limit / 1e9:.2f} GB")
     return settings
-
-
-def numbers_of(fitted: Fitted) -> int:
-    """All numbers that a file of a field holds."""
-    return sum(tensor.numel() for tensor in fitted.signal.state_dict().values())
 
 
 def described(source: RasterSource | DistanceSource) -> str:

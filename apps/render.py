@@ -99,6 +99,7 @@ def render(options: Render) -> RenderResult:
     """
     device = choose_device(options.device)
     if is_fit(options.run):
+        _refuse_cameras(options)
         size, fps = _size(options.size), options.fps
         made = render_fit(options.run, options.out, size, options.frames, fps, device)
         return RenderResult(tuple(made))
@@ -209,6 +210,14 @@ def _place(options: Render, name: str) -> tuple[Path, bool]:
         expected = f"a folder for images, or a film {' or '.join(FILMS)}"
         raise InputError(where, f"suffix {suffix!r}" if suffix else "is a file", expected)
     return out, False
+
+
+def _refuse_cameras(options: Render) -> None:
+    """What is asked of a camera, where there is none."""
+    for name in ("views", "lens", "field_of_view", "seconds", "samples_per_pixel", "scene"):
+        if getattr(options, name) != getattr(Render, name):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(option, "a fit has no cameras", "a run of `polyfield train`")
 
 
 def _refuse_within_scene(out: Path, scene: Path, run: Path) -> None:
