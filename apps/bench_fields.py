@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from polyfield.apps.fit_settings import FitSettings
-from polyfield.apps.fitted import build_fitted
+from polyfield.apps.fitted import build_fitted, numbers_of
 from polyfield.apps.image_files import decode, read_header
 from polyfield.apps.rasters import Raster, RasterSource
 from polyfield.apps.schedule import Schedule
@@ -98,11 +98,8 @@ def learn(
         size=(1, source.height, source.width),
     )
     fitted = build_fitted(settings, torch.device("cpu"))
-    task, schedule, begin = (
-        SignalTask(fitted, source),
-        Schedule(None).fixed(steps),
-        time.monotonic(),
-    )
+    task, schedule = SignalTask(fitted, source), Schedule(None).fixed(steps)
+    begin = time.monotonic()
     for step in range(steps):
         task.step(step, schedule.rate(step))
     seconds = time.monotonic() - begin
@@ -110,7 +107,7 @@ def learn(
     return Learned(
         name=name,
         psnr=psnr_8bit(shown, raster.frame(0)),
-        parameters=sum(tensor.numel() for tensor in fitted.signal.state_dict().values()),
+        parameters=numbers_of(fitted),
         learned=sum(p.numel() for p in fitted.signal.parameters()),
         steps=steps,
         seconds=seconds,

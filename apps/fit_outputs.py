@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.apps.compact_file import SUFFIX, write_compact
@@ -16,6 +15,7 @@ from polyfield.apps.fit_surface import surface_mesh
 from polyfield.apps.fitted import Fitted, load_fitted
 from polyfield.apps.formats.exr import write_exr
 from polyfield.apps.formats.mesh_files import write_mesh
+from polyfield.apps.pixel_values import shown_values
 from polyfield.apps.png_files import to_8bit, write_png
 from polyfield.apps.rasters import Raster
 from polyfield.apps.report import ComparedView, ReportData, write_report
@@ -23,7 +23,6 @@ from polyfield.apps.report_pictures import error_map, heat
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.video import write_video
 from polyfield.render.metrics import WINDOW, psnr_8bit, ssim
-from polyfield.render.srgb import srgb_from_linear
 
 FULL_ERROR = 0.1  # of 1, at which the map of errors is white
 FULL_DISTANCE = 0.005  # of the mesh's longest side, likewise
@@ -34,28 +33,28 @@ FULL_CUT = 0.02  # of the cube's side, at which the errors of a cut are white
 SLICE = 384  # pixels a side of a cut through distances
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outputs:
     """What was written of a field, and its figures."""
 
-    psnr: float | None
-    """Of the pixels that counted, in dB, mean over frames; of light, as it is shown."""
-    ssim: float | None
-    """Mean over frames; None where a mask left pixels out, or a frame is too small."""
-    psnr_filled: float | None
-    """Of the pixels that a mask left out, if there are any."""
-    distances: DistanceScore | None
     file: str
     """The field in few bytes: halves of numbers, packed."""
     file_bytes: int
-    bits_per_pixel: float | None
-    """Of that file."""
-    file_psnr: float | None
-    """Of the field as it comes back from that file."""
     reconstruction: str
     error: str
     """The picture, film or mesh of errors."""
     report: str
+    psnr: float | None = None
+    """Of the pixels that counted, in dB, mean over frames; of light, as it is shown."""
+    ssim: float | None = None
+    """Mean over frames; None where a mask left pixels out, or a frame is too small."""
+    psnr_filled: float | None = None
+    """Of the pixels that a mask left out, if there are any."""
+    bits_per_pixel: float | None = None
+    """Of the file."""
+    file_psnr: float | None = None
+    """Of the field as it comes back from the file."""
+    distances: DistanceScore | None = None
 
 
 def write_raster(
@@ -66,13 +65,14 @@ def write_raster(
     frames, height, width, _ = raster.pixels.shape
     again = load_fitted(file, fitted.device)
     scores, again_scores, filled, views = [], [], [], []
+    kind = raster.values
     shown = set(np.linspace(0, frames - 1, min(SHOWN, frames)).round().astype(int).tolist())
 
     def compared(number: int) -> tuple[Tensor, Tensor]:
         """What the field shows, and what it should; the figures are kept."""
         light, true_light = fitted.frame(number, width, height), raster.frame(number)
-        found, truth = _shown(light, raster), _shown(true_light, raster)
-        small = _shown(again.frame(number, width, height), raster)
+        found, truth = shown_values(light, kind), shown_values(true_light, kind)
+        small = shown_values(again.frame(number, width, height), kind)
         kept = raster.kept
         similar = None
         if kept is None and min(height, width) >= WINDOW:
@@ -83,7 +83,7 @@ def write_raster(
             filled.append(psnr_8bit(found, truth, ~kept))
         if number in shown:
             views.extend(_views(number, found, truth, scores[-1], raster))
-        if raster.values == "linear":
+        if kind == "linear":
             write_exr(folder.path / "reconstruction.exr", light)
         return found, truth
 
@@ -110,7 +110,6 @@ def write_raster(
         psnr=_mean([psnr for psnr, _ in scores]),
         ssim=_mean(similar) if similar else None,
         psnr_filled=_mean(filled) if filled else None,
-        distances=None,
         file=str(file),
         file_bytes=file_bytes,
         bits_per_pixel=8 * file_bytes / pixels,
@@ -144,14 +143,9 @@ def write_distances(
     write_mesh(error, replace(mesh, colors=colors))
     views = [_cut(fitted, source, axis) for axis in range(3)]
     outputs = Outputs(
-        psnr=None,
-        ssim=None,
-        psnr_filled=None,
         distances=score,
         file=str(file),
         file_bytes=file_bytes,
-        bits_per_pixel=None,
-        file_psnr=None,
         reconstruction=str(reconstruction),
         error=str(error),
         report=str(folder.report_path),
@@ -174,11 +168,6 @@ def _write_small(folder: RunFolder, fitted: Fitted) -> tuple[Path, int]:
     # What is placed and not learned, centres of kernels or waves, goes through sines of thousands.
     exact = {name for name, _ in fitted.signal.named_buffers()}
     return file, write_compact(file, fitted.signal.state_dict(), metadata, exact)
-
-
-def _shown(image: Tensor, raster: Raster) -> Float[Tensor, "h w c"]:
-    """As a viewer shows it: sRGB in [0, 1]."""
-    return image if raster.values == "srgb" else srgb_from_linear(image.clamp(0, 1))
 
 
 def _error_map(found: Tensor, truth: Tensor) -> np.ndarray:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from polyfield.apps.files import make_folder
-from polyfield.apps.fitted import Fitted, load_fitted
+from polyfield.apps.fitted import load_fitted
 from polyfield.apps.formats.exr import write_exr
+from polyfield.apps.pixel_values import shown_values
 from polyfield.apps.png_files import to_8bit, write_png
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
-from polyfield.render.srgb import srgb_from_linear
 
 FILMS = (".mp4", ".webp")
 ENLARGED = 2  # times its own size, where nobody says
@@ -54,7 +54,7 @@ def render_fit(
         if out.suffix.lower() == ".exr":
             write_exr(out, values)
         else:
-            write_png(out, to_8bit(_shown(fitted, values)))
+            write_png(out, to_8bit(shown_values(values, settings.values)))
         return [str(out)]
     wanted = count if frames is None else frames
     if not 1 <= wanted <= 1 << 20:
@@ -65,7 +65,7 @@ def render_fit(
     def pictures() -> Iterator[np.ndarray]:
         for number in range(wanted):
             moment = (number + 0.5) * count / wanted - 0.5
-            yield to_8bit(_shown(fitted, fitted.frame(moment, width, height)))
+            yield to_8bit(fitted.frame(moment, width, height))
 
     if out.suffix.lower() in FILMS:
         write_video(out, (picture[..., :3] for picture in pictures()), rate)
@@ -76,9 +76,3 @@ def render_fit(
         files.append(str(out / f"{number:05d}.png"))
         write_png(out / f"{number:05d}.png", picture)
     return files
-
-
-def _shown(fitted: Fitted, picture: torch.Tensor) -> torch.Tensor:
-    if fitted.settings.values == "srgb":
-        return picture
-    return srgb_from_linear(picture.clamp(0, 1))

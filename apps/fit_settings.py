@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from polyfield.apps.formats.json_fields import Fields
+from polyfield.apps.pixel_values import Values
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS
 
 Kind = Literal["image", "film", "distance"]
-Values = Literal["srgb", "linear"]
 MOST_SIDE = 1 << 16
 DIMENSIONS: dict[str, int] = {"image": 2, "film": 3, "distance": 3}
 
@@ -30,7 +30,7 @@ class FitSettings:
     size: tuple[int, int, int] = (1, 1, 1)
     """Frames, height and width of what was learned; of no meaning for distances."""
     values: Values = "srgb"
-    """srgb: channels as the files hold them, from 0 to 1; linear: log(1 + v) of light v >= 0."""
+    """What its pixels mean; of no meaning for distances."""
     frames_per_second: float = 25.0
     mask: str | None = None
     """Where the mask of ignored pixels lay."""

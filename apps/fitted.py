@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from polyfield.apps import checkpoint
 from polyfield.apps.compact_file import SUFFIX, read_compact
 from polyfield.apps.fit_settings import FitSettings, read_fit_settings
+from polyfield.apps.pixel_values import file_values
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.trained import check_tensors, part_of
 from polyfield.cuda.errors import InputError
@@ -51,7 +52,7 @@ class Fitted:
         """A picture of an image, or of a film at frame `number`, in that many pixels.
 
         Values as the files hold them: sRGB in [0, 1], or light of any size. Between frames a film
-        goes on; the longer side of the picture is that of the unit cube, whatever its pixels.
+        goes on. The picture is the whole one, whatever its width and height.
         """
         settings = self.settings
         rows = []
@@ -63,7 +64,7 @@ class Fitted:
             if settings.kind == "film":
                 x = torch.cat([x, torch.full((len(x), 1), when)], 1)
             rows.append(self.values(x).view(len(some), width, -1))
-        return decoded(torch.cat(rows), settings)
+        return file_values(torch.cat(rows), settings.values)
 
 
 def aspect(settings: FitSettings) -> tuple[float, float]:
@@ -73,16 +74,9 @@ def aspect(settings: FitSettings) -> tuple[float, float]:
     return height / longer, width / longer
 
 
-def encoded(values: Float[Tensor, "*shape"], settings: FitSettings) -> Float[Tensor, "*shape"]:
-    """Values as they are learned, of values as the files hold them."""
-    return values if settings.values == "srgb" else torch.log1p(values.clamp_min(0))
-
-
-def decoded(values: Float[Tensor, "*shape"], settings: FitSettings) -> Float[Tensor, "*shape"]:
-    """The inverse of `encoded`, within the range of what files hold."""
-    if settings.values == "srgb":
-        return values.clamp(0, 1)
-    return torch.expm1(values).clamp_min(0)
+def numbers_of(fitted: Fitted) -> int:
+    """All numbers that a file of a field holds."""
+    return sum(tensor.numel() for tensor in fitted.signal.state_dict().values())
 
 
 def build_fitted(settings: FitSettings, device: torch.device) -> Fitted:
@@ -118,11 +112,8 @@ def load_fitted(path: Path, device: torch.device) -> Fitted:
         saved = checkpoint.latest(RunFolder.open(path).checkpoints)
         if saved is None:
             raise InputError(str(path), "holds no checkpoint", "a run that has learned something")
-        tensors, metadata, where = (
-            part_of(saved.tensors, "signal."),
-            saved.metadata,
-            str(saved.path),
-        )
+        tensors, metadata = part_of(saved.tensors, "signal."), saved.metadata
+        where = str(saved.path)
     settings = read_fit_settings(metadata.get("settings"), where)
     expected = build_fitted(settings, torch.device("meta")).signal.state_dict()
     check_tensors(tensors, expected, where)

@@ -11,15 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from polyfield.apps.fit_settings import Values
 from polyfield.apps.formats.exr import read_exr
 from polyfield.apps.formats.films import FILM_SUFFIXES, read_film
 from polyfield.apps.image_files import SUFFIXES, decode, read_header
+from polyfield.apps.pixel_values import Values, file_values, learned_values, shown_values
 from polyfield.cuda.errors import InputError
 from polyfield.fields.rbf_placement import gradient_weights
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import step_generator
-from polyfield.render.srgb import srgb_from_linear
 
 MOST_SHUFFLED = 1 << 24  # pixels that are put in a random order; of more, batches are drawn
 WATCHED = 1 << 17  # pixels that are looked at while a field learns
@@ -130,16 +129,15 @@ class RasterSource:
         """PSNR in dB over the pixels that count, or over 2^17 of them; of light, as it is shown."""
         step = max(1, self.count // WATCHED)
         x, wanted = self._at(torch.arange(0, self.count, step))
-        found = value(x)
-        if self.raster.values == "linear":
-            found, wanted = (srgb_from_linear(torch.expm1(v).clamp(0, 1)) for v in (found, wanted))
-        return {"psnr": psnr_8bit(found.clamp(0, 1)[None], wanted[None])}
+        kind = self.raster.values
+        shown = (shown_values(file_values(v, kind), kind)[None] for v in (value(x), wanted))
+        return {"psnr": psnr_8bit(*shown)}
 
     def _at(self, chosen: Int64[Tensor, " n"]) -> tuple[Tensor, Tensor]:
         frame, pixel = self._split(chosen)
         values = self.raster.pixels.view(self.frames, -1, self.channels)[frame, pixel].float()
-        values = values / 255 if self.raster.values == "srgb" else torch.log1p(values.clamp_min(0))
-        return self._places(frame, pixel), values
+        values = values / 255 if self.raster.values == "srgb" else values
+        return self._places(frame, pixel), learned_values(values, self.raster.values)
 
     def _split(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Frames, and pixels of them, of numbers among those that count."""
@@ -155,8 +153,7 @@ class RasterSource:
         return torch.stack(x, 1).float()
 
     def _learned(self, number: int) -> Tensor:
-        frame = self.raster.frame(number)
-        return frame if self.raster.values == "srgb" else torch.log1p(frame.clamp_min(0))
+        return learned_values(self.raster.frame(number), self.raster.values)
 
 
 def _read_frames(folder: Path, memory_bytes: int) -> Raster:

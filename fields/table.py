@@ -126,13 +126,11 @@ def signal_backend(name: str) -> SignalBackend:
     return backend.signal
 
 
-def _read(name: str, kind: Callable[..., Any], arguments: dict) -> Any:
-    known: dict[str, object] = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
+def _read(name: str, kind: type[Any], arguments: dict) -> Any:
+    known = [f.name for f in fields(kind)]
     for key, value in arguments.items():
         if key not in known:
-            raise InputError(
-                f"field {name}: argument {key[:80]!r}", "unknown", f"one of {list(known)}"
-            )
+            raise InputError(f"field {name}: argument {key[:80]!r}", "unknown", f"one of {known}")
         if type(value) is not int or not 0 <= value < 1 << 20:
             got = repr(value)[:80]
             raise InputError(f"field {name}: {key}", got, "a whole number below 2^20")

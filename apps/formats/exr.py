@@ -21,8 +21,9 @@ MOST_SIDE = 1 << 16
 def read_exr(path: Path, memory_bytes: int) -> Float[Tensor, "height width channels"]:
     """The first part's colours, linear: R, G and B, and A where it is not 1 everywhere.
 
-    One channel of brightness becomes three. Raises InputError where the package is absent, the file
-    is no image of colours, holds NaN or infinities, or takes more than memory_bytes.
+    One channel of brightness becomes three. Raises MissingExtraError where the package is absent,
+    InputError where the file is no image of colours, holds NaN or infinities, or takes more than
+    memory_bytes.
     """
     exr = _package(path)
     try:
@@ -58,7 +59,10 @@ def read_exr(path: Path, memory_bytes: int) -> Float[Tensor, "height width chann
 
 
 def write_exr(path: Path, image: Float[Tensor, "height width channels"]) -> None:
-    """Writes 1, 3 or 4 channels of light as float32, whole or not at all. InputError as usual."""
+    """Writes 1, 3 or 4 channels of light as float32, whole or not at all.
+
+    Raises MissingExtraError where the package is absent, InputError where the system refuses.
+    """
     exr = _package(path)
     names = {1: "Y", 3: "RGB", 4: "RGBA"}[image.shape[2]]
     pixels = np.ascontiguousarray(image.cpu().float().numpy())
