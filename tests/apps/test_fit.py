@@ -250,6 +250,7 @@ def test_the_distances_to_a_mesh_are_learned(box, tmp_path, field, monkeypatch):
     off = beyond.amax(1).abs()  # of the box's surface, in its own unit
     assert off.quantile(0.7) < 0.1 and beyond.amax() < 0.6
     assert read_mesh(Path(result.error)).colors is not None
+    assert fit(Fit(out=tmp_path / "run", resume=True)).distances == score
     written = export(Export(tmp_path / "run", tmp_path / "box.glb", resolution=64))
     assert 0 < written.counts["faces"] < len(mesh.faces)
     with pytest.raises(InputError, match="polyfield export"):
