@@ -51,7 +51,7 @@ def light_from_left_half(
         directions,
         behind(trained.background, directions),
         truth.color[row, column].to(device),
-        trained.settings.sampling,
+        trained.sampling_of(cameras, frame),
         exposure=trained.exposure is not None,
         whole=not transparent,
     )

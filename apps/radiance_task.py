@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import TrueView, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
-from polyfield.fields.field import AdaptiveEncoding, RadianceField
+from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.cameras import Cameras
+from polyfield.render.cones import pixel_radius
 from polyfield.render.losses import Measured, color_error
 from polyfield.render.matter import matter
 from polyfield.render.metrics import psnr_8bit
@@ -30,6 +32,7 @@ from polyfield.render.occupancy import (
     update_grid,
 )
 from polyfield.render.samplers import learn_rays
+from polyfield.render.volume import Sampling
 
 FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides anything
 RAYS = 16  # their number is a multiple of it
@@ -103,6 +106,9 @@ class RadianceTask:
     def step(self, step: int, rate: float) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
+        for _, part in self.trained.field.named_modules():
+            if isinstance(part, Gradual):
+                part.at_step(step)
         if step % self.update_every == 0:
             update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
         self._settle(step)
@@ -117,7 +123,7 @@ class RadianceTask:
             batch.directions,
             background.detach(),
             target.detach(),
-            settings.sampling,
+            self._sampling_of(batch),
             seed=settings.seed,
             stream=step,
             rays_per_pixel=self.rays_per_pixel,
@@ -163,6 +169,13 @@ class RadianceTask:
                     step_generator(settings.seed, step),
                 )
                 self.optimisers["field"].forget(name)
+
+    def _sampling_of(self, batch: Batch) -> Sampling:
+        """Rays as lines, or as the cones behind their pixels where the field is seen so."""
+        sampling = self.trained.settings.sampling
+        if not self.trained.field.cones:
+            return sampling
+        return replace(sampling, pixel=pixel_radius(self.cameras.focal[batch.frames]))
 
     def _field_of(self, batch: Batch) -> RadianceField:
         """The field in the light of the batch's photographs."""

@@ -142,6 +142,8 @@ def read_settings(values: Any, where: str) -> Settings:
     sampling.real("near", 0.0, LARGEST)
     if "fade" in sampling:
         sampling.real("fade", 0.0, LARGEST)
+    if "pixel" in sampling:
+        sampling.real("pixel", 0.0, 0.0)  # it depends on the camera
     if "limit" in sampling:
         sampling.whole("limit", 1, 1 << 16)
     found.whole("grid_levels", 1, 8)

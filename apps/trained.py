@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from polyfield.fields.table import build_field
 from polyfield.fields.tri_plane import Planes
 from polyfield.fields.warp import build_warp
 from polyfield.render.cameras import Cameras
+from polyfield.render.cones import pixel_radius
 from polyfield.render.exposure import Exposure
 from polyfield.render.importance import Importance
 from polyfield.render.light import Light
@@ -33,6 +34,7 @@ from polyfield.render.occupancy import OccupancyGrid, full_grid
 from polyfield.render.proposal import Proposal
 from polyfield.render.samplers import Guide
 from polyfield.render.view import Background, View, render_bands, render_view
+from polyfield.render.volume import Sampling
 
 PROPOSAL_RESOLUTION = 128  # along the side of the finest grid
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
@@ -81,6 +83,12 @@ class Trained:
             return Proposal(self.proposal, disparity=far)
         return Importance(disparity=far) if self.settings.sampler == "importance" else self.grid
 
+    def sampling_of(self, cameras: Cameras, index: int) -> Sampling:
+        """How the rays of a camera of the unit cube are cut: lines, or the cones behind pixels."""
+        if not self.field.cones:
+            return self.settings.sampling
+        return replace(self.settings.sampling, pixel=float(pixel_radius(cameras.focal)[index]))
+
     def along(self, origins: Tensor, directions: Tensor) -> FieldAlongRays:
         """The field along rays of the user's frame, as the callbacks that nerfacc takes.
 
@@ -109,7 +117,7 @@ class Trained:
             cameras,
             index,
             background or self.background,
-            self.settings.sampling,
+            self.sampling_of(cameras, index),
             samples_per_pixel=samples_per_pixel,
             memory_bytes=self.memory_bytes,
         )
@@ -163,7 +171,7 @@ class Trained:
             cameras,
             index,
             background or self.background,
-            self.settings.sampling,
+            self.sampling_of(cameras, index),
             samples_per_pixel=samples_per_pixel,
             normals=normals,
             memory_bytes=self.memory_bytes,

@@ -24,6 +24,8 @@ class Samples(NamedTuple):
     length: Float[Tensor, " samples"]
     position: Float[Tensor, "samples 3"]
     ray: Int32[Tensor, " samples"]
+    variance: Float[Tensor, "samples 3"] | None = None
+    """Of the room that a sample stands for, about its position; None for the position alone."""
 
 
 def march(

@@ -81,6 +81,34 @@ class RadianceField(Protocol):
 
 
 @runtime_checkable
+class ConeField(RadianceField, Protocol):
+    """A radiance field that knows its density in the room that a pixel sees, not only at points."""
+
+    def density(
+        self, x: Float[Tensor, "n 3"], variance: Float[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
+        """As a RadianceField, over a normal distribution of that variance about x."""
+        ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A part of a field some of whose parameters learn at other rates than the rest."""
+
+    rate_factors: dict[str, float]
+    """Of parameters by their names in it; 1 for those that are not named."""
+
+
+@runtime_checkable
+class Gradual(Protocol):
+    """A field, or a part of one, whose details come one after the other."""
+
+    def at_step(self, step: int) -> None:
+        """Opens what is open in that step of training: a function of the step alone."""
+        ...
+
+
+@runtime_checkable
 class Learnable(Protocol):
     """What an optimiser asks of something with parameters; of torch.nn.Module, all but the rate."""
 
@@ -121,6 +149,8 @@ class Part(Learnable, Protocol):
 class TrainableField(RadianceField, Part, Protocol):
     """A radiance field with parameters: of torch.nn.Module, what training and files ask for."""
 
+    cones: bool
+    """It is a ConeField, and wants to be seen through one."""
     costly: bool
     """Its gradients take so long that samples which teach little are best left out."""
     warp: nn.Module | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ from torch import Generator, Tensor, nn
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import truncated_exponential
 from polyfield.fields.appearance import appearance_codes, with_code
+from polyfield.fields.frequencies import encode_frequencies, opened_weights
+from polyfield.fields.warp import carried
 
 PIECE = 1 << 12  # points whose hidden values a CPU keeps in its cache
 MOST_LAYERS, MOST_WIDTH, MOST_FREQUENCIES = 32, 1024, 16
@@ -26,6 +29,10 @@ class NerfMlpArguments:
     width: int = 256
     position_frequencies: int = 10
     direction_frequencies: int = 4
+    integrated: int = 0
+    """1: positions are encoded as means over the room that a sample of a pixel stands for."""
+    coarse_steps: int = 0
+    """Steps over which frequencies of the position open from low to high; 0: all at once."""
     appearance: int = 0
     """Numbers of each photograph's light that colours depend on."""
     photographs: int = 0
@@ -62,6 +69,7 @@ class NerfMlp(nn.Module):
 
     learning_rate = 2e-3
     costly = True
+    opened: Tensor
 
     def __init__(
         self,
@@ -74,7 +82,10 @@ class NerfMlp(nn.Module):
         _check(sizes)
         self.position_frequencies = sizes.position_frequencies
         self.direction_frequencies = sizes.direction_frequencies
-        self.warp = warp
+        self.warp, self.cones = warp, bool(sizes.integrated)
+        self.coarse_steps = sizes.coarse_steps
+        if sizes.coarse_steps:
+            self.register_buffer("opened", torch.zeros(()))
         self.skip = _skip(sizes.layers)
         inputs = _encoded_width(sizes.position_frequencies)
         wide = [
@@ -93,17 +104,39 @@ class NerfMlp(nn.Module):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)
 
-    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n w"]]:
-        """Density and the features that `color` takes. x in the unit cube."""
+    def density(
+        self, x: Float[Tensor, "n 3"], variance: Float[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n w"]]:
+        """Density and the features that `color` takes. x in the unit cube.
+
+        variance: of the room about x that a sample stands for, along the axes of the unit cube;
+        where positions are integrated, and only there. Without one it is that of a box as large as
+        half a turn of the highest frequency: no field of means has learned what a point looks like.
+        """
+        if self.cones and variance is None:
+            variance = torch.full_like(x, (math.pi / 2**self.position_frequencies) ** 2 / 12)
         if torch.is_grad_enabled() or x.device.type != "cpu" or len(x) <= PIECE:
-            return self._density(x)
-        density, features = zip(*[self._density(part) for part in x.split(PIECE)], strict=True)
+            return self._density(x, variance)
+        rooms = [None] * -(-len(x) // PIECE) if variance is None else variance.split(PIECE)
+        looks = [self._density(*part) for part in zip(x.split(PIECE), rooms, strict=True)]
+        density, features = zip(*looks, strict=True)
         return torch.cat(density), torch.cat(features)
 
-    def _density(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def at_step(self, step: int) -> None:
+        """Opens frequencies from low to high, the last one at `coarse_steps`."""
+        if self.coarse_steps:
+            share = min(1.0, step / self.coarse_steps)
+            self.opened.fill_(share * self.position_frequencies)
+
+    def _density(self, x: Tensor, variance: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.warp is not None:
-            x = self.warp(x)
-        encoded = encode_frequencies(2 * x - 1, self.position_frequencies)
+            x, variance = carried(self.warp, x, variance)
+        weights = None
+        if self.coarse_steps:
+            weights = opened_weights(self.position_frequencies, self.opened)
+        # From the unit cube to radians from -1 to 1.
+        spread = None if variance is None else 4 * variance
+        encoded = encode_frequencies(2 * x - 1, self.position_frequencies, spread, weights)
         features = encoded
         for number, layer in enumerate(self.trunk):
             features = torch.relu_(layer(features))
@@ -124,17 +157,6 @@ class NerfMlp(nn.Module):
         """Colour in [0, 1] from the features of `density` and encoded directions, a row each."""
         both = torch.cat([self.bottleneck(features), harmonics], 1)
         return torch.sigmoid(self.color_output(torch.relu_(self.color_layer(both))))
-
-
-def encode_frequencies(x: Float[Tensor, "n d"], frequencies: int) -> Float[Tensor, "n width"]:
-    """x, then for each k < frequencies sin(2^k x) and cos(2^k x): width d + 2 d * frequencies.
-
-    x in radians, from -1 to 1. Source: the code of NeRF (arXiv:2003.08934), which leaves out pi.
-    """
-    powers = 2.0 ** torch.arange(frequencies, dtype=x.dtype, device=x.device)
-    angles = x[:, None, :] * powers[:, None]
-    waves = torch.stack([angles.sin(), angles.cos()], 2)
-    return torch.cat([x, waves.flatten(1)], 1)
 
 
 def parameter_count(arguments: NerfMlpArguments) -> int:
@@ -158,6 +180,7 @@ def _check(sizes: NerfMlpArguments) -> None:
         "width": (1, MOST_WIDTH),
         "position_frequencies": (0, MOST_FREQUENCIES),
         "direction_frequencies": (0, MOST_FREQUENCIES),
+        "integrated": (0, 1),
     }
     for name, (least, most) in limits.items():
         if not least <= (value := getattr(sizes, name)) <= most:

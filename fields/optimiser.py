@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polyfield.cuda.table_adam import adam_
-from polyfield.fields.field import Learnable, TableEncoding
+from polyfield.fields.field import Learnable, Paced, TableEncoding
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-15
@@ -23,6 +23,12 @@ class FieldOptimiser:
         self.field, self.rate, self.weight_decay = field, field.learning_rate, weight_decay
         self.tables = {n: m for n, m in field.named_modules() if isinstance(m, TableEncoding)}
         self.parameters = dict(field.named_parameters())
+        self.factors = {
+            f"{module}.{name}" if module else name: factor
+            for module, part in field.named_modules()
+            if isinstance(part, Paced)
+            for name, factor in part.rate_factors.items()
+        }
         self.moments = {
             f"{order}.{name}": torch.zeros_like(parameter.data)
             for name, parameter in self.parameters.items()
@@ -63,7 +69,7 @@ class FieldOptimiser:
                 parameter.grad,
                 first,
                 second,
-                rate,
+                rate * self.factors.get(name, 1.0),
                 step + 1,
                 BETAS,
                 EPSILON,

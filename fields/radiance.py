@@ -26,7 +26,7 @@ class Radiance(nn.Module):
     """
 
     learning_rate = 1e-2
-    costly = False
+    cones = costly = False
 
     def __init__(
         self,

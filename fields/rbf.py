@@ -30,6 +30,7 @@ from polyfield.fields.signal import ReluDecoder, Signal, SineDecoder, sine_numbe
 SETTLES_AT = 400  # steps: the grid alone has found the surfaces by then
 MOST_KERNELS = 1 << 14
 WAVES, TENT_WAVES = (0.125, 4096.0), 8.0  # radians a unit of weight
+PACE = 0.01  # of released kernels, in spacings of a lattice, to the rate of features
 START = 1e-4  # features and bias begin within it about 0
 
 
@@ -118,6 +119,8 @@ class Rbf(nn.Module):
             else:
                 self.register_buffer(name, values)
         self.register_buffer("frequencies", shape.frequencies, persistent=False)
+        spacing = shape.count ** (-1 / shape.dimensions)
+        self.rate_factors = {"centers": PACE * spacing, "factors": PACE / spacing}
         self._tree: CenterTree | None = None
         self.place(*lattice(shape.dimensions, shape.count, shape.form, shape.family))
 
@@ -189,6 +192,8 @@ class RbfArguments:
     """1: channels are sines of the kernels' weights; 0: all are the weight itself."""
     placed: int = 1
     """1: kernels are put where a warm-up of SETTLES_AT steps has found matter; 0: on a lattice."""
+    released: int = 0
+    """1: centres and shapes go on by gradient descent from where they were put; 0: they stay."""
     levels: int = 8
     """Of the grid beside them; 0: no grid."""
     features: int = 4
@@ -231,8 +236,15 @@ def rbf_field(
             generator=generator,
         )
     waves = (0.125, 64.0) if arguments.sines else (0.0, 0.0)
-    shape = RbfShape(3, arguments.kernels, arguments.channels, "ivq", "a", arguments.neighbours,
-                     True, *waves)  # fmt: skip
+    shape = RbfShape(
+        3,
+        arguments.kernels,
+        arguments.channels,
+        neighbours=arguments.neighbours,
+        low=waves[0],
+        high=waves[1],
+        released=bool(arguments.released),
+    )
     settles_at = SETTLES_AT if arguments.placed else -1
     encoding = Rbf(shape, partner, settles_at=settles_at, generator=generator)
     return Radiance(
@@ -260,6 +272,8 @@ class RbfSignal:
     """1: channels are sines of the kernels' weights; 0: all are the weight itself."""
     placed: int = 1
     """1: kernels are put where the signal varies, before the first step; 0: on a lattice."""
+    released: int = 0
+    """1: centres and shapes go on by gradient descent from where they were put; 0: they stay."""
     levels: int = 6
     """Of the grid beside them; 0: no grid."""
     features: int = 2
@@ -318,13 +332,20 @@ def rbf_signal(
             dimensions=dimensions,
             generator=generator,
         )
-    channels, neighbours = arguments.channels, arguments.neighbours
-    kernels = dimensions, arguments.kernels, channels
     low, high = WAVES if arguments.sines else (0.0, 0.0)
-    if arguments.tents:
-        shape = RbfShape(*kernels, "nlin", "s", neighbours, True, low, min(high, TENT_WAVES))
-    else:
-        shape = RbfShape(*kernels, "ivq", "a", neighbours, True, low, high)
+    family: Family = "nlin" if arguments.tents else "ivq"
+    form: Form = "s" if arguments.tents else "a"
+    shape = RbfShape(
+        dimensions,
+        arguments.kernels,
+        arguments.channels,
+        family,
+        form,
+        arguments.neighbours,
+        low=low,
+        high=min(high, TENT_WAVES) if arguments.tents else high,
+        released=bool(arguments.released),
+    )
     settles_at = 0 if arguments.placed else -1
     encoding = Rbf(shape, partner, settles_at=settles_at, generator=generator)
     size = encoding.width, outputs, arguments.hidden

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.fields.contraction import Contraction
@@ -29,6 +31,25 @@ def build_warp(values: Mapping) -> nn.Module | None:
         if isinstance(axes, list) and all(map(_numbers, (*axes, origin, extent, [near]))):
             return Projection(axes, origin, extent, near)
     raise InputError("warp", repr(values)[:80], "a contraction or a projection")
+
+
+def carried(
+    warp: nn.Module, x: Float[Tensor, "n 3"], variance: Float[Tensor, "n 3"] | None
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"] | None]:
+    """Where a warp takes points, and the room about them, by its slope there.
+
+    variance: along each axis; the diagonal of J diag(variance) J^T comes back. Gradients reach x
+    through the point alone. Source: mip-NeRF 360 (arXiv:2111.12077), eq. 9.
+    """
+    if variance is None:
+        return warp(x), None
+    moved = torch.zeros_like(variance)
+    for axis in range(3):
+        along = torch.zeros_like(x)
+        along[:, axis] = 1
+        slope = torch.func.jvp(warp, (x.detach(),), (along,))[1]
+        moved = moved + slope.square() * variance[:, axis, None]
+    return warp(x), moved
 
 
 def _numbers(values: object) -> bool:

@@ -12,6 +12,7 @@ from polyfield.cuda.box import intersect_box
 from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.march import Samples
 from polyfield.fields.field import RadianceField
+from polyfield.render.cones import through_cones
 from polyfield.render.learning import density_in_pieces, learn_samples
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import interval_samples
@@ -142,19 +143,23 @@ def importance_samples(
     seed: int = 0,
     stream: int = 0,
     jitter: bool = False,
+    pixel: float | Float[Tensor, " rays"] = 0.0,
 ) -> Samples:
     """Samples of the second round: intervals that follow the field's weights along each ray.
 
-    directions: unit. A function of (seed, stream, ray) with jitter. Not differentiable.
+    directions: unit. pixel: as `Sampling`. A function of (seed, stream, ray) with jitter. Not
+    differentiable.
     """
     spans = spans_of_rays(origins, directions, near, guide.disparity)
     edges = even_edges(spans.rays, guide.coarse, seed, stream, jitter)
     coarse = interval_samples(origins, directions, spans.hit, spans.distance(edges))
-    density = density_in_pieces(field, coarse.position)
+    coarse = through_cones(coarse, directions, pixel)
+    density = density_in_pieces(field, coarse.position, coarse.variance)
     shape = len(edges), guide.coarse
     weights = blurred(interval_weights(density.view(shape), coarse.length.view(shape)))
     fine = weighted_edges(edges, weights, spans.rays, guide.fine, seed, stream, jitter)
-    return interval_samples(origins, directions, spans.hit, spans.distance(fine))
+    samples = interval_samples(origins, directions, spans.hit, spans.distance(fine))
+    return through_cones(samples, directions, pixel)
 
 
 def learn_importance(
@@ -178,6 +183,7 @@ def learn_importance(
     draw = (seed, stream) if thin else None
     edges = even_edges(spans.rays, guide.coarse, seed, stream, True)
     coarse = interval_samples(origins, directions, spans.hit, spans.distance(edges))
+    coarse = through_cones(coarse, directions, sampling.pixel)
     first = learn_samples(
         field,
         coarse,
@@ -191,6 +197,7 @@ def learn_importance(
     weights = blurred(first.weights.view(len(edges), guide.coarse))
     inner = weighted_edges(edges, weights, spans.rays, guide.fine, seed, stream, True)
     fine = interval_samples(origins, directions, spans.hit, spans.distance(inner))
+    fine = through_cones(fine, directions, sampling.pixel)
     second = learn_samples(field, fine, directions, background, loss_of, STOP, sampling.fade, draw)
     marched = len(coarse.distance) + len(fine.distance)
     shaded = int(first.visible.sum()) + int(second.visible.sum())

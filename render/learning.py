@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +15,7 @@ from polyfield.cuda.march import Samples
 from polyfield.cuda.radiance import faded
 from polyfield.fields.appearance import rows_of
 from polyfield.fields.field import RadianceField
+from polyfield.render.cones import density_of
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import keep_samples, runs_of_rays, some_rays
 
@@ -113,17 +115,20 @@ def worth_learning(
 
 
 def density_in_pieces(
-    field: RadianceField, x: Float[Tensor, "samples 3"]
+    field: RadianceField,
+    x: Float[Tensor, "samples 3"],
+    variance: Float[Tensor, "samples 3"] | None = None,
 ) -> Float[Tensor, " samples"]:
-    """The field's density at any number of points, without gradient."""
+    """The field's density at any number of points, or rooms about them, without gradient."""
+    parts = _split(PIECE[x.device.type], x, variance)
     with torch.no_grad():
-        return torch.cat([field.density(part)[0] for part in x.split(PIECE[x.device.type])])
+        return torch.cat([density_of(field, *part)[0] for part in parts])
 
 
 def _look(
     field: RadianceField, samples: Samples, harmonics: Tensor, stop: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    density, features = field.density(samples.position)
+    density, features = density_of(field, samples.position, samples.variance)
     visible = visible_samples(density, samples.length, samples.ray_offsets, stop)
     color = field.color(features[visible], harmonics[samples.ray[visible].long()])
     return density[visible], color, visible
@@ -138,10 +143,17 @@ def _learn(
 ) -> None:
     if not len(samples.distance):
         return
-    parts = (t.split(piece) for t in (samples.position, samples.ray.long(), *wanted))
-    for x, ray, of_density, of_color in zip(*parts, strict=True):
+    parts = _split(piece, samples.position, samples.variance, samples.ray.long(), *wanted)
+    for x, variance, ray, of_density, of_color in parts:
         with torch.enable_grad():
-            density, features = field.density(x)
+            density, features = density_of(field, x, variance)
             harmonics = rows_of(field.encode_directions(directions), ray)
             color = field.color(features, harmonics)
         torch.autograd.backward([density, color], [of_density, of_color])
+
+
+def _split(piece: int, *columns: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """So many rows of all columns at a time; None of one that is not there."""
+    rows = next(len(column) for column in columns if column is not None)
+    for begin in range(0, max(rows, 1), piece):
+        yield tuple(None if c is None else c[begin : begin + piece] for c in columns)

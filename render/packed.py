@@ -24,6 +24,7 @@ def keep_samples(samples: Samples, kept: Tensor) -> Samples:
         samples.length[chosen],
         samples.position[chosen],
         ray,
+        None if samples.variance is None else samples.variance[chosen],
     )
 
 
@@ -47,6 +48,7 @@ def some_rays(samples: Samples, first: int, last: int) -> Samples:
         samples.length[begin:end],
         samples.position[begin:end],
         samples.ray[begin:end] - first,
+        None if samples.variance is None else samples.variance[begin:end],
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from polyfield.cuda.march import Samples
 from polyfield.fields.field import RadianceField
 from polyfield.fields.proposal import ProposalNetwork
+from polyfield.render.cones import through_cones
 from polyfield.render.importance import (
     Spans,
     even_edges,
@@ -81,17 +82,19 @@ def proposal_samples(
     origins: Float[Tensor, "rays 3"],
     directions: Float[Tensor, "rays 3"],
     near: float,
+    pixel: float | Float[Tensor, " rays"] = 0.0,
 ) -> Samples:
     """Samples along each ray where the network proposes, without jitter. Not differentiable.
 
-    directions: unit.
+    directions: unit. pixel: as `Sampling`.
     """
     spans = spans_of_rays(origins, directions, near, guide.disparity)
     edges = even_edges(spans.rays, guide.coarse, 0, 0, False)
     with torch.no_grad():
         weights = _proposed(guide, spans, origins, directions, edges)
     fine = weighted_edges(edges, weights, spans.rays, guide.fine, 0, 0, False)
-    return interval_samples(origins, directions, spans.hit, spans.distance(fine))
+    samples = interval_samples(origins, directions, spans.hit, spans.distance(fine))
+    return through_cones(samples, directions, pixel)
 
 
 def learn_proposal(
@@ -120,6 +123,7 @@ def learn_proposal(
     trusted = proposed.detach() ** annealing(step)
     inner = weighted_edges(edges, trusted, spans.rays, guide.fine, seed, step, True)
     fine = interval_samples(origins, directions, spans.hit, spans.distance(inner))
+    fine = through_cones(fine, directions, sampling.pixel)
     draw = (seed, step) if thin else None
     learned = learn_samples(field, fine, directions, background, loss_of, STOP, sampling.fade, draw)
     if learns and len(edges):

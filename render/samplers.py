@@ -30,9 +30,11 @@ def place_samples(
 ) -> Samples:
     """The samples that a view is made of, without jitter. Not differentiable."""
     if isinstance(guide, Importance):
-        return importance_samples(field, guide, origins, directions, sampling.near)
+        return importance_samples(
+            field, guide, origins, directions, sampling.near, pixel=sampling.pixel
+        )
     if isinstance(guide, Proposal):
-        return proposal_samples(guide, origins, directions, sampling.near)
+        return proposal_samples(guide, origins, directions, sampling.near, sampling.pixel)
     return march_rays(guide, origins, directions, sampling, 0, 0, False)
 
 

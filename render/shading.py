@@ -13,6 +13,7 @@ from polyfield.cuda.composite import composite, visible_samples
 from polyfield.cuda.march import Samples
 from polyfield.fields import fused_rays
 from polyfield.fields.field import RadianceField
+from polyfield.render.cones import density_of
 from polyfield.render.packed import keep_samples, runs_of_rays, some_rays
 from polyfield.render.samplers import Guide, most_samples_of_a_ray, place_samples
 from polyfield.render.volume import STOP, Sampling
@@ -100,7 +101,7 @@ def density_normals(
 
 
 def _shade(field: RadianceField, samples: Samples, harmonics: Tensor, normals: bool) -> Shaded:
-    density, features = field.density(samples.position)
+    density, features = density_of(field, samples.position, samples.variance)
     kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples, density, features = keep_samples(samples, kept), density[kept], features[kept]
     color = field.color(features, harmonics[samples.ray.long()])

@@ -15,6 +15,7 @@ from polyfield.cuda.radiance import NO_EDGE, faded
 from polyfield.fields import fused_rays
 from polyfield.fields.appearance import rows_of
 from polyfield.fields.field import RadianceField
+from polyfield.render.cones import density_of, through_cones
 from polyfield.render.learning import learn_samples
 from polyfield.render.losses import HUBER_EDGE, LossKind, Measured, ray_loss
 from polyfield.render.occupancy import OccupancyGrid
@@ -29,7 +30,8 @@ class Sampling:
 
     step: of samples in the finest grid; cone: growth of the step with distance (0: constant); near:
     where rays begin; limit: samples a ray at most; fade: distance up to which gradients are scaled
-    down in training, see `faded` (0: nowhere).
+    down in training, see `faded` (0: nowhere); pixel: radius of the cone behind a pixel at distance
+    1, of all rays or of each, for fields that are seen through cones (0: rays are lines).
     """
 
     step: float
@@ -37,6 +39,7 @@ class Sampling:
     near: float
     limit: int = 1024
     fade: float = 0.0
+    pixel: float | Float[Tensor, " rays"] = 0.0
 
 
 class Rendered(NamedTuple):
@@ -59,7 +62,7 @@ def march_rays(
     jitter: bool,
 ) -> Samples:
     """Samples of the occupied cells along each ray."""
-    return march(
+    samples = march(
         origins,
         directions,
         grid.bits,
@@ -73,6 +76,7 @@ def march_rays(
         stream,
         jitter,
     )
+    return through_cones(samples, directions, sampling.pixel)
 
 
 def render_rays(
@@ -96,10 +100,10 @@ def render_rays(
     samples = march_rays(grid, origins, directions, sampling, seed, stream, jitter)
     marched = len(samples.distance)
     with torch.no_grad():
-        density, _ = field.density(samples.position)
+        density, _ = density_of(field, samples.position, samples.variance)
         kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples = keep_samples(samples, kept)
-    density, features = field.density(samples.position)
+    density, features = density_of(field, samples.position, samples.variance)
     harmonics = rows_of(field.encode_directions(directions), samples.ray)
     color = field.color(features, harmonics)
     density, color = faded(density, color, samples.distance, sampling.fade)

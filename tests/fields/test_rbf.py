@@ -10,7 +10,15 @@ from polyfield.cuda.rbf import rbf_blend, rbf_weights
 from polyfield.fields.field import AdaptiveEncoding
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.optimiser import FieldOptimiser
-from polyfield.fields.rbf import SETTLES_AT, Rbf, RbfArguments, RbfShape, rbf_field
+from polyfield.fields.rbf import (
+    SETTLES_AT,
+    Rbf,
+    RbfArguments,
+    RbfShape,
+    RbfSignal,
+    rbf_field,
+    rbf_signal,
+)
 from polyfield.fields.table import build_field
 
 
@@ -32,6 +40,14 @@ def crowded(encoding, seed=1):
     x = points(2000, encoding.dimensions, seed) ** 3
     encoding.settle(x, torch.ones(2000), random(seed))
     return encoding
+
+
+def radiance_of_sizes(released):
+    return rbf_field(RbfArguments(kernels=9, log2_table_size=4, released=released)).encoding
+
+
+def signal_of_sizes(released):
+    return rbf_signal(RbfSignal(kernels=9, log2_table_size=4, released=released), 2, 3).encoding
 
 
 def test_frequencies_are_spaced_evenly_by_their_logarithms_with_exact_ends():
@@ -98,6 +114,26 @@ def test_released_kernels_are_looked_for_where_they_moved():
         encoding.centers.mul_(0.1)
     there = encoding.centers[(encoding.factors != 0).any(1)]
     assert torch.equal(encoding.neighbours(x), nearest(x, center_tree(there), 4))
+
+
+def test_released_kernels_move_by_parts_of_their_spacing_beside_features_that_learn_faster():
+    """Adam's first step is as long as the rate: so the rates can be read off it."""
+    encoding = made(64, released=True)
+    encoding.learning_rate = 1e-2
+    before = {name: value.clone() for name, value in encoding.state_dict().items()}
+    optimiser = FieldOptimiser(encoding)
+    encoding(points()).square().sum().backward()
+    optimiser.step(0, 1.0)
+    moved = {n: (p.detach() - before[n]).abs().max() for n, p in encoding.named_parameters()}
+    spacing = 1 / 8
+    expected = {"features": 1e-2, "centers": 1e-4 * spacing, "factors": 1e-4 / spacing}
+    for name, length in expected.items():
+        assert moved[name].item() == pytest.approx(length, rel=1e-2), name
+
+
+@pytest.mark.parametrize("build", [radiance_of_sizes, signal_of_sizes])
+def test_sizes_say_whether_kernels_are_released(build):
+    assert not build(0).shape.released and build(1).shape.released
 
 
 def test_a_file_brings_its_own_kernels():
