@@ -17,6 +17,7 @@ from polyfield.apps.bench_kills import kill_rows, kill_summary
 from polyfield.apps.bench_photos import photos_summary, train_photographs
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
+from polyfield.apps.bench_scenes import MINUTES, scene_rows, scenes_summary
 from polyfield.apps.bench_view import view_seconds
 from polyfield.apps.option_help import optional
 from polyfield.cuda.errors import InputError
@@ -28,18 +29,30 @@ class Bench:
     faults."""
 
     what: Positional[
-        Literal["kernels", "view", "fields", "photos", "compile", "sanitizers", "fuzz", "kills"]
+        Literal[
+            "kernels",
+            "view",
+            "fields",
+            "scenes",
+            "photos",
+            "compile",
+            "sanitizers",
+            "fuzz",
+            "kills",
+        ]
     ] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
-    fields: how well kinds of fields learn a photograph, in equal steps and parameters. photos:
+    fields: how well kinds of fields learn a photograph, in equal steps and parameters. scenes: what
+    each kind of field makes of scenes in the same minutes, with a picture. photos:
     training on far more photographs than fit the memory; exit code 1 where it takes more. compile:
     every kernel for every GPU architecture. sanitizers: every kernel under all of them. fuzz:
     hostile files for every reader. kills: a training that is killed ten times."""
-    run: Annotated[Positional[Path | None], optional("[RUN]")] = None
-    """Folder that `polyfield train` wrote, for `view`; or a photograph, for `fields`."""
+    run: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN ...]")] = ()
+    """Folder that `polyfield train` wrote, for `view`; a photograph, for `fields`; or folders of
+    posed photographs, for `scenes`."""
     only: str = ""
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others. Of
-    fuzz, names of readers."""
+    fuzz, names of readers, of scenes those of fields."""
     rounds: int = 9
     """Turns that each side gets, after two that only warm; or views, at least 2."""
     images: int = 1000
@@ -48,22 +61,23 @@ class Bench:
     """Million pixels of each, for `photos`."""
     memory: Annotated[float, arg(metavar="GB")] = 2.0
     """Memory that training on them stays within, for `photos`."""
-    steps: int = 200
-    """Steps of it, for `photos`; or of each field."""
-    minutes: float = 10.0
-    """That fuzz gives to each reader."""
+    steps: Annotated[int | None, optional("N")] = None
+    """Steps of it, for `photos`, or of each field, 200 by default; of scenes instead of minutes."""
+    minutes: Annotated[float | None, optional("M")] = None
+    """That fuzz gives to each reader, 10 by default, or scenes to each training, 3 by default."""
     seed: int = 0
-    """Of fields, fuzz and kills: another one does other things."""
-    out: Path = Path("fuzz")
-    """Folder for the files that fuzz finds."""
+    """Of fields, scenes, fuzz and kills: another one does other things."""
+    out: Annotated[Path | None, optional("DIR")] = None
+    """Folder for the files that fuzz finds, or the runs of scenes; named like the bench by
+    default."""
 
 
 MEANT_FOR = {
-    "only": ("kernels", "fuzz"),
+    "only": ("kernels", "scenes", "fuzz"),
     **dict.fromkeys(("images", "megapixels", "memory"), ("photos",)),
-    "steps": ("photos", "fields"),
-    **dict.fromkeys(("minutes", "out"), ("fuzz",)),
-    "seed": ("fields", "fuzz", "kills"),
+    "steps": ("photos", "fields", "scenes"),
+    **dict.fromkeys(("minutes", "out"), ("scenes", "fuzz")),
+    "seed": ("fields", "scenes", "fuzz", "kills"),
 }
 """Options that mean nothing to the other benches."""
 
@@ -75,32 +89,45 @@ def bench(options: Bench) -> list[dict[str, object]]:
     faster. The limits of the machine ("machine/...") and the times of views have no opponent:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
     None in all three numbers, and says why in one more entry, "skipped". The rows of the others are
-    those of image_rows, compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of photos is a
-    PhotoTraining. Raises InputError for options that do not fit, and as the functions of its rows.
+    those of image_rows, scene_rows, compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of
+    photos is a PhotoTraining. Raises InputError for options that do not fit, and as the functions
+    of its rows.
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
-    if (options.what in ("view", "fields")) != (options.run is not None):
-        got = str(options.run) if options.run else "nothing"
-        expected = "a run's folder with view, a photograph with fields, and only there"
+    allowed = {"view": 1, "fields": 1, "scenes": 1 << 20}.get(options.what, 0)
+    if len(options.run) > allowed or (allowed and not options.run):
+        got = ", ".join(map(str, options.run)) or "nothing"
+        expected = "a run's folder with view, a photograph with fields, scenes with scenes"
         raise InputError(f"bench {options.what}: RUN", got, expected)
     _check_options(options)
     names = tuple(name.strip() for name in options.only.split(",") if name.strip())
+    steps = 200 if options.steps is None else options.steps
     if options.what == "photos":
-        found = train_photographs(options.images, options.megapixels, options.memory, options.steps)
+        found = train_photographs(options.images, options.megapixels, options.memory, steps)
         return [asdict(found)]
     if options.what == "compile":
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
         return sanitizer_rows()
     if options.what == "fuzz":
-        return fuzz_rows(options.minutes, names, options.seed, options.out)
+        minutes = 10.0 if options.minutes is None else options.minutes
+        return fuzz_rows(minutes, names, options.seed, options.out or Path("fuzz"))
+    if options.what == "scenes":
+        return scene_rows(
+            options.run,
+            options.out or Path("scenes"),
+            minutes=options.minutes or MINUTES,
+            steps=options.steps,
+            seed=options.seed,
+            fields=names,
+        )
     if options.what == "kills":
         return kill_rows(options.seed)
-    if options.what == "fields" and options.run is not None:
-        return image_rows(read_photograph(options.run), options.steps, options.seed)
-    if options.run is not None:
-        rows = view_seconds(options.run, options.rounds)
+    if options.what == "fields":
+        return image_rows(read_photograph(options.run[0]), steps, options.seed)
+    if options.what == "view":
+        rows = view_seconds(options.run[0], options.rounds)
     else:
         rows = race_kernels(names, options.rounds)
     return [_entries(row) for row in rows]
@@ -117,6 +144,8 @@ def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
     if rows and "arch" in rows[0]:
         return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
+    if rows and "packed_bytes" in rows[0]:
+        return scenes_summary(rows)
     if rows and "learned" in rows[0]:
         return fields_summary(rows)
     if rows and "cases" in rows[0]:

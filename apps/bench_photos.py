@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from polyfield.apps.measured_process import run_measured
 from polyfield.apps.photo_capture import write_capture
-from polyfield.cuda.errors import InputError, PolyfieldError
-
-# The child's own peak, and that of the largest process that it started and waited for.
-_CHILD = """
-import json, resource, sys
-from pathlib import Path
-from polyfield.apps.main import main
-from polyfield.apps.memory import peak_resident_bytes
-
-code = main(sys.argv[2:])
-io = Path("/proc/self/io")
-found = dict(line.split(": ") for line in io.read_text().splitlines()) if io.exists() else {}
-others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-others *= 1 if sys.platform == "darwin" else 1024
-measured = {
-    "peak_bytes": peak_resident_bytes() + others,
-    "written_bytes": max(int(found.get(key, -1)) for key in ("wchar", "write_bytes")),
-}
-Path(sys.argv[1]).write_text(json.dumps(measured))
-sys.exit(code)
-"""
-
+from polyfield.cuda.errors import InputError
 
 _FILE_BYTES_A_PIXEL = 0.4  # more than any photograph of the capture has
 
@@ -103,14 +81,10 @@ def train_capture(
     capture: Path, run: Path, memory: float, steps: int, capture_seconds: float = 0.0
 ) -> PhotoTraining:
     """`train_photographs` on a capture that is there already, into the folder `run`."""
-    measured, result = run.with_suffix(".measured"), run.with_suffix(".json")
-    arguments = ["train", str(capture), "--out", str(run), "--json", str(result), "--no-report"]
+    arguments = ["train", str(capture), "--out", str(run), "--no-report"]
     arguments += ["--memory", str(memory), "--steps", str(steps)]
-    command = [sys.executable, "-c", _CHILD, str(measured), *arguments]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
-    if child.returncode != 0:
-        raise PolyfieldError(f"training ended with {child.returncode}: {child.stderr[-2000:]}")
-    process, trained = (json.loads(file.read_text()) for file in (measured, result))
+    process = run_measured(arguments)
+    trained = process.result
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     done = [(record["step"], record["seconds"]) for record in records if "loss" in record]
     watched = [(record["step"], record["psnr"]) for record in records if "psnr" in record]
@@ -120,7 +94,7 @@ def train_capture(
     ]
     capture_file = json.loads((capture / "transforms.json").read_text())
     frames = capture_file["frames"]
-    other = process["written_bytes"] - trained["checkpoint_bytes"]
+    other = process.written_bytes - trained["checkpoint_bytes"]
     limit = int(memory * 1e9)
     return PhotoTraining(
         images=len(frames),
@@ -128,8 +102,8 @@ def train_capture(
         photograph_bytes=sum((capture / each["file_path"]).stat().st_size for each in frames),
         capture_seconds=capture_seconds,
         memory_limit_bytes=limit,
-        peak_bytes=process["peak_bytes"],
-        within=process["peak_bytes"] <= limit,
+        peak_bytes=process.peak_bytes,
+        within=process.peak_bytes <= limit,
         steps=trained["steps"],
         loading_seconds=trained["loading_seconds"],
         training_seconds=done[-1][1] - trained["loading_seconds"],
@@ -139,7 +113,7 @@ def train_capture(
         decoding_seconds=trained["decoding_seconds"],
         waiting_seconds=trained["waiting_seconds"],
         checkpoint_bytes=trained["checkpoint_bytes"],
-        other_written_bytes=None if process["written_bytes"] < 0 else other,
+        other_written_bytes=None if process.written_bytes < 0 else other,
         first_psnr=watched[0][1],
         first_psnr_step=watched[0][0],
         psnr=trained["psnr"],

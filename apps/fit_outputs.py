@@ -22,6 +22,7 @@ from polyfield.apps.report import ComparedView, ReportData, write_report
 from polyfield.apps.report_pictures import error_map, heat
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.video import write_video
+from polyfield.fields.optimiser import rate_factors
 from polyfield.render.metrics import WINDOW, psnr_8bit, ssim
 
 FULL_ERROR = 0.1  # of 1, at which the map of errors is white
@@ -165,8 +166,9 @@ def write_distances(
 def _write_small(folder: RunFolder, fitted: Fitted) -> tuple[Path, int]:
     file = folder.path / f"field{SUFFIX}"
     metadata = {"settings": asdict(fitted.settings)}
-    # What is placed and not learned, centres of kernels or waves, goes through sines of thousands.
+    # What is placed, centres of kernels or waves, released or not, goes through sines of thousands.
     exact = {name for name, _ in fitted.signal.named_buffers()}
+    exact |= rate_factors(fitted.signal).keys()
     return file, write_compact(file, fitted.signal.state_dict(), metadata, exact)
 
 

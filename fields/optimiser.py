@@ -23,12 +23,7 @@ class FieldOptimiser:
         self.field, self.rate, self.weight_decay = field, field.learning_rate, weight_decay
         self.tables = {n: m for n, m in field.named_modules() if isinstance(m, TableEncoding)}
         self.parameters = dict(field.named_parameters())
-        self.factors = {
-            f"{module}.{name}" if module else name: factor
-            for module, part in field.named_modules()
-            if isinstance(part, Paced)
-            for name, factor in part.rate_factors.items()
-        }
+        self.factors = rate_factors(field)
         self.moments = {
             f"{order}.{name}": torch.zeros_like(parameter.data)
             for name, parameter in self.parameters.items()
@@ -100,6 +95,17 @@ class FieldOptimiser:
         for held in (self.moments, self.scratch):
             for name, tensor in held.items():
                 held[name] = tensor.to(device)
+
+
+def rate_factors(field: Learnable) -> dict[str, float]:
+    """Of its parameters, by name, those that learn at another rate than the rest, see `Paced`."""
+    return {
+        f"{module}.{name}" if module else name: factor
+        for module, part in field.named_modules()
+        if isinstance(part, Paced)
+        for name, factor in part.rate_factors.items()
+        if f"{module}.{name}".lstrip(".") in dict(field.named_parameters())
+    }
 
 
 def _joined(pending: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,9 +6,11 @@ import math
 import mmap
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -36,6 +38,7 @@ MODELS = {
 PARAMETERS = dict(MODELS.values())
 _REMEDY = "Undistort the photographs with COLMAP's image_undistorter."
 _LONGEST_NAME = 4096
+_POINTS_AT_ONCE = 1 << 12
 _LONGEST_LINE = 1 << 24  # of all that one image observed
 
 
@@ -83,11 +86,25 @@ def read_images(path: Path, where: str) -> list[ModelImage]:
 
 def read_points(path: Path, where: str) -> ModelPoints:
     """Points from points3D.bin or points3D.txt; what observed them is skipped."""
-    rows = _binary_points(path, where) if _is_binary(path) else _text_points(path, where)
-    position, color = array("d"), array("B")  # a list would take ten times as much
-    for row in rows:
-        position.extend(row[:3])
-        color.extend(int(value) for value in row[3:])
+    binary = _is_binary(path)
+    rows = _binary_points(path, where) if binary else _text_points(path, where)
+    position, color = array("d"), array("B")  # lists would take ten times as much
+    while True:
+        numbers, block = array("q"), array("d")
+        for number, row in islice(rows, _POINTS_AT_ONCE):
+            numbers.append(number)
+            block.extend(row)
+        if not numbers:
+            break
+        values = np.frombuffer(block, np.float64).reshape(-1, 6)
+        sound = (np.isfinite(values[:, :3]) & (np.abs(values[:, :3]) <= LARGEST)).all(1)
+        sound &= ((values[:, 3:] >= 0) & (values[:, 3:] <= 255)).all(1)
+        if not sound.all():
+            first = int(sound.argmin())
+            at = f": point {numbers[first]}" if binary else f", line {numbers[first]}"
+            _refuse_point(values[first].tolist(), where + at)
+        position.frombytes(values[:, :3].tobytes())
+        color.frombytes(values[:, 3:].astype(np.uint8).tobytes())
     return ModelPoints(
         torch.from_numpy(np.array(position)).view(-1, 3),
         torch.from_numpy(np.array(color)).view(-1, 3),
@@ -172,12 +189,12 @@ def _binary_images(path: Path, where: str) -> Iterator[ModelImage]:
     records.close()
 
 
-def _binary_points(path: Path, where: str) -> Iterator[list[float]]:
+def _binary_points(path: Path, where: str) -> Iterator[tuple[int, Sequence[float]]]:
     records = _Records(path, where)
     for index in range(records.count(51, "points")):
         _, *values, _ = records.take("Q3d3Bd", f"point {index}")
         records.skip(8 * records.count(8, f"observations of point {index}"), f"point {index}")
-        yield _point([float(value) for value in values], f"{where}: point {index}")
+        yield index, values
     records.close()
 
 
@@ -230,14 +247,19 @@ def _text_images(path: Path, where: str) -> Iterator[ModelImage]:
         next(lines, None)  # what the image observed; the line may be empty
 
 
-def _text_points(path: Path, where: str) -> Iterator[list[float]]:
+def _text_points(path: Path, where: str) -> Iterator[tuple[int, Sequence[float]]]:
     for number, line in _lines(path, where):
         if not _bears(line):
             continue
-        at, parts = f"{where}, line {number}", line.split(maxsplit=8)
+        parts = line.split(maxsplit=8)
         if len(parts) < 8:
-            raise InputError(at, f"{len(parts)} words", "POINT3D_ID, X, Y, Z, R, G, B, ERROR, ...")
-        yield _point([_number(part, at) for part in parts[1:7]], at)
+            expected = "POINT3D_ID, X, Y, Z, R, G, B, ERROR, ..."
+            raise InputError(f"{where}, line {number}", f"{len(parts)} words", expected)
+        try:
+            yield number, [float(part) for part in parts[1:7]]
+        except ValueError:
+            for part in parts[1:7]:
+                _number(part, f"{where}, line {number}")
 
 
 def _camera(
@@ -260,13 +282,11 @@ def _image(name: str, camera: int, pose: list[float], where: str) -> ModelImage:
     return ModelImage(name, camera, rotation, translation)
 
 
-def _point(values: list[float], where: str) -> list[float]:
+def _refuse_point(values: list[float], where: str) -> NoReturn:
     if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values[:3]):
         got = f"position {tuple(values[:3])}"
         raise InputError(where, got, f"finite numbers, at most {LARGEST:g}")
-    if not all(0 <= value <= 255 for value in values[3:]):
-        raise InputError(where, f"colour {tuple(values[3:])}", "0 to 255")
-    return values
+    raise InputError(where, f"colour {tuple(values[3:])}", "0 to 255")
 
 
 def _number(text: str, where: str) -> float:

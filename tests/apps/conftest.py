@@ -72,7 +72,7 @@ def scene(ball_scene):
 class AnalyticBall(torch.nn.Module):
     """The ball of `scene`, dense and of its colours, in the unit cube of a similarity."""
 
-    learning_rate, costly, codes, warp = 0.01, False, None, None
+    learning_rate, costly, cones, codes, warp = 0.01, False, False, None, None
 
     def __init__(self, to_field):
         super().__init__()

@@ -17,7 +17,7 @@ OUTER, INNER = 0.3, 0.15
 class Shell(torch.nn.Module):
     """A ball around the cube's middle with a hollow that no camera looks into."""
 
-    learning_rate, costly, codes, warp = 0.01, False, None, None
+    learning_rate, costly, cones, codes, warp = 0.01, False, False, None, None
 
     def density(self, x):
         radius = (x - 0.5).norm(dim=1)

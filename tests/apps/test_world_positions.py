@@ -40,7 +40,7 @@ AS_IT_IS = Similarity.identity()
 class Solids(torch.nn.Module):
     """Dense within the solids of the still life; in the unit cube that a similarity leads to."""
 
-    learning_rate, costly, codes, warp = 0.01, False, None, None
+    learning_rate, costly, cones, codes, warp = 0.01, False, False, None, None
 
     def __init__(self, to_life):
         super().__init__()

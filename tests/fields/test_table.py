@@ -167,6 +167,7 @@ def fits_the_parameters_it_is_given(name, tmp_path):
 
 def tells_how_it_likes_to_learn(name, tmp_path):
     assert 0 < built(name).learning_rate < 1 and built(name).costly in (True, False)
+    assert built(name).cones is False
     assert 256 <= FIELDS[name].arguments.samples_per_step <= 1 << 20
 
 

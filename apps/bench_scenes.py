@@ -1,0 +1,213 @@
+"""What each kind of field makes of a scene in the same minutes: `polyfield bench scenes`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from polyfield.apps.compact_file import write_compact
+from polyfield.apps.device import choose_device
+from polyfield.apps.eval import Eval, evaluate
+from polyfield.apps.files import make_folder, parse_json, read_plain, write_json
+from polyfield.apps.images import scene_images
+from polyfield.apps.measured_process import run_measured
+from polyfield.apps.png_files import to_8bit, write_png
+from polyfield.apps.scene import load_scene
+from polyfield.apps.settings import scene_of
+from polyfield.apps.trained import load
+from polyfield.apps.true_view import true_view
+from polyfield.cuda.errors import InputError
+from polyfield.fields.table import FIELDS
+
+PICTURE_HEIGHT, LABEL_HEIGHT, GAP = 240, 22, 6  # pixels of the strip
+MINUTES = 3.0  # of each training where nobody says otherwise
+MOST_BYTES = 1 << 20  # of the rows of another time
+
+
+@dataclass(frozen=True)
+class SceneRow:
+    """What a field made of a scene."""
+
+    name: str
+    """Of the run's folder: scene and field."""
+    scene: str
+    field: str
+    budget: str
+    """What training was given: "3 minutes", or "500 steps"."""
+    seed: int
+    minutes: float
+    """That it took, reading the scene included."""
+    steps: int
+    psnr: float
+    """Mean over the held-out views, in dB, as `eval` measures it."""
+    ssim: float
+    constant_psnr: float
+    """Of a picture of the mean training colour."""
+    parameters: int
+    packed_bytes: int
+    """Of the field in halves, packed: what a file of it alone would hold."""
+    checkpoint_bytes: int
+    """Of one checkpoint, with all that training goes on from."""
+    view_seconds: float
+    view_size: str
+    peak_bytes: int
+    """Resident memory of the training process, at most."""
+
+
+def scene_rows(
+    scenes: tuple[Path, ...],
+    out: Path,
+    *,
+    minutes: float = MINUTES,
+    steps: int | None = None,
+    seed: int = 0,
+    fields: tuple[str, ...] = (),
+    on_row: Callable[[SceneRow], None] | None = None,
+) -> list[dict[str, object]]:
+    """A row for each scene and field of the table, see `SceneRow`, and a picture of them all.
+
+    Every run is `polyfield train SCENE --field F --minutes M --seed S` in a process of its own,
+    into OUT/<scene>-<field>, of so many steps where they are given; OUT/rows.json keeps what was
+    measured, and what it has of the same budget and seed is not done again. OUT/strip.png: of each
+    scene the first held-out view and what fields show of it. fields: some of the table, all where
+    none is given. Raises InputError for what is no scene, two of one name, an unknown field or a
+    folder of something else; PolyfieldError where a training fails.
+    """
+    chosen = fields or tuple(FIELDS)
+    if not minutes > 0 or not math.isfinite(minutes):
+        raise InputError("--minutes", str(minutes), "above 0")
+    if steps is not None and steps < 1:
+        raise InputError("--steps", str(steps), "at least 1")
+    budget = f"{minutes:g} minutes" if steps is None else f"{steps} steps"
+    for field in chosen:
+        if field not in FIELDS:
+            raise InputError("--only", repr(field[:80]), f"some of {', '.join(FIELDS)}")
+    names = [scene.resolve().name for scene in scenes]
+    if len(set(names)) < len(names):
+        raise InputError("bench scenes", f"folders named {', '.join(names)}", "each name once")
+    for scene in scenes:
+        load_scene(scene)
+    make_folder(out)
+    done = _read_rows(out / "rows.json")
+    rows = []
+    for scene, name in zip(scenes, names, strict=True):
+        for field in chosen:
+            row = done.get((name, field, budget, seed))
+            if row is None:
+                row = _measure(scene, name, field, budget, seed, out)
+                done[name, field, budget, seed] = row
+                write_json(out / "rows.json", [asdict(each) for each in done.values()])
+            if on_row is not None:
+                on_row(row)
+            rows.append(row)
+    write_png(out / "strip.png", np.asarray(strip(rows, out)))
+    return [asdict(row) for row in rows]
+
+
+def strip(rows: list[SceneRow], out: Path) -> Image.Image:
+    """A line for each scene: its first held-out view, then what each field shows of it."""
+    lines: dict[str, list[tuple[str, Image.Image]]] = {}
+    for row in rows:
+        trained = load(out / row.name, choose_device("auto"))
+        scene = scene_of(trained.settings)
+        frame = int(scene.splits["test"][0])
+        line = lines.setdefault(row.scene, [])
+        if not line:
+            truth = true_view(
+                scene, scene_images(scene, 1 << 28), frame, trained.settings.background
+            )
+            line.append((row.scene, _picture(truth.color)))
+        cameras = scene.cameras.transformed(trained.to_field).to(trained.grid.bits.device)
+        shown = trained.color(cameras, frame)
+        line.append((f"{row.field} {row.psnr:.2f} dB", _picture(shown)))
+    widths = [sum(picture.width + GAP for _, picture in line) for line in lines.values()]
+    size = max(widths, default=GAP) - GAP, len(lines) * (PICTURE_HEIGHT + LABEL_HEIGHT)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    top = 0
+    for line in lines.values():
+        left = 0
+        for label, picture in line:
+            draw.text((left + 2, top + 1), label, fill="black", font=font)
+            sheet.paste(picture, (left, top + LABEL_HEIGHT))
+            left += picture.width + GAP
+        top += PICTURE_HEIGHT + LABEL_HEIGHT
+    return sheet
+
+
+def scenes_summary(rows: list[dict[str, Any]]) -> str:
+    """A table for the terminal."""
+    width = max(len(str(row["name"])) for row in rows)
+    lines = [
+        f"{'run':<{width}}      PSNR    SSIM  minutes   steps  parameters    packed"
+        "  checkpoint      view   memory"
+    ]
+    lines += [
+        f"{row['name']:<{width}}  {row['psnr']:5.2f} dB  {row['ssim']:6.4f}  {row['minutes']:7.2f}"
+        f"  {row['steps']:6,}  {row['parameters']:10,}  {row['packed_bytes'] / 1e6:5.2f} MB"
+        f"  {row['checkpoint_bytes'] / 1e6:7.1f} MB  {row['view_seconds']:6.3f} s"
+        f"  {row['peak_bytes'] / 1e6:4.0f} MB"
+        for row in rows
+    ]
+    return "\n".join([*lines, f"({torch.get_num_threads()} threads)"])
+
+
+def _measure(scene: Path, name: str, field: str, budget: str, seed: int, out: Path) -> SceneRow:
+    run = out / f"{name}-{field}"
+    arguments = ["train", str(scene), "--out", str(run), "--field", field, "--no-report"]
+    number, unit = budget.split()
+    arguments += [f"--{unit}", number, "--seed", str(seed)]
+    process = run_measured(arguments)
+    measured = evaluate(Eval(run))
+    trained = load(run, choose_device("auto"))
+    state = {
+        f"{part}.{key}": value
+        for part, learned in trained.parts.items()
+        for key, value in learned.state_dict().items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        packed = write_compact(Path(folder, "field"), state, {})
+    resolution = measured.protocol["resolution"]
+    return SceneRow(
+        name=run.name,
+        scene=name,
+        field=field,
+        budget=budget,
+        seed=seed,
+        minutes=process.result["seconds"] / 60,
+        steps=process.result["steps"],
+        psnr=measured.psnr,
+        ssim=measured.ssim,
+        constant_psnr=measured.constant_psnr,
+        parameters=process.result["parameters"],
+        packed_bytes=packed,
+        checkpoint_bytes=Path(process.result["checkpoint"]).stat().st_size,
+        view_seconds=measured.seconds_per_view,
+        view_size=", ".join(map(str, resolution)) if isinstance(resolution, list) else "",
+        peak_bytes=process.peak_bytes,
+    )
+
+
+def _read_rows(path: Path) -> dict[tuple[str, str, str, int], SceneRow]:
+    """What was measured before. InputError for a file that this bench did not write."""
+    if not path.exists():
+        return {}
+    try:
+        rows = [SceneRow(**row) for row in parse_json(read_plain(path, MOST_BYTES))]
+        return {(row.scene, row.field, row.budget, row.seed): row for row in rows}
+    except (TypeError, ValueError) as error:
+        raise InputError(str(path), "no rows of this bench", "another folder for --out") from error
+
+
+def _picture(color: torch.Tensor) -> Image.Image:
+    picture = Image.fromarray(to_8bit(color.cpu()))
+    width = max(1, round(picture.width * PICTURE_HEIGHT / picture.height))
+    return picture.resize((width, PICTURE_HEIGHT), Image.Resampling.LANCZOS)
