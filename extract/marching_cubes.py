@@ -1,4 +1,4 @@
-"""Marching cubes: the level set of a density as a closed, shared, outward-facing triangle mesh."""
+"""Marching cubes: the level set of a field as a closed, shared, outward-facing triangle mesh."""
 
 from __future__ import annotations
 
@@ -7,44 +7,37 @@ from math import ceil, isfinite
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from polyfield.cuda.errors import InputError
-from polyfield.extract.cube_cases import EDGES, triangle_table
+from polyfield.cuda.surface import Surface, surface
+from polyfield.extract.cube_cases import cube_table
 from polyfield.extract.mesh import Mesh
 
 CHUNK = 1 << 16  # points that a density is asked for at once
-BYTES_A_NODE = 300  # of a slab's working memory: values, cases, and triangles in the worst case
+BYTES_A_NODE = 64  # of a slab's working memory: values, which of them are asked for, and points
 _NEAREST = (
     1e-4  # of an edge, from a vertex to the edge's end: closer ones would make flat triangles
 )
 
 
-class _Crossings(NamedTuple):
-    """The level set's vertices, one a crossed lattice edge, and its triangles between them."""
-
-    keys: Int64[Tensor, " v"]  # 3 * index of the edge's lower node + the edge's axis, ascending
-    values: Float64[Tensor, "v 2"]  # at the edge's lower and upper node
-    faces: Int64[Tensor, "f 3"]  # rows of keys
-
-
 def marching_cubes(
-    values: Float[Tensor, "nx ny nz"], level: float, memory_bytes: int = 1 << 28
-) -> tuple[Float64[Tensor, "v 3"], Int64[Tensor, "f 3"]]:
+    values: Float[Tensor, "nx ny nz"], level: float
+) -> tuple[Float32[Tensor, "v 3"], Int64[Tensor, "f 3"]]:
     """The surface values = level: vertices in index coordinates, and faces between them.
 
     Inside is where values > level; faces are counter-clockwise seen from outside. One vertex a
-    crossed lattice edge, shared by all faces around it, placed by linear interpolation. The surface
-    is manifold, with boundary only where it leaves the lattice. Where a cell's sign pattern is
-    ambiguous, inside corners are joined. Works in slabs of about memory_bytes, on values' device;
-    the result does not depend on it. Raises InputError for fewer than 2 values a side, NaN, or a
-    level that is not finite.
-    Source: Lorensen and Cline 1987; cases by a rule on faces (cube_cases.py).
+    crossed lattice edge, shared by all faces around it, placed by linear interpolation; a few more
+    within cells. The surface is manifold, with boundary only where it leaves the lattice, and its
+    topology is that of the trilinear interpolant: patches meet across faces and through cells as
+    it says. Raises InputError for fewer than 2 values a side, NaN, or a level that is not finite.
+    Source: see cube_cases.py.
     """
-    found = _march(lambda first, last: values[first:last], values.shape, level, memory_bytes)
-    return _vertices(found.keys, _linear(found.values, level), values.shape), found.faces
+    _check(values.shape, level)
+    found = _surface(values, level)
+    return found.position, found.corners
 
 
 def density_mesh(
@@ -90,9 +83,21 @@ def density_mesh(
         values[asked] = _evaluate(density, points.float() / resolution)
         return values
 
-    found = _march(read, shape, level, memory_bytes)
-    position = _bisect(density, found, shape, level, bisections)
-    return Mesh((_vertices(found.keys, position, shape) / resolution).float(), found.faces)
+    _check(shape, level)
+    thickness = max(1, memory_bytes // (BYTES_A_NODE * shape[1] * shape[2]) - 1)
+    parts: list[_Part] = []
+    for first, values in _slabs(read, shape[0], thickness):
+        part = _surface(values, level, details=True)
+        if part.keys is None or part.ends is None:  # they were asked for
+            continue
+        offset = torch.tensor([first, 0, 0], device=device)
+        keys = part.keys + 4 * first * shape[1] * shape[2]
+        parts.append(_Part(part.position + offset, keys, part.ends, part.corners))
+    found = _welded(parts, shape[2])
+    position = found.position.double()
+    on_edge = found.keys % 4 < 3
+    position[on_edge] = _bisect(density, found, on_edge, shape, level, bisections)
+    return Mesh((position / resolution).float(), found.corners)
 
 
 def _evaluate(density: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
@@ -110,28 +115,51 @@ def _widened(occupied: Tensor, resolution: int) -> Tensor:
     return grown[0, 0] > 0
 
 
-def _march(
-    read: Callable[[int, int], Tensor], shape: tuple[int, ...], level: float, memory_bytes: int
-) -> _Crossings:
-    """Crossings and triangles of the lattice whose layers [first, last) along x read returns."""
+def _check(shape: tuple[int, ...], level: float) -> None:
     if min(shape) < 2 or not isfinite(level):
         got = f"shape {tuple(shape)}, level {level}"
         raise InputError("marching_cubes", got, "at least 2 values a side and a finite level")
-    thickness = max(1, memory_bytes // (BYTES_A_NODE * shape[1] * shape[2]) - 1)
-    keys, ends, faces = [], [], []
-    for first, values in _slabs(read, shape[0], thickness):
-        if bool(values.isnan().any()):
-            where = f"marching_cubes: values[{first}:{first + len(values)}]"
-            raise InputError(where, "NaN", "numbers", "The field has diverged.")
-        is_last = first + len(values) == shape[0]
-        slab_keys, slab_ends = _slab_vertices(values, level, owns_end=is_last)
-        offset = 3 * first * shape[1] * shape[2]
-        keys.append(slab_keys + offset)
-        ends.append(slab_ends)
-        faces.append(_slab_faces(values > level) + offset)
-    all_keys = torch.cat(keys)
-    rows = [torch.searchsorted(all_keys, part) for part in faces]
-    return _Crossings(all_keys, torch.cat(ends), torch.cat(rows))
+
+
+def _surface(values: Tensor, level: float, details: bool = False) -> Surface:
+    table = cube_table().to(values.device)
+    parts = table.first, table.faces, table.tunnel, table.added, table.triangles
+    return surface(values, level, parts, details)
+
+
+class _Part(NamedTuple):
+    """A surface with the keys and ends of its vertices, see cuda.surface.Surface."""
+
+    position: Float[Tensor, "v 3"]
+    keys: Int64[Tensor, " v"]
+    ends: Float[Tensor, "v 2"]
+    corners: Int64[Tensor, "f 3"]
+
+
+def _welded(parts: list[_Part], nz: int) -> _Part:
+    """One surface of several, whose vertices on one edge of the lattice become one.
+
+    Vertices in the order that a single part has them in: whatever the parts, the mesh is the same.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    counts = torch.tensor([0, *[len(part.position) for part in parts[:-1]]])
+    offsets = counts.cumsum(0).tolist()
+    corners = torch.cat([part.corners + by for part, by in zip(parts, offsets, strict=True)])
+    keys = torch.cat([part.keys for part in parts])
+    place = (keys // 4 // nz * 4 + keys % 4) * nz + keys // 4 % nz
+    order = place.argsort(stable=True)
+    sorted_keys = keys[order]
+    # Those within cells belong to no edge: each stays itself.
+    first = torch.ones_like(sorted_keys, dtype=torch.bool)
+    first[1:] = (sorted_keys[1:] != sorted_keys[:-1]) | (sorted_keys[1:] % 4 == 3)
+    number = torch.empty_like(order)
+    number[order] = first.cumsum(0) - 1
+    kept = order[first]
+    position = torch.cat([part.position for part in parts])[kept]
+    return _Part(
+        position, keys[kept], torch.cat([part.ends for part in parts])[kept], number[corners]
+    )
 
 
 def _slabs(
@@ -145,64 +173,16 @@ def _slabs(
         end = values[-1:]
 
 
-def _slab_vertices(
-    values: Float[Tensor, "lx ny nz"], level: float, owns_end: bool
-) -> tuple[Int64[Tensor, " v"], Float64[Tensor, "v 2"]]:
-    """Keys and end values of a slab's crossings; its last layer may belong to the next slab."""
-    keys, ends = [], []
-    size = values.shape
-    inside = values > level
-    flat = values.reshape(-1)
-    for axis, stride in enumerate((size[1] * size[2], size[2], 1)):
-        lower, upper = (inside.narrow(axis, start, size[axis] - 1) for start in (0, 1))
-        crossed = lower != upper
-        if axis and not owns_end:
-            crossed = crossed[:-1]
-        x, y, z = crossed.nonzero().unbind(1)
-        node = (x * size[1] + y) * size[2] + z
-        keys.append(3 * node + axis)
-        ends.append(torch.stack([flat[node], flat[node + stride]], 1).double())
-    ascending = torch.cat(keys).argsort()
-    # An infinite density is merely large here: differences of values must stay numbers.
-    return torch.cat(keys)[ascending], torch.cat(ends)[ascending].clamp(-1e300, 1e300)
-
-
-def _slab_faces(inside: Bool[Tensor, "lx ny nz"]) -> Int64[Tensor, "f 3"]:
-    """The triangles of a slab's cells, as keys counted from the slab's first node."""
-    size = inside.shape
-    cells = tuple(side - 1 for side in size)
-    case = torch.zeros(cells, dtype=torch.uint8, device=inside.device)
-    for corner in range(8):
-        part = inside
-        for axis in range(3):
-            part = part.narrow(axis, corner >> axis & 1, cells[axis])
-        case |= part.to(torch.uint8) << corner
-    x, y, z = ((case > 0) & (case < 255)).nonzero().unbind(1)
-    triangles = triangle_table().to(case.device)[case[x, y, z].int()]
-    node = (x * size[1] + y) * size[2] + z
-    step = (size[1] * size[2], size[2], 1)
-    from_node = [
-        3 * sum(step[i] * (low >> i & 1) for i in range(3)) + (high - low).bit_length() - 1
-        for low, high in EDGES
-    ]
-    edge_key = torch.tensor(from_node, device=case.device)
-    keys = 3 * node[:, None, None] + edge_key[triangles.clamp(min=0)]
-    return keys[triangles[..., 0] >= 0]
-
-
-def _lower_nodes(keys: Int64[Tensor, " v"], shape: tuple[int, ...]) -> Int[Tensor, "v 3"]:
-    node = keys // 3
-    return torch.stack(
-        [node // (shape[1] * shape[2]), node // shape[2] % shape[1], node % shape[2]], 1
-    )
-
-
-def _vertices(
-    keys: Int64[Tensor, " v"], position: Float64[Tensor, " v"], shape: tuple[int, ...]
+def _on_edges(
+    keys: Int64[Tensor, " v"], along: Float64[Tensor, " v"], shape: tuple[int, ...]
 ) -> Float64[Tensor, "v 3"]:
-    vertices = _lower_nodes(keys, shape).double()
-    vertices[torch.arange(len(vertices), device=vertices.device), keys % 3] += position
-    return vertices
+    """Index coordinates of places between the ends, 0 and 1, of edges of the lattice."""
+    node = keys // 4
+    points = torch.stack(
+        [node // (shape[1] * shape[2]), node // shape[2] % shape[1], node % shape[2]], 1
+    ).double()
+    points[torch.arange(len(points), device=points.device), keys % 4] += along
+    return points
 
 
 def _linear(values: Float64[Tensor, "v 2"], level: float) -> Float64[Tensor, " v"]:
@@ -212,28 +192,32 @@ def _linear(values: Float64[Tensor, "v 2"], level: float) -> Float64[Tensor, " v
 
 def _bisect(
     density: Callable[[Tensor], Tensor],
-    found: _Crossings,
+    found: _Part,
+    on_edge: Bool[Tensor, " vertices"],
     shape: tuple[int, ...],
     level: float,
     steps: int,
-) -> Float64[Tensor, " v"]:
-    """Positions between brackets halved `steps` times, linear within the last bracket.
+) -> Float64[Tensor, "v 3"]:
+    """Vertices on edges between brackets halved `steps` times, linear within the last bracket.
 
     Each vertex stays on its edge, between a point inside and one outside, so connections stay true.
     """
-    result = [found.values.new_zeros(0)]
-    for rows in torch.arange(len(found.keys), device=found.keys.device).split(CHUNK):
-        keys, (low_value, high_value) = found.keys[rows], found.values[rows].unbind(1)
+    # An infinite density is merely large here: differences of values must stay numbers.
+    all_keys, all_ends = found.keys[on_edge], found.ends[on_edge].double().clamp(-1e300, 1e300)
+    result = [all_ends.new_zeros(0, 3)]
+    for keys, ends in zip(all_keys.split(CHUNK), all_ends.split(CHUNK), strict=True):
+        low_value, high_value = ends.unbind(1)
         rises = high_value > low_value
         low, high = torch.zeros_like(low_value), torch.ones_like(low_value)
         for _ in range(steps):
             middle = (low + high) / 2
-            points = _vertices(keys, middle, shape) / (shape[0] - 1)
+            points = _on_edges(keys, middle, shape) / (shape[0] - 1)
             value = _evaluate(density, points.float()).double().nan_to_num().clamp(-1e300, 1e300)
             beyond = (value > level) == rises
             low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
             low_value = torch.where(beyond, low_value, value)
             high_value = torch.where(beyond, value, high_value)
         within = _linear(torch.stack([low_value, high_value], 1), level)
-        result.append((low + (high - low) * within).clamp(_NEAREST, 1 - _NEAREST))
+        along = (low + (high - low) * within).clamp(_NEAREST, 1 - _NEAREST)
+        result.append(_on_edges(keys, along, shape))
     return torch.cat(result)

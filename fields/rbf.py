@@ -30,7 +30,7 @@ from polyfield.fields.signal import ReluDecoder, Signal, SineDecoder, sine_numbe
 SETTLES_AT = 400  # steps: the grid alone has found the surfaces by then
 MOST_KERNELS = 1 << 14
 WAVES, TENT_WAVES = (0.125, 4096.0), 8.0  # radians a unit of weight
-PACE = 0.01  # of released kernels, in spacings of a lattice, to the rate of features
+PACE = 0.001  # of released kernels, in spacings of a lattice, to the rate of features
 START = 1e-4  # features and bias begin within it about 0
 
 

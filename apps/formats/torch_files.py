@@ -71,6 +71,8 @@ def _check(file: BinaryIO, most: int) -> None:
         entries = archive.infolist()
         if len(entries) > _MOST_ENTRIES or any(e.compress_type for e in entries):
             raise ValueError("packed in a way that torch does not write")
+        if sum(max(e.file_size, e.compress_size) for e in entries) > most:
+            raise ValueError("entries that are larger than the file")
         described = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
         if len(described) != 1 or described[0].file_size > _MOST_PICKLED:
             raise ValueError("no description of tensors")

@@ -43,6 +43,7 @@ FN void max_to(float* p, float v) { atomicMax((u32*)p, __float_as_uint(v)); }
 FN float exponential(float x) { return expf(x); }
 FN float logarithm(float x) { return logf(x); }
 FN float square_root(float x) { return sqrtf(x); }
+FN double square_root(double x) { return sqrt(x); }
 FN void sine_and_cosine(float x, float& sine, float& cosine) { sincosf(x, &sine, &cosine); }
 FN float round_down(float x) { return floorf(x); }
 FN float absolute(float x) { return fabsf(x); }
@@ -97,6 +98,7 @@ FN void fetch_early(const float* p) { __builtin_prefetch(p); }
 FN float bits_to_float(u32 b) { return __builtin_bit_cast(float, b); }
 FN u32 float_to_bits(float f) { return __builtin_bit_cast(u32, f); }
 FN float square_root(float x) { return __builtin_sqrtf(x); }
+FN double square_root(double x) { return __builtin_sqrt(x); }
 FN float round_down(float x) { return __builtin_floorf(x); }
 FN float absolute(float x) { return __builtin_fabsf(x); }
 FN float larger(float a, float b) { return a > b ? a : b; }

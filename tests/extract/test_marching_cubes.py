@@ -132,14 +132,20 @@ def test_faces_look_down_the_gradient_of_density():
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 2**31), st.tuples(*[st.integers(2, 9)] * 3), st.integers(0, 40_000))
-def test_slabs_of_any_size_give_the_same_mesh(seed, shape, memory_bytes):
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(shape, generator=generator)
-    for ours, whole in zip(
-        marching_cubes(values, 0.1, memory_bytes), marching_cubes(values, 0.1), strict=True
-    ):
-        assert torch.equal(ours, whole)
+@given(st.integers(0, 2**31), st.integers(2, 9), st.integers(0, 40_000))
+def test_slabs_of_any_size_give_the_same_mesh(seed, side, memory_bytes):
+    """Nodes of random densities: every slab's border cuts through ambiguous cells."""
+    values = torch.rand(side + 1, side + 1, side + 1, generator=torch.Generator().manual_seed(seed))
+
+    def density(points):
+        x, y, z = (points * side).round().long().unbind(1)
+        return values[x, y, z]
+
+    whole = density_mesh(density, side, 0.4, bisections=0)
+    ours = density_mesh(density, side, 0.4, bisections=0, memory_bytes=memory_bytes)
+    assert torch.equal(ours.faces, whole.faces) and is_closed_and_oriented(whole.faces)
+    # What is added within cells comes in the order of cells; where two are added it may turn.
+    torch.testing.assert_close(ours.vertices, whole.vertices, atol=1e-6, rtol=0)
 
 
 def test_axes_are_alike():

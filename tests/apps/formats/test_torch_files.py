@@ -117,3 +117,11 @@ def test_a_missing_file_and_a_pipe_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="no plain file"):
         read_tensors(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("at", [20, 24])  # an entry's bytes in the file, and unpacked
+def test_entries_that_claim_more_than_the_file_are_refused_before_they_are_read(tmp_path, at):
+    forged = bytearray(saved(TENSORS, False))
+    entry = forged.index(b"PK\x01\x02")  # the first one's line in the central directory
+    forged[entry + at : entry + at + 4] = b"\xfe\xff\xff\xff"
+    assert "larger than the file" in refused(tmp_path, bytes(forged))

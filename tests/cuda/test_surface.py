@@ -1,0 +1,147 @@
+"""The surface of numbers on a lattice: kernels equal the specification, and both the facts."""
+
+import pytest
+import torch
+from torch import Generator
+from torch.nn.functional import pad
+
+from polyfield.cuda.errors import InputError
+from polyfield.cuda.surface import surface, surface_reference
+from polyfield.extract.cube_cases import cube_table
+from polyfield.extract.mesh_checks import is_closed_and_oriented
+
+pytestmark = pytest.mark.kernels
+
+TABLE = cube_table()
+SHAPES = [(2, 2, 2), (5, 3, 70), (33, 34, 31), (3, 40, 32), (2, 9, 33), (7, 2, 65)]
+
+
+def table(device):
+    moved = TABLE.to(device)
+    return moved.first, moved.faces, moved.tunnel, moved.added, moved.triangles
+
+
+def random_values(shape, seed=0):
+    """Noise: a third of all cells or more have an alternating face."""
+    return torch.randn(shape, generator=Generator().manual_seed(seed))
+
+
+def both(values, level, device):
+    found = surface(values.to(device), level, table(device), details=True)
+    return found, surface_reference(values, level, table(torch.device("cpu")), details=True)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7, -0.3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_equal_the_reference(device, shape, level):
+    found, expected = both(random_values(shape), level, device)
+    assert torch.equal(found.corners.cpu(), expected.corners)
+    assert torch.equal(found.keys.cpu(), expected.keys)
+    assert torch.equal(found.ends.cpu(), expected.ends)
+    torch.testing.assert_close(found.position.cpu(), expected.position, atol=2e-5, rtol=0)
+
+
+def test_smooth_fields_equal_the_reference(device):
+    axis = torch.linspace(-1, 1, 40)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    for values in (0.7 - (x * x + y * y + z * z).sqrt(), x * y - z * z + 0.02):
+        found, expected = both(values, 0.0, device)
+        assert torch.equal(found.corners.cpu(), expected.corners)
+        torch.testing.assert_close(found.position.cpu(), expected.position, atol=2e-5, rtol=0)
+
+
+def test_vertices_lie_where_a_line_between_the_ends_of_their_edge_crosses_the_level(device):
+    values = random_values((6, 7, 40), 3)
+    found, _ = both(values, 0.2, device)
+    position, keys, ends = (t.cpu() for t in (found.position, found.keys, found.ends))
+    on_edge = keys % 4 < 3
+    assert bool((~on_edge).any())
+    node, axis = keys[on_edge] // 4, keys[on_edge] % 4
+    begin = torch.stack([node // 280, node // 40 % 7, node % 40], 1).double()
+    low, high = ends[on_edge].double().unbind(1)
+    assert torch.equal(low.float(), values.reshape(-1)[node])
+    assert bool(((low > 0.2) != (high > 0.2)).all())
+    expected = begin.clone()
+    along = ((0.2 - low) / (high - low)).clamp(1e-4, 1 - 1e-4)
+    expected[torch.arange(len(node)), axis] += along
+    torch.testing.assert_close(position[on_edge].double(), expected, atol=1e-5, rtol=0)
+    # What cells add lies within them.
+    cell = keys[~on_edge] // 4
+    begin = torch.stack([cell // 280, cell // 40 % 7, cell % 40], 1).float()
+    inside = position[~on_edge] - begin
+    assert 0.04 < inside.min() and inside.max() < 0.96
+
+
+def test_each_edge_has_one_vertex_and_each_vertex_a_triangle(device):
+    found, _ = both(random_values((9, 8, 35), 4), 0.0, device)
+    keys = found.keys.cpu()
+    on_edge = keys[keys % 4 < 3]
+    assert len(on_edge.unique()) == len(on_edge)
+    assert len(found.corners.cpu().unique()) == len(found.position)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_with_an_empty_border_is_closed(device, seed):
+    values = pad(random_values((9, 11, 37), seed), (1,) * 6, value=-1.0)
+    found, _ = both(values, 0.0, device)
+    assert is_closed_and_oriented(found.corners.cpu())
+
+
+def test_whole_numbers_tie_everywhere_and_still_close(device):
+    """Saddles of exactly 0, and nodes at the level, which are outside."""
+    values = pad(random_values((9, 11, 37), 8).round(), (1,) * 6, value=-1.0)
+    found, expected = both(values, 0.0, device)
+    assert torch.equal(found.corners.cpu(), expected.corners)
+    assert is_closed_and_oriented(found.corners.cpu())
+
+
+def test_neighbours_whose_face_s_saddle_is_0_share_no_triangle(device):
+    """Two cells of three patches and more, of whole numbers, from a report on another library."""
+    rows = [[[13, -1], [-1, -7]], [[-1, 1], [7, -7]], [[15, -9], [-3, -1]]]
+    found, _ = both(torch.tensor(rows).float(), 0.0, device)
+    corners = found.corners.cpu().sort(1).values
+    assert len(corners) and len(corners.unique(dim=0)) == len(corners)
+
+
+def test_without_details_the_mesh_is_the_same(device):
+    values = random_values((8, 8, 40)).to(device)
+    plain = surface(values, 0.0, table(device))
+    found = surface(values, 0.0, table(device), details=True)
+    assert plain.keys is None and plain.ends is None
+    assert torch.equal(plain.position, found.position) and torch.equal(plain.corners, found.corners)
+
+
+@pytest.mark.parametrize("level", [-9.0, 9.0])
+def test_nothing_crosses_nothing(device, level):
+    found, expected = both(random_values((4, 5, 40)), level, device)
+    for part in (found, expected):
+        assert part.position.shape == (0, 3) and part.corners.shape == (0, 3)
+
+
+@pytest.mark.parametrize("at", [(0, 0, 0), (3, 4, 39), (1, 2, 31), (2, 0, 32)])
+def test_a_single_nan_is_refused(device, at):
+    values = random_values((4, 5, 40))
+    values[at] = torch.nan
+    for call in (surface, surface_reference):
+        on = device if call is surface else torch.device("cpu")
+        with pytest.raises(InputError, match="NaN"):
+            call(values.to(on), 0.0, table(on))
+
+
+def test_infinite_numbers_have_finite_vertices(device):
+    values = random_values((5, 6, 40))
+    values[values > 1.5], values[values < -1.5] = torch.inf, -torch.inf
+    found, expected = both(values, 0.0, device)
+    assert bool(found.position.isfinite().all()) and bool(expected.position.isfinite().all())
+    assert torch.equal(found.corners.cpu(), expected.corners)
+    torch.testing.assert_close(found.position.cpu(), expected.position, atol=2e-5, rtol=0)
+
+
+def test_numbers_of_other_layouts_and_precision_are_taken(device):
+    values = random_values((6, 7, 40))
+    turned = surface(values.to(device).permute(2, 0, 1), 0.0, table(device))
+    whole = surface(values.to(device).permute(2, 0, 1).contiguous(), 0.0, table(device))
+    assert torch.equal(turned.corners, whole.corners)
+    double = surface(values.double().to(device), 0.0, table(device))
+    single = surface(values.to(device), 0.0, table(device))
+    assert torch.equal(double.corners, single.corners)
