@@ -20,6 +20,11 @@ from polyfield.apps.bench_race import Absent, Race, Row, hold
 from polyfield.apps.bench_rbf import both_against_reference as rbf_against_reference
 from polyfield.apps.bench_rbf import clusters_against_reference, search_against_reference
 from polyfield.apps.bench_step import step_against_reference
+from polyfield.apps.bench_surface import (
+    surface_against_pymcubes,
+    surface_against_scikit_image,
+    surface_against_vtk,
+)
 from polyfield.cuda.backend import VARIABLE
 from polyfield.cuda.errors import InputError
 
@@ -38,6 +43,9 @@ RACES: dict[str, Callable[[], Race]] = {
     "rbf-both/reference": rbf_against_reference,
     "composite-both/nerfacc": composite_against_nerfacc,
     "step/reference": step_against_reference,
+    "surface/pymcubes": surface_against_pymcubes,
+    "surface/scikit-image": surface_against_scikit_image,
+    "surface/vtk": surface_against_vtk,
 }
 
 

@@ -26,7 +26,8 @@ class Race:
     """What two sides do with the same inputs. What a side returns is fully computed when it does.
 
     against: the opponent's name; version: of its package. ours and theirs: what is timed. read:
-    tensors out of what `theirs` returned, in the order of the tuple that `ours` returns; not timed.
+    tensors out of what `theirs` returned, in the order of the tuple that `ours` returns, or that
+    `shown` makes of it; neither is timed.
     tolerance: largest difference of a tensor, as a part of its largest magnitude. before: brings
     both sides to the same state; called before every turn, not timed.
     """
@@ -38,6 +39,7 @@ class Race:
     tolerance: float
     read: Callable[[Any], tuple[Tensor, ...]] = lambda result: result
     before: Callable[[], None] = lambda: None
+    shown: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = lambda result: result
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def hold(name: str, race: Race, rounds: int) -> Row:
     race.before()
     race.ours(), race.theirs()
     race.before()
-    check(name, race.ours(), race.read(race.theirs()), race.tolerance)
+    check(name, race.shown(race.ours()), race.read(race.theirs()), race.tolerance)
     times: tuple[list[float], list[float]] = ([], [])
     sides = (race.ours, race.theirs)
     for turn in range(rounds):

@@ -24,6 +24,7 @@ from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
+from polyfield.cuda.surface import surface
 from polyfield.cuda.table_adam import hash_grid_adam_
 
 
@@ -168,6 +169,12 @@ def occupancy_exercise() -> list[Tensor]:
     return [cell_points(2, 8, cells, 7, 1), values, pack_bits(values, 0.5)]
 
 
+def surface_exercise(level: float) -> list[Tensor]:
+    """The surface of noise: rows of one word and more, cells with faces that alternate."""
+    values = torch.randn(9, 8, 37, generator=torch.Generator().manual_seed(12))
+    return [part for part in surface(values, level, details=True) if part is not None]
+
+
 def spherical_harmonics_exercise(degree: int) -> list[Tensor]:
     """Values and gradient."""
     random = torch.Generator().manual_seed(5)
@@ -194,6 +201,7 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "radiance": partial(radiance_exercise, 4, False),
     "box": box_exercise,
     "occupancy": occupancy_exercise,
+    "surface": partial(surface_exercise, 0.0),
     "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
 }
 
@@ -240,6 +248,7 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
     },
     "box": box_exercise,
     "occupancy": occupancy_exercise,
+    **{f"surface {level}": partial(surface_exercise, level) for level in (-1.0, 0.0, 9.0)},
     **{
         f"spherical_harmonics {degree}": partial(spherical_harmonics_exercise, degree)
         for degree in range(8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
+from polyfield.cuda.cube_cases import CubeTable, cube_table
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import constant, kernel, launch
 
@@ -27,22 +27,17 @@ class Surface(NamedTuple):
     """The numbers at the lower and the upper end of its edge."""
 
 
-def surface(
-    values: Float[Tensor, "nx ny nz"],
-    level: float,
-    table: Sequence[Tensor],
-    details: bool = False,
-) -> Surface:
-    """The surface values = level on the lattice, by a table of how it may run through a cube.
+def surface(values: Float[Tensor, "nx ny nz"], level: float, details: bool = False) -> Surface:
+    """The surface values = level on a lattice of at least 2 values a side; inside is above.
 
-    Inside is above the level. table: first, faces, tunnel, added, triangles, as
-    extract.cube_cases.CubeTable says. details: with keys and ends. At least 2 values a side;
-    float32 runs on kernels, the rest on the reference. Raises InputError for NaN, and for more
-    than 2^31 vertices or triangles. Source: see extract/cube_cases.py; counting first, row by row,
-    as Flying Edges (Schroeder, Maynard and Geveci 2015).
+    Its topology is that of the trilinear interpolant between the values, see cube_cases.py; one
+    vertex on every edge of the lattice that it crosses, and a few more within cells. details: with
+    keys and ends. float32 runs on kernels, the rest on the reference. Raises InputError for NaN,
+    and for more than 2^31 vertices or triangles. Source: cube_cases.py; rows counted first, as in
+    Flying Edges (Schroeder, Maynard and Geveci 2015).
     """
     if backend_of(values.device) == "reference" or values.dtype != torch.float32:
-        return surface_reference(values, level, table, details)
+        return surface_reference(values, level, details)
     nx, ny, nz = values.shape
     values = values.contiguous()
     words = -(-nz // 32)
@@ -54,10 +49,13 @@ def surface(
     launch(signs, grid, values, bits, unsound, level, rows, nz, words)
     if int(unsound):
         raise InputError("surface: values", "NaN", "numbers", "The field has diverged.")
-    _, _, _, added, triangles = table
-    sizes = nx, ny, nz, words, added.shape[1], triangles.shape[1]
+    table = cube_table().to(device)
+    rows_of_cubes = table.first, table.faces, table.tunnel, table.added, table.triangles
+    sizes = nx, ny, nz, words, table.added.shape[1], table.triangles.shape[1]
     counts = torch.empty(rows, 5, dtype=torch.int32, device=device)
-    launch(kernel("surface", "SurfaceCount"), grid, values, bits, *table, counts, level, *sizes)
+    launch(
+        kernel("surface", "SurfaceCount"), grid, values, bits, *rows_of_cubes, counts, level, *sizes
+    )
     starts, vertices, faces = _starts(counts)
     position = torch.empty(vertices, 3, device=device)
     corners = torch.empty(faces, 3, dtype=torch.int64, device=device)
@@ -66,7 +64,7 @@ def surface(
     if vertices:
         found = position, keys, ends, corners
         draw = kernel("surface", "SurfaceDraw")
-        launch(draw, grid, values, bits, *table, starts, *found, level, *sizes)
+        launch(draw, grid, values, bits, *rows_of_cubes, starts, *found, level, *sizes)
     return Surface(position, corners, keys, ends)
 
 
@@ -86,10 +84,7 @@ def _starts(counts: Int[Tensor, "rows 5"]) -> tuple[Int[Tensor, "rows 5"], int, 
 
 
 def surface_reference(
-    values: Float[Tensor, "nx ny nz"],
-    level: float,
-    table: Sequence[Tensor],
-    details: bool = False,
+    values: Float[Tensor, "nx ny nz"], level: float, details: bool = False
 ) -> Surface:
     """The specification in plain torch, in float64, for numbers of any precision."""
     if bool(values.isnan().any()):
@@ -97,7 +92,7 @@ def surface_reference(
     # An infinite number is merely large here: differences and products must stay numbers.
     from_level = values.double().clamp(-1e30, 1e30) - level
     edges = _crossed_edges(from_level)
-    found = _cells(from_level, table)
+    found = _cells(from_level, cube_table().to(values.device))
     # Rows of the lattice, then edges along x, y, z and what cells add, then z.
     kinds = torch.cat([edges.axis, torch.full_like(found.added_cell, 3)])
     nodes = torch.cat([edges.node, found.node[found.added_cell]])
@@ -161,8 +156,9 @@ class _Cells(NamedTuple):
     corner: Tensor  # [triangles, 3], see CubeTable
 
 
-def _cells(f: Tensor, table: Sequence[Tensor]) -> _Cells:
-    first, faces, tunnels, added, triangles = (part.long() for part in table)
+def _cells(f: Tensor, table: CubeTable) -> _Cells:
+    parts = table.first, table.faces, table.tunnel, table.added, table.triangles
+    first, faces, tunnels, added, triangles = (part.long() for part in parts)
     inner = [side - 1 for side in f.shape]
     corner = []
     for number in range(8):

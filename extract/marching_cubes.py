@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.surface import Surface, surface
-from polyfield.extract.cube_cases import cube_table
+from polyfield.cuda.surface import surface
 from polyfield.extract.mesh import Mesh
 
 CHUNK = 1 << 16  # points that a density is asked for at once
@@ -33,10 +32,10 @@ def marching_cubes(
     within cells. The surface is manifold, with boundary only where it leaves the lattice, and its
     topology is that of the trilinear interpolant: patches meet across faces and through cells as
     it says. Raises InputError for fewer than 2 values a side, NaN, or a level that is not finite.
-    Source: see cube_cases.py.
+    Source: cuda/cube_cases.py.
     """
     _check(values.shape, level)
-    found = _surface(values, level)
+    found = surface(values, level)
     return found.position, found.corners
 
 
@@ -87,7 +86,7 @@ def density_mesh(
     thickness = max(1, memory_bytes // (BYTES_A_NODE * shape[1] * shape[2]) - 1)
     parts: list[_Part] = []
     for first, values in _slabs(read, shape[0], thickness):
-        part = _surface(values, level, details=True)
+        part = surface(values, level, details=True)
         if part.keys is None or part.ends is None:  # they were asked for
             continue
         offset = torch.tensor([first, 0, 0], device=device)
@@ -119,12 +118,6 @@ def _check(shape: tuple[int, ...], level: float) -> None:
     if min(shape) < 2 or not isfinite(level):
         got = f"shape {tuple(shape)}, level {level}"
         raise InputError("marching_cubes", got, "at least 2 values a side and a finite level")
-
-
-def _surface(values: Tensor, level: float, details: bool = False) -> Surface:
-    table = cube_table().to(values.device)
-    parts = table.first, table.faces, table.tunnel, table.added, table.triangles
-    return surface(values, level, parts, details)
 
 
 class _Part(NamedTuple):

@@ -7,18 +7,11 @@ from torch.nn.functional import pad
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.surface import surface, surface_reference
-from polyfield.extract.cube_cases import cube_table
 from polyfield.extract.mesh_checks import is_closed_and_oriented
 
 pytestmark = pytest.mark.kernels
 
-TABLE = cube_table()
 SHAPES = [(2, 2, 2), (5, 3, 70), (33, 34, 31), (3, 40, 32), (2, 9, 33), (7, 2, 65)]
-
-
-def table(device):
-    moved = TABLE.to(device)
-    return moved.first, moved.faces, moved.tunnel, moved.added, moved.triangles
 
 
 def random_values(shape, seed=0):
@@ -27,8 +20,8 @@ def random_values(shape, seed=0):
 
 
 def both(values, level, device):
-    found = surface(values.to(device), level, table(device), details=True)
-    return found, surface_reference(values, level, table(torch.device("cpu")), details=True)
+    found = surface(values.to(device), level, details=True)
+    return found, surface_reference(values, level, details=True)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.7, -0.3])
@@ -105,8 +98,8 @@ def test_neighbours_whose_face_s_saddle_is_0_share_no_triangle(device):
 
 def test_without_details_the_mesh_is_the_same(device):
     values = random_values((8, 8, 40)).to(device)
-    plain = surface(values, 0.0, table(device))
-    found = surface(values, 0.0, table(device), details=True)
+    plain = surface(values, 0.0)
+    found = surface(values, 0.0, details=True)
     assert plain.keys is None and plain.ends is None
     assert torch.equal(plain.position, found.position) and torch.equal(plain.corners, found.corners)
 
@@ -125,7 +118,7 @@ def test_a_single_nan_is_refused(device, at):
     for call in (surface, surface_reference):
         on = device if call is surface else torch.device("cpu")
         with pytest.raises(InputError, match="NaN"):
-            call(values.to(on), 0.0, table(on))
+            call(values.to(on), 0.0)
 
 
 def test_infinite_numbers_have_finite_vertices(device):
@@ -139,9 +132,9 @@ def test_infinite_numbers_have_finite_vertices(device):
 
 def test_numbers_of_other_layouts_and_precision_are_taken(device):
     values = random_values((6, 7, 40))
-    turned = surface(values.to(device).permute(2, 0, 1), 0.0, table(device))
-    whole = surface(values.to(device).permute(2, 0, 1).contiguous(), 0.0, table(device))
+    turned = surface(values.to(device).permute(2, 0, 1), 0.0)
+    whole = surface(values.to(device).permute(2, 0, 1).contiguous(), 0.0)
     assert torch.equal(turned.corners, whole.corners)
-    double = surface(values.double().to(device), 0.0, table(device))
-    single = surface(values.to(device), 0.0, table(device))
+    double = surface(values.double().to(device), 0.0)
+    single = surface(values.to(device), 0.0)
     assert torch.equal(double.corners, single.corners)

@@ -79,6 +79,8 @@ class CubeTable:
 
     def to(self, device: torch.device) -> CubeTable:
         """The same on another device."""
+        if device == self.first.device:
+            return self
         parts = self.first, self.faces, self.tunnel, self.added, self.triangles
         return CubeTable(*(part.to(device) for part in parts))
 

@@ -1,0 +1,118 @@
+"""Races of marching cubes: a noisy ball on a lattice, against other people's extractors."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyfield.apps.bench_race import Absent, Race
+from polyfield.extract.marching_cubes import marching_cubes
+
+SIDE = 256
+NEAR_A_NODE = 2e-4  # of a cell: there it is a matter of taste on which edge a vertex lies
+
+
+def noisy_ball(side: int) -> Float[Tensor, "{side} {side} {side}"]:
+    """How far within a ball of radius 0.7 the nodes of [-1, 1]^3 lie, and half a cell of noise."""
+    axis = torch.linspace(-1, 1, side)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    noise = torch.rand(side, side, side, generator=torch.Generator().manual_seed(0)) - 0.5
+    return 0.7 - (x * x + y * y + z * z).sqrt() + noise * 2 / (side - 1)
+
+
+def vertices_on_edges(vertices: Float[Tensor, "v 3"]) -> Float[Tensor, "edges 3"]:
+    """Those on edges of the lattice, in the order of these; none very near a node."""
+    vertices = vertices.double()
+    off = (vertices - vertices.round()).abs()
+    farthest, axis = off.max(1)
+    others = off.sum(1) - farthest
+    kept = (others < NEAR_A_NODE / 2) & (farthest > NEAR_A_NODE)
+    vertices, axis = vertices[kept], axis[kept]
+    node = vertices.round().long()
+    rows = torch.arange(len(node))
+    node[rows, axis] = vertices[rows, axis].floor().long()
+    side = int(node.max()) + 2 if len(node) else 1
+    key = ((node[:, 0] * side + node[:, 1]) * side + node[:, 2]) * 3 + axis
+    return vertices[key.argsort()]
+
+
+def surface_against_pymcubes(side: int = SIDE) -> Race:
+    """Vertices and triangles; the classic 256 cases."""
+    try:
+        import mcubes
+    except ImportError as error:
+        raise Absent("PyMCubes is not installed: pip install 'polyfield[bench]'") from error
+    values = noisy_ball(side)
+    array = values.numpy()
+    return Race(
+        against="PyMCubes",
+        version=version("PyMCubes"),
+        ours=lambda: marching_cubes(values, 0.0),
+        theirs=lambda: mcubes.marching_cubes(array, 0.0),
+        tolerance=1e-4 / side,  # of a cell
+        read=lambda found: (vertices_on_edges(torch.from_numpy(np.asarray(found[0]))),),
+        shown=lambda found: (vertices_on_edges(found[0]),),
+    )
+
+
+def surface_against_scikit_image(side: int = SIDE) -> Race:
+    """Vertices, triangles and, for them, normals; marching cubes 33."""
+    try:
+        from skimage.measure import marching_cubes as theirs
+    except ImportError as error:
+        raise Absent("scikit-image is not installed: pip install 'polyfield[bench]'") from error
+    values = noisy_ball(side)
+    array = values.numpy()
+    return Race(
+        against="scikit-image",
+        version=version("scikit-image"),
+        ours=lambda: marching_cubes(values, 0.0),
+        theirs=lambda: theirs(array, 0.0),
+        tolerance=1e-4 / side,
+        read=lambda found: (vertices_on_edges(torch.from_numpy(found[0].copy())),),
+        shown=lambda found: (vertices_on_edges(found[0]),),
+    )
+
+
+def surface_against_vtk(side: int = SIDE) -> Race:
+    """Vertices and triangles; Flying Edges, on as many threads as ours."""
+    try:
+        from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+        from vtkmodules.vtkCommonCore import vtkSMPTools
+        from vtkmodules.vtkCommonDataModel import vtkImageData
+        from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D
+    except ImportError as error:
+        raise Absent("vtk is not installed: pip install 'polyfield[bench]'") from error
+    values = noisy_ball(side)
+    vtkSMPTools.Initialize(torch.get_num_threads())
+    image = vtkImageData()
+    image.SetDimensions(side, side, side)  # their first axis is the one that lies in a row
+    image.GetPointData().SetScalars(numpy_to_vtk(values.numpy().reshape(-1)))
+
+    def extract(given: vtkImageData) -> object:
+        edges = vtkFlyingEdges3D()
+        edges.SetInputData(given)
+        edges.SetValue(0, 0.0)
+        edges.ComputeNormalsOff()
+        edges.ComputeGradientsOff()
+        edges.ComputeScalarsOff()
+        edges.Update()
+        return edges.GetOutput()
+
+    def read(found: Any) -> Tensor:
+        return torch.from_numpy(vtk_to_numpy(found.GetPoints().GetData()).copy()).flip(1)
+
+    return Race(
+        against="VTK Flying Edges",
+        version=version("vtk"),
+        ours=lambda: marching_cubes(values, 0.0),
+        theirs=lambda: extract(image),
+        tolerance=1e-4 / side,
+        read=lambda found: (vertices_on_edges(read(found)),),
+        shown=lambda found: (vertices_on_edges(found[0]),),
+    )
