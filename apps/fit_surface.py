@@ -7,9 +7,11 @@ from dataclasses import replace
 from polyfield.apps.fitted import Fitted
 from polyfield.cuda.errors import InputError
 from polyfield.extract.floaters import remove_floaters
-from polyfield.extract.marching_cubes import density_mesh
+from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.fields.similarity import Similarity
+
+STEEPEST = 2.0  # that learned distances change, where those of a mesh change by 1
 
 
 def surface_mesh(fitted: Fitted, resolution: int) -> Mesh:
@@ -19,8 +21,7 @@ def surface_mesh(fitted: Fitted, resolution: int) -> Mesh:
         got = f"a fitted {fitted.settings.kind}"
         raise InputError(fitted.settings.signal, got, "distances, which have a surface")
     to_field = Similarity.from_json(fitted.settings.to_field or {})
-    # The border of the cube counts as 0 there, which is outside.
-    mesh = density_mesh(lambda x: 1 - fitted.values(x)[:, 0], resolution, 1.0)
+    mesh = distance_mesh(lambda x: fitted.values(x)[:, 0], resolution, STEEPEST)
     if len(mesh.faces):
         mesh = remove_floaters(mesh)
     if not len(mesh.faces):

@@ -24,7 +24,7 @@ from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
-from polyfield.cuda.surface import surface
+from polyfield.cuda.surface import surfaces
 from polyfield.cuda.table_adam import hash_grid_adam_
 
 
@@ -171,8 +171,8 @@ def occupancy_exercise() -> list[Tensor]:
 
 def surface_exercise(level: float) -> list[Tensor]:
     """The surface of noise: rows of one word and more, cells with faces that alternate."""
-    values = torch.randn(9, 8, 37, generator=torch.Generator().manual_seed(12))
-    return [part for part in surface(values, level, details=True) if part is not None]
+    values = torch.randn(2, 9, 8, 37, generator=torch.Generator().manual_seed(12))
+    return list(surfaces(values, level))
 
 
 def spherical_harmonics_exercise(degree: int) -> list[Tensor]:

@@ -21,27 +21,53 @@ class Surface(NamedTuple):
 
     position: Float32[Tensor, "v 3"]
     corners: Int64[Tensor, "f 3"]
-    keys: Int64[Tensor, " v"] | None
-    """Of each vertex, 4 * the node where its edge begins + the edge's axis; 3: within the cell."""
-    ends: Float32[Tensor, "v 2"] | None
-    """The numbers at the lower and the upper end of its edge."""
 
 
-def surface(values: Float[Tensor, "nx ny nz"], level: float, details: bool = False) -> Surface:
+class Surfaces(NamedTuple):
+    """Surfaces of several lattices, one after the other, each as `Surface`.
+
+    keys: of each vertex, 4 * the node where its edge begins + the edge's axis, nodes counted
+    through all lattices; 3 for what lies within the cell that begins there. ends: the numbers at
+    the lower and the upper end of its edge.
+    """
+
+    position: Float32[Tensor, "v 3"]
+    corners: Int64[Tensor, "f 3"]
+    keys: Int64[Tensor, " v"]
+    ends: Float32[Tensor, "v 2"]
+
+
+def surface(values: Float[Tensor, "nx ny nz"], level: float) -> Surface:
     """The surface values = level on a lattice of at least 2 values a side; inside is above.
 
     Its topology is that of the trilinear interpolant between the values, see cube_cases.py; one
-    vertex on every edge of the lattice that it crosses, and a few more within cells. details: with
-    keys and ends. float32 runs on kernels, the rest on the reference. Raises InputError for NaN,
-    and for more than 2^31 vertices or triangles. Source: cube_cases.py; rows counted first, as in
-    Flying Edges (Schroeder, Maynard and Geveci 2015).
+    vertex on every edge of the lattice that it crosses, and a few more within cells. float32 runs
+    on kernels, the rest on the reference. Raises InputError for NaN, and for more than 2^31
+    vertices or triangles. Source: cube_cases.py; rows counted first, as in Flying Edges (Schroeder,
+    Maynard and Geveci 2015).
     """
-    if backend_of(values.device) == "reference" or values.dtype != torch.float32:
-        return surface_reference(values, level, details)
-    nx, ny, nz = values.shape
+    if _by_reference(values):
+        return Surface(*surfaces_reference(values[None], level)[:2])
+    position, corners, _, _ = _run(values[None], level, details=False)
+    return Surface(position, corners)
+
+
+def surfaces(values: Float[Tensor, "blocks nx ny nz"], level: float) -> Surfaces:
+    """As `surface`, of each of several lattices of one size, with where vertices come from."""
+    if _by_reference(values):
+        return surfaces_reference(values, level)
+    position, corners, keys, ends = _run(values, level, details=True)
+    return Surfaces(position, corners, keys, ends)
+
+
+def _by_reference(values: Tensor) -> bool:
+    return backend_of(values.device) == "reference" or values.dtype != torch.float32
+
+
+def _run(values: Tensor, level: float, details: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     values = values.contiguous()
-    words = -(-nz // 32)
-    rows, device = nx * ny, values.device
+    blocks, nx, ny, nz = values.shape
+    words, rows, device = -(-nz // 32), blocks * nx * ny, values.device
     bits = torch.empty(rows, words, dtype=torch.int32, device=device)
     unsound = torch.zeros(1, dtype=torch.int32, device=device)
     grid = -(-rows // constant("surface", "SURFACE_ROWS")), 1
@@ -50,22 +76,22 @@ def surface(values: Float[Tensor, "nx ny nz"], level: float, details: bool = Fal
     if int(unsound):
         raise InputError("surface: values", "NaN", "numbers", "The field has diverged.")
     table = cube_table().to(device)
-    rows_of_cubes = table.first, table.faces, table.tunnel, table.added, table.triangles
-    sizes = nx, ny, nz, words, table.added.shape[1], table.triangles.shape[1]
+    cubes = table.first, table.faces, table.tunnel, table.added, table.triangles
+    sizes = rows, nx, ny, nz, words, table.added.shape[1], table.triangles.shape[1]
     counts = torch.empty(rows, 5, dtype=torch.int32, device=device)
-    launch(
-        kernel("surface", "SurfaceCount"), grid, values, bits, *rows_of_cubes, counts, level, *sizes
-    )
+    count = kernel("surface", "SurfaceCount")
+    launch(count, grid, values, bits, *cubes, counts, level, *sizes)
     starts, vertices, faces = _starts(counts)
     position = torch.empty(vertices, 3, device=device)
     corners = torch.empty(faces, 3, dtype=torch.int64, device=device)
-    keys = torch.empty(vertices, dtype=torch.int64, device=device) if details else None
-    ends = torch.empty(vertices, 2, device=device) if details else None
+    given = vertices if details else 0
+    keys = torch.empty(given, dtype=torch.int64, device=device)
+    ends = torch.empty(given, 2, device=device)
     if vertices:
-        found = position, keys, ends, corners
+        origin = (keys, ends) if details else (None, None)
         draw = kernel("surface", "SurfaceDraw")
-        launch(draw, grid, values, bits, *rows_of_cubes, starts, *found, level, *sizes)
-    return Surface(position, corners, keys, ends)
+        launch(draw, grid, values, bits, *cubes, starts, position, *origin, corners, level, *sizes)
+    return position, corners, keys, ends
 
 
 def _starts(counts: Int[Tensor, "rows 5"]) -> tuple[Int[Tensor, "rows 5"], int, int]:
@@ -83,10 +109,20 @@ def _starts(counts: Int[Tensor, "rows 5"]) -> tuple[Int[Tensor, "rows 5"], int, 
     return starts, total, drawn
 
 
-def surface_reference(
-    values: Float[Tensor, "nx ny nz"], level: float, details: bool = False
-) -> Surface:
+def surfaces_reference(values: Float[Tensor, "blocks nx ny nz"], level: float) -> Surfaces:
     """The specification in plain torch, in float64, for numbers of any precision."""
+    parts = [_one_reference(block, level) for block in values]
+    vertices = torch.tensor([0, *[len(part.position) for part in parts]]).cumsum(0).tolist()
+    nodes = values[0].numel()
+    return Surfaces(
+        torch.cat([part.position for part in parts]),
+        torch.cat([part.corners + by for part, by in zip(parts, vertices[:-1], strict=True)]),
+        torch.cat([part.keys + 4 * nodes * block for block, part in enumerate(parts)]),
+        torch.cat([part.ends for part in parts]),
+    )
+
+
+def _one_reference(values: Float[Tensor, "nx ny nz"], level: float) -> Surfaces:
     if bool(values.isnan().any()):
         raise InputError("surface: values", "NaN", "numbers", "The field has diverged.")
     # An infinite number is merely large here: differences and products must stay numbers.
@@ -101,13 +137,11 @@ def surface_reference(
     order = place.argsort(stable=True)
     number = torch.empty_like(order)
     number[order] = torch.arange(len(order), device=order.device)
-    position = torch.cat([edges.position, found.added])[order].float()
     # By node and axis, the vertex there; nobody asks where there is none.
     of_edge = torch.zeros(3 * values.numel(), dtype=torch.int64, device=order.device)
     of_edge[3 * edges.node + edges.axis] = number[: len(edges.node)]
     of_added = number[len(edges.node) :]
     corner = found.corner
-    on_edge = corner < 12
     low, axis = _lower_corner(corner.clamp(max=11))
     strides = values.shape[1] * nz, nz, 1
     node = found.node[found.triangle_cell][:, None]
@@ -115,15 +149,17 @@ def surface_reference(
     first = found.first_added[found.triangle_cell][:, None]
     more = (first + corner - 12).clamp(0, max(0, len(of_added) - 1))
     within = of_added[more] if len(of_added) else torch.zeros_like(corner)
-    corners = torch.where(on_edge, of_edge[(3 * node + axis).clamp(max=len(of_edge) - 1)], within)
-    if not details:
-        return Surface(position, corners, None, None)
+    on_edge = of_edge[(3 * node + axis).clamp(max=len(of_edge) - 1)]
     flat = values.reshape(-1).float()
     upper = edges.node + torch.tensor(strides, device=order.device)[edges.axis]
     ends = torch.stack([flat[edges.node], flat[upper]], 1)
-    keys = 4 * nodes + kinds
     at_level = torch.full((len(found.added_cell), 2), level, device=order.device)
-    return Surface(position, corners, keys[order], torch.cat([ends, at_level])[order])
+    return Surfaces(
+        torch.cat([edges.position, found.added])[order].float(),
+        torch.where(corner < 12, on_edge, within),
+        (4 * nodes + kinds)[order],
+        torch.cat([ends, at_level])[order],
+    )
 
 
 class _Edges(NamedTuple):

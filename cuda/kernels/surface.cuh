@@ -2,7 +2,7 @@
 // cubes with every ambiguity decided as the trilinear interpolant does. A row of the lattice is all
 // its nodes with one x and y; signs are bits, 32 nodes of a row in a word, and crossings are counted
 // by words, so that time goes to cells that the surface runs through.
-// Nodes [nx, ny, nz]; axis 0 is x. Every row owns the edges that begin at its nodes and the cells
+// Nodes [blocks, nx, ny, nz]: lattices that know nothing of each other; axis 0 is x. Every row owns the edges that begin at its nodes and the cells
 // between it and the rows above. Its vertices: those on edges along x, along y, along z, what cells
 // add; each in the order of z.
 #pragma once
@@ -26,7 +26,7 @@ FN int lowest_bit(u32 word) {
 #endif
 }
 
-// bits [nx ny, words]: bit j of word w: node 32 w + j lies above. unsound: how many words hold NaN.
+// bits [blocks nx ny, words]: bit j of word w: node 32 w + j lies above. unsound: how many words hold NaN.
 struct SurfaceSigns {
   const float* values;
   u32* bits;
@@ -157,7 +157,7 @@ struct CellRows {
   }
 };
 
-// counts [nx ny, 5], see SURFACE_COUNTS.
+// counts [blocks nx ny, 5], see SURFACE_COUNTS.
 struct SurfaceCount {
   const float* values;
   const u32* bits;
@@ -168,6 +168,7 @@ struct SurfaceCount {
   const u8* triangles;
   int* counts;
   float level;
+  int rows;
   int nx;
   int ny;
   int nz;
@@ -176,21 +177,21 @@ struct SurfaceCount {
   int triangles_width;
 
   FN void operator()(int tile, int) const {
-    const int begin = tile * SURFACE_ROWS, left = nx * ny - begin;
+    const int begin = tile * SURFACE_ROWS, left = rows - begin;
     LANES_IN_ORDER(i, left < SURFACE_ROWS ? left : SURFACE_ROWS) {
-      const int row = begin + i, x = row / ny, y = row - x * ny;
+      const int row = begin + i, slice = row / ny, x = slice % nx, y = row - slice * ny;
       const bool right = x + 1 < nx, up = y + 1 < ny;
       const u32* here = bits + (i64)row * words;
       const u32* on = here + (right ? (i64)ny * words : 0);
-      const CellRows rows = {{here, on, here + (up ? words : 0), on + (up ? words : 0)}, words, nz};
+      const CellRows four = {{here, on, here + (up ? words : 0), on + (up ? words : 0)}, words, nz};
       int found[SURFACE_COUNTS] = {};
       for (int w = 0; w < words; ++w) {
-        const u32 sign = rows.signs(0, w);
-        if (right) found[0] += count_bits(sign ^ rows.signs(1, w));
-        if (up) found[1] += count_bits(sign ^ rows.signs(2, w));
-        found[2] += count_bits(rows.along_z(0, w));
+        const u32 sign = four.signs(0, w);
+        if (right) found[0] += count_bits(sign ^ four.signs(1, w));
+        if (up) found[1] += count_bits(sign ^ four.signs(2, w));
+        found[2] += count_bits(four.along_z(0, w));
         if (!right || !up) continue;
-        for (u32 cells = rows.mixed(w); cells; cells &= cells - 1) {
+        for (u32 cells = four.mixed(w); cells; cells &= cells - 1) {
           CellValues cell;
           const i64 node = (i64)row * nz + 32 * w + lowest_bit(cells);
           cell.load(values, node, (i64)ny * nz, nz, level);
@@ -206,7 +207,7 @@ struct SurfaceCount {
 
 KERNEL(SurfaceCount)
 
-// starts [nx ny, 5]: of each row, where its vertices on edges along x, y, z and those added begin
+// starts [blocks nx ny, 5]: of each row, where its vertices on edges along x, y, z and those added begin
 // among all vertices, and its triangles among all -> position [vertices, 3], in steps of the lattice;
 // keys [vertices]: 4 times the node where the edge begins, or the cell, plus the axis, 3 for what was
 // added; ends [vertices, 2]: the numbers at the edge's ends (both may be absent); corners
@@ -225,6 +226,7 @@ struct SurfaceDraw {
   float* ends;
   i64* corners;
   float level;
+  int rows;
   int nx;
   int ny;
   int nz;
@@ -233,16 +235,16 @@ struct SurfaceDraw {
   int triangles_width;
 
   FN void operator()(int tile, int) const {
-    const int begin = tile * SURFACE_ROWS, left = nx * ny - begin;
+    const int begin = tile * SURFACE_ROWS, left = rows - begin;
     LANES_IN_ORDER(i, left < SURFACE_ROWS ? left : SURFACE_ROWS) draw(begin + i);
   }
 
   FN void draw(int row) const {
-    const int x = row / ny, y = row - x * ny;
+    const int slice = row / ny, x = slice % nx, y = row - slice * ny;
     const bool right = x + 1 < nx, up = y + 1 < ny;
     const int to_right = right ? ny : 0, to_up = up ? 1 : 0;
     const u32* here = bits + (i64)row * words;
-    const CellRows rows = {{here, here + (i64)to_right * words, here + (i64)to_up * words,
+    const CellRows four = {{here, here + (i64)to_right * words, here + (i64)to_up * words,
                             here + (i64)(to_right + to_up) * words},
                            words, nz};
     const int* start = starts + (i64)row * SURFACE_COUNTS;
@@ -256,18 +258,18 @@ struct SurfaceDraw {
     UNROLL for (int r = 0; r < 4; ++r)
       along_z[r] = start[((r & 1) * to_right + (r >> 1) * to_up) * SURFACE_COUNTS + 2];
     for (int w = 0; w < words; ++w) {
-      const u32 sign = rows.signs(0, w);
-      const u32 cross_x[2] = {right ? sign ^ rows.signs(1, w) : 0,
-                              right ? rows.signs(2, w) ^ rows.signs(3, w) : 0};
-      const u32 cross_y[2] = {up ? sign ^ rows.signs(2, w) : 0,
-                              up ? rows.signs(1, w) ^ rows.signs(3, w) : 0};
+      const u32 sign = four.signs(0, w);
+      const u32 cross_x[2] = {right ? sign ^ four.signs(1, w) : 0,
+                              right ? four.signs(2, w) ^ four.signs(3, w) : 0};
+      const u32 cross_y[2] = {up ? sign ^ four.signs(2, w) : 0,
+                              up ? four.signs(1, w) ^ four.signs(3, w) : 0};
       u32 cross_z[4];
-      UNROLL for (int r = 0; r < 4; ++r) cross_z[r] = rows.along_z(r, w);
-      vertices(x, y, 32 * w, cross_x[0], 0, at[0]);
-      vertices(x, y, 32 * w, cross_y[0], 1, at[1]);
-      vertices(x, y, 32 * w, cross_z[0], 2, at[2]);
+      UNROLL for (int r = 0; r < 4; ++r) cross_z[r] = four.along_z(r, w);
+      vertices(row, x, y, 32 * w, cross_x[0], 0, at[0]);
+      vertices(row, x, y, 32 * w, cross_y[0], 1, at[1]);
+      vertices(row, x, y, 32 * w, cross_z[0], 2, at[2]);
       if (!right || !up) continue;
-      for (u32 cells = rows.mixed(w); cells; cells &= cells - 1) {
+      for (u32 cells = four.mixed(w); cells; cells &= cells - 1) {
         const int bit = lowest_bit(cells);
         const u32 below = (1u << bit) - 1;
         int edge[12 + 8];
@@ -280,7 +282,7 @@ struct SurfaceDraw {
         }
         UNROLL for (int r = 0; r < 4; ++r)
           edge[8 + r] = along_z[r] + count_bits(cross_z[r] & below);
-        cell(x, y, 32 * w + bit, edge, at);
+        cell(row, x, y, 32 * w + bit, edge, at);
       }
       UNROLL for (int r = 0; r < 2; ++r) {
         along_x[r] += count_bits(cross_x[r]);
@@ -291,10 +293,10 @@ struct SurfaceDraw {
   }
 
   // Those on the edges along one axis that begin at the marked nodes.
-  FN void vertices(int x, int y, int z, u32 marked, int axis, int& at) const {
+  FN void vertices(int row, int x, int y, int z, u32 marked, int axis, int& at) const {
     for (; marked; marked &= marked - 1, ++at) {
       const int above = z + lowest_bit(marked);
-      const i64 node = ((i64)x * ny + y) * nz + above;
+      const i64 node = (i64)row * nz + above;
       const i64 other = node + (axis == 0 ? (i64)ny * nz : axis == 1 ? nz : 1);
       const float along = crossing(values[node], values[other]);
       float* p = position + 3 * (i64)at;
@@ -313,14 +315,15 @@ struct SurfaceDraw {
     return t > 1e-4 ? t < 1 - 1e-4 ? (float)t : 1 - 1e-4f : 1e-4f;
   }
 
-  FN void cell(int x, int y, int z, int* edge, int* at) const {
+  FN void cell(int row, int x, int y, int z, int* edge, int* at) const {
     CellValues value;
-    const i64 node = ((i64)x * ny + y) * nz + z;
+    const i64 node = (i64)row * nz + z;
     value.load(values, node, (i64)ny * nz, nz, level);
     const int number = value.row(first, faces, tunnels);
     const u8* more = added + (i64)number * added_width;
     for (int j = 0; j < more[0]; ++j) {
       edge[12 + j] = at[3];
+      if (keys) keys[at[3]] = 4 * node + 3;
       add_vertex(x, y, z, value, more[1 + 2 * j], more[2 + 2 * j], at[3]++);
     }
     const u8* drawn = triangles + (i64)number * triangles_width;
@@ -361,7 +364,6 @@ struct SurfaceDraw {
       const float moved = p[d] - (float)step;
       position[3 * (i64)at + d] = corner[d] + (moved > 0.05f ? moved < 0.95f ? moved : 0.95f : 0.05f);
     }
-    if (keys) keys[at] = 4 * (((i64)x * ny + y) * nz + z) + 3;
     if (ends) ends[2 * (i64)at] = ends[2 * (i64)at + 1] = level;
   }
 };

@@ -6,7 +6,7 @@ from torch import Generator
 from torch.nn.functional import pad
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.surface import surface, surface_reference
+from polyfield.cuda.surface import surface, surfaces, surfaces_reference
 from polyfield.extract.mesh_checks import is_closed_and_oriented
 
 pytestmark = pytest.mark.kernels
@@ -20,8 +20,8 @@ def random_values(shape, seed=0):
 
 
 def both(values, level, device):
-    found = surface(values.to(device), level, details=True)
-    return found, surface_reference(values, level, details=True)
+    """Of one lattice, from the kernels and from the specification."""
+    return surfaces(values.to(device)[None], level), surfaces_reference(values[None], level)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.7, -0.3])
@@ -96,12 +96,28 @@ def test_neighbours_whose_face_s_saddle_is_0_share_no_triangle(device):
     assert len(corners) and len(corners.unique(dim=0)) == len(corners)
 
 
-def test_without_details_the_mesh_is_the_same(device):
+def test_one_lattice_is_the_first_of_several(device):
     values = random_values((8, 8, 40)).to(device)
-    plain = surface(values, 0.0)
-    found = surface(values, 0.0, details=True)
-    assert plain.keys is None and plain.ends is None
+    plain, found = surface(values, 0.0), surfaces(values[None], 0.0)
     assert torch.equal(plain.position, found.position) and torch.equal(plain.corners, found.corners)
+
+
+def test_lattices_know_nothing_of_each_other(device):
+    values = random_values((3, 5, 6, 33)).to(device)
+    together = surfaces(values, 0.1)
+    vertices = faces = 0
+    for block in range(3):
+        alone = surfaces(values[block : block + 1], 0.1)
+        rows = slice(vertices, vertices + len(alone.position))
+        assert torch.equal(together.position[rows], alone.position)
+        assert torch.equal(together.keys[rows] - 4 * 990 * block, alone.keys)
+        assert torch.equal(together.ends[rows], alone.ends)
+        drawn = together.corners[faces : faces + len(alone.corners)]
+        assert torch.equal(drawn - vertices, alone.corners)
+        vertices, faces = rows.stop, faces + len(alone.corners)
+    assert (len(together.position), len(together.corners)) == (vertices, faces)
+    for ours, expected in zip(together, surfaces_reference(values.cpu(), 0.1), strict=True):
+        torch.testing.assert_close(ours.cpu(), expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("level", [-9.0, 9.0])
@@ -115,10 +131,10 @@ def test_nothing_crosses_nothing(device, level):
 def test_a_single_nan_is_refused(device, at):
     values = random_values((4, 5, 40))
     values[at] = torch.nan
-    for call in (surface, surface_reference):
-        on = device if call is surface else torch.device("cpu")
-        with pytest.raises(InputError, match="NaN"):
-            call(values.to(on), 0.0)
+    with pytest.raises(InputError, match="NaN"):
+        surface(values.to(device), 0.0)
+    with pytest.raises(InputError, match="NaN"):
+        surfaces_reference(values[None], 0.0)
 
 
 def test_infinite_numbers_have_finite_vertices(device):
