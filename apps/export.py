@@ -16,18 +16,21 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.fit_surface import surface_mesh
 from polyfield.apps.fitted import is_fit, load_fitted
 from polyfield.apps.formats.cameras_json import write_cameras
-from polyfield.apps.formats.mesh_files import write_mesh, write_points
+from polyfield.apps.formats.mesh_files import read_mesh, write_mesh, write_points
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.settings import scene_of
 from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
+from polyfield.extract.mesh_metrics import MeshScore, compare_meshes
+from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.visibility import seen_in_depth_maps
 
 RAYS = 4096  # that decide the level
 LOOKS = 64  # training views, at most, that decide what is seen
 LOOK_SIDE = 256  # pixels of their longer side, at most
+THRESHOLDS = 0.01, 0.005  # of the F-score, in diagonals of the reference
 SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
 
 
@@ -47,6 +50,8 @@ class Export:
     """Density at the surface, per side of the cube. The default follows from median depths."""
     keep_unseen: bool = False
     """Keep surfaces that no training camera sees: undersides, and what lies within the solid."""
+    reference: Annotated[Path | None, optional("MESH")] = None
+    """A true mesh, in the same frame, that the one written is compared with."""
     scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, whose cameras are wanted, if it is no longer where it was."""
     device: Annotated[str, DEVICE] = "auto"
@@ -63,6 +68,10 @@ class ExportResult:
     """Of what the file holds."""
     level: float | None = None
     """Density that the surface was cut at."""
+    quality: MeshReport | None = None
+    """Of a mesh."""
+    scores: tuple[MeshScore, ...] = ()
+    """Against the reference, where one is given: at 1 % and 0.5 % of its diagonal."""
 
 
 def export(options: Export) -> ExportResult:
@@ -83,17 +92,21 @@ def export(options: Export) -> ExportResult:
     if options.kind != "cameras" and not 2 <= options.resolution <= 2048:
         raise InputError("--resolution", str(options.resolution), "2 to 2048")
     device = choose_device(options.device)
+    if options.reference is not None and options.kind != "mesh":
+        raise InputError("--reference", f"with --as {options.kind}", "a mesh to compare with it")
+    reference = None if options.reference is None else read_mesh(options.reference)
     if is_fit(options.run):
         if options.kind == "cameras":
             raise InputError("--as cameras", "a fit has none", "mesh or points")
-        return _written(options, surface_mesh(load_fitted(options.run, device), options.resolution))
+        mesh = surface_mesh(load_fitted(options.run, device), options.resolution)
+        return _written(options, mesh, reference)
     trained = load(options.run, device)
     if options.kind == "cameras":
         scene = scene_of(trained.settings, options.scene)
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
     mesh, level = surface_of(trained, options.resolution, options.level, options.keep_unseen)
-    return _written(options, mesh, level)
+    return _written(options, mesh, reference, level)
 
 
 @torch.no_grad()
@@ -136,14 +149,19 @@ def surface_of(
     return mesh, level
 
 
-def _written(options: Export, mesh: Mesh, level: float | None = None) -> ExportResult:
-    counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-    if options.kind == "mesh":
-        write_mesh(options.out, mesh)
-    else:
-        counts = {"points": len(mesh.vertices)}
+def _written(
+    options: Export, mesh: Mesh, reference: Mesh | None, level: float | None = None
+) -> ExportResult:
+    if options.kind == "points":
         write_points(options.out, mesh)
-    return ExportResult(str(options.out), options.kind, counts, level)
+        return ExportResult(str(options.out), "points", {"points": len(mesh.vertices)}, level)
+    write_mesh(options.out, mesh)
+    scores = []
+    if reference is not None:
+        for share in THRESHOLDS:
+            scores.append(compare_meshes(mesh, reference, share * reference.diagonal()))
+    counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+    return ExportResult(str(options.out), "mesh", counts, level, mesh_report(mesh), tuple(scores))
 
 
 def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:
@@ -181,4 +199,41 @@ def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tens
 def summary(result: ExportResult) -> str:
     """What was written."""
     counts = ", ".join(f"{count:,} {what}" for what, count in result.counts.items())
-    return f"wrote {result.file}: {counts}"
+    lines = [f"wrote {result.file}: {counts}"]
+    if result.quality is not None:
+        lines.append(_quality(result.quality))
+    for score in result.scores:
+        lines.append(
+            f"against the reference, {score.samples:,} samples of each: Chamfer-L1 "
+            f"{score.chamfer_l1:.4g} (two samplings of one surface: {score.chamfer_floor:.2g}), "
+            f"F-score {score.f_score:.4f} at {score.threshold:.4g} (precision "
+            f"{score.precision:.4f}, recall {score.recall:.4f}), "
+            f"normals {score.normal_consistency:.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _quality(report: MeshReport) -> str:
+    """What is good about a mesh, then what is not, where it is."""
+    parts = "1 component" if report.components == 1 else f"{report.components:,} components"
+    closed = "watertight" if report.watertight else "not watertight"
+    lines = [f"{parts}, {closed}, Euler number {report.euler}"]
+    if report.boundary_loops:
+        where = "; ".join(
+            f"{each.length:.3g} long about ({', '.join(f'{x:.3g}' for x in each.center)})"
+            for each in report.openings[:3]
+        )
+        lines.append(
+            f"{report.boundary_loops:,} openings, {report.boundary_edges:,} edges: {where}"
+        )
+    counts = {
+        "edges with more than two faces": report.non_manifold_edges,
+        "edges whose faces disagree on the outside": report.turned_edges,
+        "vertices with more than one fan of faces": report.non_manifold_vertices,
+        "faces without area": report.flat_faces,
+        "faces that come twice": report.doubled_faces,
+        "vertices of no face": report.unused_vertices,
+        f"of {report.sampled_faces:,} faces run through others": report.crossing_faces,
+    }
+    faults = [f"{count:,} {what}" for what, count in counts.items() if count]
+    return "\n".join([*lines, *([", ".join(faults)] if faults else [])])

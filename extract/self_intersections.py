@@ -36,7 +36,7 @@ def _neighbours(
     """Pairs (row of faces, other face) whose boxes overlap, PAIRS at a time at most."""
     low, high = corners.amin(1), corners.amax(1)
     extent = (high - low).amax(1)
-    size = float(extent.median().clamp_min(1e-300)) * 2
+    size = max(2 * float(extent.median()), 1e-5 * float((high.amax(0) - low.amin(0)).max()), 1e-300)
     origin = low.amin(0)
     first, last = (((end - origin) / size).floor().long() for end in (low, high))
     cells = (last - first + 1).prod(1)
@@ -61,13 +61,10 @@ def _neighbours(
     # Large faces, on either side, against everything.
     large = every[~small]
     for face in large.tolist():
-        mine = (
-            faces if row_of[face] < 0 else torch.cat([faces, every.new_full((len(every),), face)])
-        )
-        other = every.new_full((len(faces),), face)
-        if len(mine) > len(faces):
-            other = torch.cat([other, every])
-        yield from _overlapping(row_of, low, high, mine, other)
+        alone = every.new_full((len(corners),), face)
+        yield from _overlapping(row_of, low, high, faces, alone[: len(faces)])
+        if row_of[face] >= 0:
+            yield from _overlapping(row_of, low, high, alone, every)
 
 
 def _cells(
@@ -80,12 +77,8 @@ def _cells(
     number = torch.arange(len(face), device=faces.device)
     number = number - (count.cumsum(0) - count).repeat_interleave(count)
     span = span.repeat_interleave(count, 0)
-    x, y, z = (
-        number // (span[:, 1] * span[:, 2]),
-        number // span[:, 2] % span[:, 1],
-        number % span[:, 2],
-    )
-    at = first[face] + torch.stack([x, y, z], 1)
+    x, y = number // (span[:, 1] * span[:, 2]), number // span[:, 2] % span[:, 1]
+    at = first[face] + torch.stack([x, y, number % span[:, 2]], 1)
     return face, (at[:, 0] * sides[1] + at[:, 1]) * sides[2] + at[:, 2]
 
 

@@ -1,12 +1,15 @@
 """What becomes of a field's surface on its way out; the command itself is in test_commands."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from polyfield.apps.export import Export, export, surface_of
+from polyfield.apps.export import Export, export, summary, surface_of
 from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.apps.settings import Settings
 from polyfield.apps.trained import Trained
+from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.render.occupancy import full_grid
 from polyfield.render.volume import Sampling
@@ -93,3 +96,41 @@ def test_the_far_side_goes_where_all_cameras_stand_on_one():
     mesh, _ = surface_of(trained(views[views[:, 2, 3] > 1]), resolution=64)
     height = mesh.vertices[:, 2] - 0.5
     assert height.max() > 0.9 * OUTER and height.min() > -0.95 * OUTER
+
+
+def test_what_is_written_is_reported_and_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: trained(around()))
+    options = Export(run=tmp_path, out=tmp_path / "shell.ply", resolution=48, keep_unseen=True)
+    result = export(options)
+    report = result.quality
+    assert (report.components, report.euler, report.watertight) == (2, 4, True)
+    assert report.faces == result.counts["faces"] and not result.scores
+    assert "2 components, watertight, Euler number 4" in summary(result)
+    # Against itself, and against the outside alone.
+    again = export(replace(options, reference=options.out))
+    assert [score.threshold for score in again.scores] == pytest.approx(
+        [share * read_mesh(options.out).diagonal() for share in (0.01, 0.005)]
+    )
+    assert again.scores[0].f_score > 0.99 and "Chamfer-L1" in summary(again)
+    outside = export(replace(options, keep_unseen=False, out=tmp_path / "outside.ply"))
+    assert outside.quality.euler == 2
+    whole = export(replace(options, reference=tmp_path / "outside.ply"))
+    assert whole.scores[0].recall > 0.99 > 0.9 > whole.scores[0].precision
+
+
+def test_openings_are_said_with_their_places(tmp_path, monkeypatch):
+    views = around()
+    one_side = trained(views[views[:, 2, 3] > 1])
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: one_side)
+    result = export(Export(run=tmp_path, out=tmp_path / "cap.ply", resolution=48))
+    assert not result.quality.watertight and result.quality.boundary_loops >= 1
+    assert "not watertight" in summary(result) and "long about (" in summary(result)
+
+
+def test_a_reference_that_is_none_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: trained(around()))
+    out = tmp_path / "shell.ply"
+    for kind, reference in (("mesh", tmp_path / "missing.ply"), ("points", tmp_path / "shell.ply")):
+        with pytest.raises(InputError):
+            export(Export(tmp_path, out, kind, resolution=48, reference=reference))
+        assert not out.exists()
