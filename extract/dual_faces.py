@@ -1,0 +1,161 @@
+"""Faces between the vertices of neighbouring cells, and which of them a surface has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from polyfield.extract.tangent_planes import EDGE, NONE, PLANE, Vertices
+from polyfield.extract.unsigned_samples import Samples, number_of
+
+EdgeFilter = Literal["none", "smooth", "robust", "sharp"]
+FLAT = 0.25  # least to largest singular value of four corners, below which they lie in a plane
+PLANE_COSINE, EDGE_COSINE = 0.85, 0.5
+OPPOSED = {"none": 2.0, "smooth": 0.0, "robust": 0.5, "sharp": 0.5}
+
+
+def quads(
+    leaves: Int64[Tensor, "n 3"], vertices: Vertices, samples: Samples, cells: int, kept: EdgeFilter
+) -> Int64[Tensor, "quads 4"]:
+    """The four cells around each edge of their lattice that all have a vertex, in a ring.
+
+    Unsigned distances have no sign that would change along a crossed edge, but gradients at its
+    ends point away from each other: of an edge whose ends' unit gradients have a product of 0.5 and
+    more ("robust"), or of 0 ("smooth"), no face is made; "sharp" makes it all the same where one of
+    the four vertices lies on a crease or in a corner; "none" makes them all.
+    """
+    has = vertices.kind != NONE
+    there = leaves[has]
+    row = torch.nonzero(has)[:, 0]
+    key = number_of(there, cells + 1)
+    found = []
+    for axis in range(3):
+        one, other = (axis + 1) % 3, (axis + 2) % 3
+        corners = []
+        ok = (there[:, one] > 0) & (there[:, other] > 0)
+        for back in ((1, 1), (0, 1), (0, 0), (1, 0)):
+            cell = there.clone()
+            cell[:, one] -= back[0]
+            cell[:, other] -= back[1]
+            wanted = number_of(cell, cells + 1)
+            at = torch.searchsorted(key, wanted).clamp(max=max(0, len(key) - 1))
+            ok = ok & (key[at] == wanted)
+            corners.append(row[at])
+        quad = torch.stack(corners, 1)[ok]
+        # The edge that the four cells share begins at the low corner of the last one.
+        begin = 2 * there[ok]
+        end = begin.clone()
+        end[:, axis] += 2
+        ends = [samples.rows(number_of(node, 2 * cells + 1)) for node in (begin, end)]
+        product = (samples.gradient[ends[0]] * samples.gradient[ends[1]]).sum(1)
+        crossed = product < OPPOSED[kept]
+        if kept == "sharp":
+            crossed |= (vertices.kind[quad] != PLANE).any(1)
+        found.append(quad[crossed])
+    return torch.cat(found)
+
+
+def triangles(quad: Int64[Tensor, "quads 4"], vertices: Vertices) -> Int64[Tensor, "faces 3"]:
+    """Quads that go with what their vertices say of the surface, split in two; no others.
+
+    Four corners in a plane: normals must be near its own, creases must lie in it. Others: every
+    corner on a flat part must have its triangle, and creases run along the diagonal.
+    Source: DualMesh-UDF (arXiv:2309.08878), section 3.4, and its authors' code.
+    """
+    if not len(quad):
+        return quad.new_zeros(0, 3)
+    corner, kind, direction = (
+        column[quad] for column in (vertices.position, vertices.kind, vertices.direction)
+    )
+    plane, edge = kind == PLANE, kind == EDGE
+    off = corner - corner.mean(1, keepdim=True)
+    values, axes = torch.linalg.eigh(off.mT @ off)
+    values = values.clamp_min(0).sqrt()
+    coplanar = values[:, 0] < FLAT * values[:, 2]
+    along = (direction * axes[:, None, :, 0]).sum(2).abs()
+    goes = ~((plane & (along < PLANE_COSINE)) | (edge & (along > EDGE_COSINE))).any(1)
+    # Not in a plane: the normal of each corner's own triangle.
+    after, before = corner.roll(-1, 1), corner.roll(1, 1)
+    own = torch.linalg.cross(after - corner, before - corner)
+    own = torch.nn.functional.normalize(own, dim=2, eps=1e-300)
+    agrees = ~(plane & ((direction * own).sum(2).abs() < PLANE_COSINE)).any(1)
+    opposite = ~(plane[:, :2] | plane[:, 2:]).all(1) & (plane.sum(1) <= 2)
+    # The diagonal from corner 0 to 2, where a flat corner is 1 or 3, or both creases are.
+    any_plane = plane.any(1)
+    odd_plane = plane[:, 1] | plane[:, 3]
+    first = torch.where(any_plane, odd_plane, edge[:, 0] & edge[:, 2])
+    first = torch.where(coplanar, True, first)
+    keep = torch.where(coplanar, goes, agrees & opposite)
+    a, b, c, d = quad.unbind(1)
+    one = torch.where(first[:, None], torch.stack([a, b, c], 1), torch.stack([b, c, d], 1))
+    two = torch.where(first[:, None], torch.stack([c, d, a], 1), torch.stack([d, a, b], 1))
+    return torch.stack([one[keep], two[keep]], 1).view(-1, 3)
+
+
+def oriented(position: Float64[Tensor, "v 3"], faces: Int64[Tensor, "f 3"]) -> Int64[Tensor, "f 3"]:
+    """The faces so turned that neighbours across edges with two faces agree, where they can.
+
+    Each such component then looks outward by most of its area, seen from its middle.
+    """
+    if not len(faces):
+        return faces
+    directed = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    face = torch.arange(len(faces), device=faces.device).repeat(3)
+    most = int(faces.max()) + 1
+    low, high = directed.amin(1), directed.amax(1)
+    order = (low * most + high).argsort(stable=True)
+    key = (low * most + high)[order]
+    begins = torch.ones_like(key, dtype=torch.bool)
+    begins[1:] = key[1:] != key[:-1]
+    start = torch.nonzero(begins)[:, 0]
+    count = torch.diff(start, append=start.new_tensor([len(key)]))
+    pair = start[count == 2]
+    one, other = face[order[pair]], face[order[pair + 1]]
+    forward = directed[:, 0] < directed[:, 1]
+    turned = forward[order[pair]] == forward[order[pair + 1]]
+    root, flip = _components(len(faces), one, other, turned)
+    flipped = torch.where(flip[:, None], faces.flip(1), faces)
+    a, b, c = position[flipped].unbind(1)
+    vector = torch.linalg.cross(b - a, c - a)
+    area = vector.norm(dim=1)
+    middle = (a + b + c) / 3
+    total = torch.zeros_like(area).index_add_(0, root, area).clamp_min(1e-300)
+    center = torch.zeros_like(middle).index_add_(0, root, middle * area[:, None]) / total[:, None]
+    outward = ((middle - center[root]) * vector).sum(1)
+    says = torch.zeros_like(area).index_add_(0, root, outward)
+    return torch.where((says < 0)[root][:, None], flipped.flip(1), flipped)
+
+
+def _components(
+    count: int, one: Int64[Tensor, " n"], other: Int64[Tensor, " n"], turned: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The component of each of so many faces by pairs of neighbours, and whether it is turned.
+
+    Roots join the least root beside them, all at once, until none is left to join; pairs that
+    contradict the rest, as on a Moebius strip, are let be.
+    """
+    root = torch.arange(count, device=one.device)
+    flip = torch.zeros(count, dtype=torch.bool, device=one.device)
+    both = torch.cat([one, other]), torch.cat([other, one]), torch.cat([turned, turned])
+    while True:
+        a, b, differ = both
+        apart = root[a] != root[b]
+        if not bool(apart.any()):
+            return root, flip
+        a, b, differ = a[apart], b[apart], differ[apart]
+        both = a, b, differ
+        low = root[b] < root[a]
+        a, b, differ = a[low], b[low], differ[low]
+        # Of each root, the pair that leads to the least root.
+        rank = root[b] * len(root) + torch.arange(len(a), device=a.device) % len(root)
+        best = torch.full_like(root, 1 << 62).scatter_reduce(0, root[a], rank, "amin")
+        chosen = rank == best[root[a]]
+        joined = root[a[chosen]]
+        parity = flip[a[chosen]] ^ flip[b[chosen]] ^ differ[chosen]
+        target = root[b[chosen]]
+        root[joined], flip[joined] = target, parity
+        while not torch.equal(root[root], root):
+            flip, root = flip ^ flip[root], root[root]
