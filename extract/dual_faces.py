@@ -58,15 +58,61 @@ def quads(
     return torch.cat(found)
 
 
-def triangles(quad: Int64[Tensor, "quads 4"], vertices: Vertices) -> Int64[Tensor, "faces 3"]:
+def triangles(
+    quad: Int64[Tensor, "quads 4"], vertices: Vertices, mended: bool = True
+) -> Int64[Tensor, "faces 3"]:
     """Quads that go with what their vertices say of the surface, split in two; no others.
 
     Four corners in a plane: normals must be near its own, creases must lie in it. Others: every
-    corner on a flat part must have its triangle, and creases run along the diagonal.
+    corner on a flat part must have its triangle, and creases run along the diagonal. mended: quads
+    that were left out come back where that closes all of their sides: their corners lie so close
+    together that what they say of them is noise.
     Source: DualMesh-UDF (arXiv:2309.08878), section 3.4, and its authors' code.
     """
     if not len(quad):
         return quad.new_zeros(0, 3)
+    keep, first = _agreeing(quad, vertices)
+    faces = _split(quad[keep], first[keep])
+    if not mended:
+        return faces
+    back = _that_close(quad[~keep], faces)
+    shorter = _diagonal(vertices, back, 0) <= _diagonal(vertices, back, 1)
+    return torch.cat([faces, _split(back, shorter)])
+
+
+def _that_close(quad: Tensor, faces: Tensor) -> Tensor:
+    """Those quads of whose sides each would have two faces with them, one of them there or back."""
+    most = int(torch.cat([quad.reshape(-1), faces.reshape(-1), quad.new_zeros(1)]).max()) + 1
+    sides = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values
+    number, count = (sides[:, 0] * most + sides[:, 1]).unique(return_counts=True)
+    while len(quad) and len(number):
+        ring = torch.stack([quad, quad.roll(-1, 1)], 2).sort(2).values
+        ring = ring[..., 0] * most + ring[..., 1]
+        at = torch.searchsorted(number, ring).clamp(max=len(number) - 1)
+        there = torch.where(number[at] == ring, count[at], 0)
+        _, which, back = ring.unique(return_inverse=True, return_counts=True)
+        closes = (there + back[which] == 2).all(1)
+        if bool(closes.all()):
+            return quad
+        quad = quad[closes]
+    return quad[:0]
+
+
+def _diagonal(vertices: Vertices, quad: Tensor, start: int) -> Tensor:
+    ends = vertices.position[quad[:, start]], vertices.position[quad[:, start + 2]]
+    return (ends[0] - ends[1]).norm(dim=1)
+
+
+def _split(quad: Tensor, first: Tensor) -> Tensor:
+    """Two triangles of each, along the diagonal from its first corner or from its second."""
+    a, b, c, d = quad.unbind(1)
+    one = torch.where(first[:, None], torch.stack([a, b, c], 1), torch.stack([b, c, d], 1))
+    two = torch.where(first[:, None], torch.stack([c, d, a], 1), torch.stack([d, a, b], 1))
+    return torch.stack([one, two], 1).view(-1, 3)
+
+
+def _agreeing(quad: Tensor, vertices: Vertices) -> tuple[Tensor, Tensor]:
+    """Which quads go with their vertices, and whether their diagonal begins at the first corner."""
     corner, kind, direction = (
         column[quad] for column in (vertices.position, vertices.kind, vertices.direction)
     )
@@ -88,11 +134,7 @@ def triangles(quad: Int64[Tensor, "quads 4"], vertices: Vertices) -> Int64[Tenso
     odd_plane = plane[:, 1] | plane[:, 3]
     first = torch.where(any_plane, odd_plane, edge[:, 0] & edge[:, 2])
     first = torch.where(coplanar, True, first)
-    keep = torch.where(coplanar, goes, agrees & opposite)
-    a, b, c, d = quad.unbind(1)
-    one = torch.where(first[:, None], torch.stack([a, b, c], 1), torch.stack([b, c, d], 1))
-    two = torch.where(first[:, None], torch.stack([c, d, a], 1), torch.stack([d, a, b], 1))
-    return torch.stack([one[keep], two[keep]], 1).view(-1, 3)
+    return torch.where(coplanar, goes, agrees & opposite), first
 
 
 def oriented(position: Float64[Tensor, "v 3"], faces: Int64[Tensor, "f 3"]) -> Int64[Tensor, "f 3"]:

@@ -120,7 +120,8 @@ def unsigned_mesh(
         samples.reliable[rows],
         options.placement,
     )
-    faces = triangles(quads(leaves, vertices, samples, cells, options.edge_filter), vertices)
+    found = quads(leaves, vertices, samples, cells, options.edge_filter)
+    faces = triangles(found, vertices, mended=not options.strict)
     if not len(faces):
         return _nothing(domain, len(leaves), samples, _why(samples, options), place)
     number = _merged(vertices.position)

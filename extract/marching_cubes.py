@@ -16,6 +16,8 @@ from polyfield.cuda.surface import surface
 from polyfield.extract.blocks import CHUNK, Axes, Lattice, lattice_mesh
 from polyfield.extract.mesh import Mesh
 
+BARELY_OUTSIDE = -1e-30  # of the border: the surface closes on it, and not before
+
 
 def marching_cubes(
     values: Float[Tensor, "nx ny nz"], level: float
@@ -32,7 +34,8 @@ def marching_cubes(
     if min(values.shape) < 2 or not isfinite(level):
         got = f"shape {tuple(values.shape)}, level {level}"
         raise InputError("marching_cubes", got, "at least 2 values a side and a finite level")
-    return tuple(surface(values, level))
+    found = surface(values, level)
+    return found.position, found.corners
 
 
 def density_mesh(
@@ -96,17 +99,22 @@ def distance_mesh(
     def inside(x: Tensor) -> Tensor:
         return -distance(x)
 
+    lattice = Lattice(resolution, 0.0, inside, BARELY_OUTSIDE)
+    if steepest is None:
+        return lattice_mesh(lattice, memory_bytes, bisections, torch.device(device))
+    fastest = steepest
+
     def crossed(corners: Tensor, side: int) -> Tensor:
-        middle = ((corners + side / 2) / resolution).float()
+        ends = (corners + side).clamp(max=resolution)
+        middle = ((corners + ends) / 2 / resolution).float()
         with torch.no_grad():
             away = torch.cat([distance(part) for part in middle.split(CHUNK)])
-        # The border of the cube, beyond which blocks may reach, counts as outside.
-        rim = ((corners <= 0) | (corners + side >= resolution)).any(1)
-        return ~(away.abs() > steepest * side / 2 * 3**0.5 / resolution) | (rim & (away < 0))
+        reach = (ends - corners).double().norm(dim=1) / 2 / resolution
+        # The border of the cube counts as outside.
+        rim = ((corners <= 0) | (ends >= resolution)).any(1)
+        return ~(away.abs() > fastest * reach) | (rim & (away < 0))
 
-    lattice = Lattice(resolution, 0.0, inside, -torch.inf)
-    if steepest is not None:
-        lattice = replace(lattice, crossed=crossed)
+    lattice = replace(lattice, crossed=crossed)
     return lattice_mesh(lattice, memory_bytes, bisections, torch.device(device))
 
 

@@ -225,7 +225,7 @@ def pieces_inside(values):
             most = torch.maximum(low, high)
             both = (low > 0) & (high > 0)
             low.copy_(torch.where(both, most, low))
-            high.copy_(torch.where(both, most, high))
+            high.copy_(torch.where(both, torch.maximum(most, high), high))
         if torch.equal(grown, label):
             return len(label[inside].unique())
         label = grown
