@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.cuda.errors import InputError, MissingExtraError
 from polyfield.extract.mesh import Mesh
-from polyfield.extract.mesh_metrics import sample_surface
+from polyfield.extract.mesh_metrics import SurfaceSamples, sample_surface
 from polyfield.fields.similarity import Similarity
 from polyfield.render.occupancy import step_generator
 
@@ -25,6 +25,7 @@ POOL = 3 << 16  # points whose distances are found at once
 POOL_STEPS = 512  # after which others are found
 NEAR = (0.0025, 0.025)  # standard deviations of points about the surface
 SOFT = 0.005  # a distance below which errors count as if it were that large
+APART, SLOPES = 0.001, 0.2  # of points that a slope is seen between; weight of its error
 PLACES = 1 << 18  # points of the surface that kernels are placed by
 WATCHED, MEASURED = 1 << 14, 1 << 17  # points of a figure, while a field learns and at its end
 _HELD_OUT = 2**40  # the stream of random numbers that no step uses
@@ -47,10 +48,12 @@ class DistanceScore:
 class DistanceSource:
     """Signed distances to a mesh in the unit cube, negative inside: what a field learns.
 
-    A quarter of each batch lies on the surface, a half about it at two ranges, a quarter anywhere.
-    Distances are exact; inside is where the generalised winding number is above a half, so that
-    holes do not matter. Errors are taken relative to the distance. Raises MissingExtraError where
-    the package that finds distances is absent.
+    A quarter of each batch lies on the surface, a quarter APART beside these in any direction, a
+    third about the surface at two ranges, the rest anywhere. Distances are exact, but beside the
+    surface, where the plane of its face tells them; inside is where the generalised winding number
+    is above a half, so that holes do not matter. Errors are taken relative to the distance; from
+    points on the surface to those beside them it is the slope whose error counts, which values do
+    not show. Raises MissingExtraError where the package that finds distances is absent.
     """
 
     pace = 0.04  # faster, the slope of a field is noise that its values do not show
@@ -79,14 +82,24 @@ class DistanceSource:
         _, points, distances = self.pool
         random = step_generator(self.seed, step)
         on = count // 4
-        chosen = torch.randint(len(points), (count - on,), generator=random)
-        surface = self._surface(on, step).float()
-        x = torch.cat([surface, points[chosen]])
-        return x, torch.cat([torch.zeros(on), distances[chosen]])[:, None]
+        chosen = torch.randint(len(points), (count - 2 * on,), generator=random)
+        samples = self._samples(on, step)
+        surface = samples.points.float()
+        way = normalize(torch.randn(on, 3, generator=random), dim=1)
+        beside = (surface + APART * way).clamp(0, 1)
+        rise = (samples.normals.float() * (beside - surface)).sum(1)
+        x = torch.cat([surface, beside, points[chosen]])
+        return x, torch.cat([torch.zeros(on), rise, distances[chosen]])[:, None]
 
     def error(self, found: Float[Tensor, "n 1"], wanted: Float[Tensor, "n 1"]) -> Tensor:
-        """The mean of errors over distances. Source: Instant-NGP (arXiv:2201.05989), section 5."""
-        return ((found - wanted).abs() / (wanted.abs() + SOFT)).mean()
+        """The mean of errors over distances, and of slopes at the surface; of whole batches.
+
+        Source, of the first: Instant-NGP (arXiv:2201.05989), section 5.
+        """
+        off, on = found - wanted, len(found) // 4
+        relative = off.abs() / (wanted.abs() + SOFT)
+        slopes = (off[on : 2 * on] - off[:on]).abs().mean() / APART
+        return torch.cat([relative[:on], relative[2 * on :]]).mean() + SLOPES * slopes
 
     def variation(self, generator: Generator) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
         """Points of the surface, all alike: near it distances have their detail."""
@@ -147,7 +160,10 @@ class DistanceSource:
         return (surface + spread * torch.randn(count, 3, generator=random)).clamp(0, 1)
 
     def _surface(self, count: int, stream: int) -> Tensor:
-        return sample_surface(self.mesh, count, (self.seed * 1_000_003 + stream) % 2**63).points
+        return self._samples(count, stream).points
+
+    def _samples(self, count: int, stream: int) -> SurfaceSamples:
+        return sample_surface(self.mesh, count, (self.seed * 1_000_003 + stream) % 2**63)
 
 
 def read_distances(path: Path, seed: int) -> DistanceSource:

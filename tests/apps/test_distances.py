@@ -7,7 +7,7 @@ from torch import Generator
 from torch.nn.functional import normalize
 
 from polyfield.apps import distances
-from polyfield.apps.distances import SIDE, DistanceSource, read_distances, unit_cube
+from polyfield.apps.distances import APART, SIDE, SLOPES, DistanceSource, read_distances, unit_cube
 from polyfield.apps.signal_source import Source
 from polyfield.cuda.errors import InputError, MissingExtraError
 from polyfield.extract.mesh import Mesh
@@ -89,10 +89,23 @@ def test_a_batch_lies_on_the_surface_about_it_and_anywhere(source):
     assert ((x >= 0) & (x <= 1)).all()
     assert (wanted[:1024] == 0).all() and exact(x[:1024]).abs().max() < 1e-3
     assert (wanted[:, 0] - exact(x)).abs().max() < 1e-3
-    others = exact(x[1024:]).abs()
+    others = exact(x[2048:]).abs()
     assert 0.2 < (others < 0.005).float().mean() < 0.5  # the nearer range
     assert 0.2 < (others > 0.05).float().mean() < 0.5
     assert (wanted < 0).any() and (wanted > 0).any()
+
+
+def test_points_beside_the_surface_are_as_far_as_the_slope_says(source):
+    """In any direction: along the surface as well as away from it."""
+    x, wanted = source.batch(0, 1 << 12)
+    surface, beside = x[:1024], x[1024:2048]
+    way = beside - surface
+    torch.testing.assert_close(way.norm(dim=1), torch.full((1024,), APART), rtol=1e-3, atol=0)
+    rise = wanted[1024:2048, 0] / APART
+    outward = torch.nn.functional.normalize(surface - 0.5, dim=1)
+    steep = (way * outward).sum(1) / APART
+    assert (rise - steep).abs().max() < 0.06  # a ball of flat faces
+    assert rise.min() < -0.9 and rise.max() > 0.9 and (rise.abs() < 0.3).float().mean() > 0.2
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(source, monkeypatch):
@@ -111,15 +124,28 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(source, monkeypatch):
 def test_after_some_steps_other_points_are_found(source, monkeypatch):
     monkeypatch.setattr(distances, "POOL_STEPS", 2)
     again = DistanceSource(sphere(), source.to_field, 0)
-    found = [{tuple(x) for x in again.batch(step, 4096)[0][1024:].tolist()} for step in range(4)]
+    found = [{tuple(x) for x in again.batch(step, 4096)[0][2048:].tolist()} for step in range(4)]
     assert found[0] & found[1] and found[2] & found[3]
     assert not (found[0] | found[1]) & (found[2] | found[3])
 
 
 def test_errors_count_relative_to_the_distance(source):
-    wanted = torch.tensor([[0.0], [0.1], [-0.2]])
-    error = source.error(wanted + torch.tensor([[0.01], [-0.01], [0.02]]), wanted)
+    wanted = torch.tensor([[0.0], [0.0], [0.1], [-0.2]])
+    error = source.error(wanted + torch.tensor([[0.01], [0.01], [-0.01], [0.02]]), wanted)
     assert float(error) == pytest.approx((0.01 / 0.005 + 0.01 / 0.105 + 0.02 / 0.205) / 3)
+
+
+def test_a_wrong_slope_counts_where_values_are_nearly_right(source):
+    """Two points on the surface, the two beside them, and four more."""
+    wanted = torch.tensor([0.0, 0.0, 5e-4, -5e-4, 0.1, 0.1, 0.1, 0.1])[:, None]
+    lifted = wanted.clone()
+    lifted[:4] += 1e-4  # all alike: the slope is right
+    tilted = lifted.clone()
+    tilted[2:4] -= 2e-4
+    values = 2 * 1e-4 / 0.005 / 6
+    assert float(source.error(lifted, wanted)) == pytest.approx(values, rel=1e-3)
+    slopes = SLOPES * 2e-4 / APART
+    assert float(source.error(tilted, wanted)) == pytest.approx(values + slopes, rel=1e-3)
 
 
 def test_kernels_belong_on_the_surface(source):
