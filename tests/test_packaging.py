@@ -24,7 +24,14 @@ EXTRAS = {
 BUILD = [Requirement(line) for line in PROJECT["build-system"]["requires"]]
 NAMED = [*CORE, *(needed for extra in EXTRAS.values() for needed in extra), *BUILD]
 # Where the module that is imported has another name than its package.
-MODULES = {"PIL": "pillow", "cuda": "cuda-core", "igl": "libigl"}
+MODULES = {
+    "PIL": "pillow",
+    "cuda": "cuda-core",
+    "igl": "libigl",
+    "mcubes": "PyMCubes",
+    "skimage": "scikit-image",
+    "vtkmodules": "vtk",
+}
 
 
 def names(requirements):

@@ -49,7 +49,16 @@ def run_with(monkeypatch, tmp_path, code, run):
 
 
 def test_every_block_is_tested_here():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
+
+
+def test_the_bowl_is_open_with_one_rim():
+    names = {}
+    exec(block_with("def bowl"), names)
+    report = names["report"]
+    assert (report.boundary_loops, report.euler, report.non_manifold_edges) == (1, 1, 0)
+    assert names["found"].reason == "" and report.faces > 3000
+    assert names["bowl"](names["mesh"].vertices).max() < 1e-3
 
 
 def test_nerfacc_sees_the_ball_where_it_is_in_the_frame_of_the_input(
