@@ -14,7 +14,7 @@ from polyfield.apps.bench_race import Absent, Race
 from polyfield.extract.marching_cubes import marching_cubes
 
 SIDE = 256
-NEAR_A_NODE = 2e-4  # of a cell: there it is a matter of taste on which edge a vertex lies
+NEAR_A_NODE = 1e-3  # of a cell: there it is a matter of rounding on which edge a vertex lies
 
 
 def noisy_ball(side: int) -> Float[Tensor, "{side} {side} {side}"]:
@@ -25,20 +25,30 @@ def noisy_ball(side: int) -> Float[Tensor, "{side} {side} {side}"]:
     return 0.7 - (x * x + y * y + z * z).sqrt() + noise * 2 / (side - 1)
 
 
-def vertices_on_edges(vertices: Float[Tensor, "v 3"]) -> Float[Tensor, "edges 3"]:
-    """Those on edges of the lattice, in the order of these; none very near a node."""
+def vertices_on_edges(
+    vertices: Float[Tensor, "v 3"], values: Float[Tensor, "n n n"]
+) -> Float[Tensor, "edges 3"]:
+    """Those on edges of the lattice of `values`, in the order of these, cut at 0.
+
+    Left out are those very near a node, by the values and not by where they were put: of both sides
+    of a race the same.
+    """
     vertices = vertices.double()
     off = (vertices - vertices.round()).abs()
     farthest, axis = off.max(1)
-    others = off.sum(1) - farthest
-    kept = (others < NEAR_A_NODE / 2) & (farthest > NEAR_A_NODE)
+    kept = (farthest > NEAR_A_NODE / 2) & (off.sum(1) - farthest < NEAR_A_NODE / 10)
     vertices, axis = vertices[kept], axis[kept]
     node = vertices.round().long()
     rows = torch.arange(len(node))
     node[rows, axis] = vertices[rows, axis].floor().long()
-    side = int(node.max()) + 2 if len(node) else 1
+    other = node.clone()
+    other[rows, axis] += 1
+    low, high = (values.double()[tuple(ends.unbind(1))] for ends in (node, other))
+    along = low / (low - high)
+    clear = (along > NEAR_A_NODE) & (along < 1 - NEAR_A_NODE)
+    side = len(values)
     key = ((node[:, 0] * side + node[:, 1]) * side + node[:, 2]) * 3 + axis
-    return vertices[key.argsort()]
+    return vertices[clear][key[clear].argsort()]
 
 
 def surface_against_pymcubes(side: int = SIDE) -> Race:
@@ -55,8 +65,8 @@ def surface_against_pymcubes(side: int = SIDE) -> Race:
         ours=lambda: marching_cubes(values, 0.0),
         theirs=lambda: mcubes.marching_cubes(array, 0.0),
         tolerance=1e-4 / side,  # of a cell
-        read=lambda found: (vertices_on_edges(torch.from_numpy(np.asarray(found[0]))),),
-        shown=lambda found: (vertices_on_edges(found[0]),),
+        read=lambda found: (vertices_on_edges(torch.from_numpy(np.asarray(found[0])), values),),
+        shown=lambda found: (vertices_on_edges(found[0], values),),
     )
 
 
@@ -74,8 +84,8 @@ def surface_against_scikit_image(side: int = SIDE) -> Race:
         ours=lambda: marching_cubes(values, 0.0),
         theirs=lambda: theirs(array, 0.0),
         tolerance=1e-4 / side,
-        read=lambda found: (vertices_on_edges(torch.from_numpy(found[0].copy())),),
-        shown=lambda found: (vertices_on_edges(found[0]),),
+        read=lambda found: (vertices_on_edges(torch.from_numpy(found[0].copy()), values),),
+        shown=lambda found: (vertices_on_edges(found[0], values),),
     )
 
 
@@ -113,6 +123,6 @@ def surface_against_vtk(side: int = SIDE) -> Race:
         ours=lambda: marching_cubes(values, 0.0),
         theirs=lambda: extract(image),
         tolerance=1e-4 / side,
-        read=lambda found: (vertices_on_edges(read(found)),),
-        shown=lambda found: (vertices_on_edges(found[0]),),
+        read=lambda found: (vertices_on_edges(read(found), values),),
+        shown=lambda found: (vertices_on_edges(found[0], values),),
     )

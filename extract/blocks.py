@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int32, Int64
 from torch import Tensor
 
 from polyfield.cuda.surface import surfaces
@@ -86,14 +86,14 @@ def active_blocks(lattice: Lattice, device: torch.device) -> Int64[Tensor, "bloc
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Of some blocks: vertices in the unit cube, their edges' keys in the whole, and triangles."""
+    """Of some blocks: vertices in the unit cube, and triangles of them."""
 
     vertices: Float[Tensor, "v 3"]
-    keys: Int64[Tensor, " v"]
-    """4 * node of the lattice + axis; 3: within the cell that begins there."""
-    corners: Int64[Tensor, "f 3"]
+    corners: Int32[Tensor, "f 3"]
     shared: Bool[Tensor, " v"]
-    """Those that another block may have as well."""
+    """Those on sides of their blocks, which others may have as well."""
+    keys: Int64[Tensor, " shared"]
+    """Of these, 3 * the node of the lattice where their edge begins + its axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +150,8 @@ def _cut(
         lattice, begin[on_edge], axis[on_edge], found.ends[on_edge], bisections
     )
     vertices = (position / lattice.resolution).float()
-    keys = 4 * _number(begin, lattice.resolution) + axis
-    return _Part(vertices, keys, found.corners, shared), near
+    keys = 3 * _number(begin[shared], lattice.resolution) + axis[shared]
+    return _Part(vertices, found.corners.int(), shared, keys), near
 
 
 def _values(
@@ -189,26 +189,29 @@ def _values(
 
 def _welded(parts: list[_Part]) -> Mesh:
     """One mesh, in which blocks share the vertices on their common sides. Empties the list."""
-    keys = torch.cat([part.keys[part.shared] for part in parts])
+    keys = torch.cat([part.keys for part in parts])
     edges, number = keys.unique(return_inverse=True)
     # The first block that has a vertex places it.
     first = torch.full_like(edges, len(keys)).scatter_reduce(
         0, number, torch.arange(len(keys), device=keys.device), "amin"
     )
-    shared = torch.cat([part.vertices[part.shared] for part in parts])[first]
-    vertices, faces = [shared], []
-    count, seen = len(shared), 0
+    count = len(edges) + sum(len(part.vertices) - len(part.keys) for part in parts)
+    vertices = torch.empty(count, 3, device=keys.device)
+    vertices[: len(edges)] = torch.cat([part.vertices[part.shared] for part in parts])[first]
+    drawn = sum(len(part.corners) for part in parts)
+    faces = torch.empty(drawn, 3, dtype=torch.int64, device=keys.device)
+    placed, seen, done = len(edges), 0, 0
     while parts:
         part = parts.pop(0)
-        mine = int(part.shared.sum())
-        place = torch.empty(len(part.keys), dtype=torch.int64, device=keys.device)
-        place[part.shared] = number[seen : seen + mine]
         alone = ~part.shared
-        place[alone] = torch.arange(count, count + len(part.keys) - mine, device=keys.device)
-        vertices.append(part.vertices[alone])
-        faces.append(place[part.corners])
-        count, seen = count + len(part.keys) - mine, seen + mine
-    return Mesh(torch.cat(vertices), torch.cat(faces))
+        own, mine = len(part.vertices) - len(part.keys), len(part.keys)
+        place = torch.empty(len(part.vertices), dtype=torch.int64, device=keys.device)
+        place[part.shared] = number[seen : seen + mine]
+        place[alone] = torch.arange(placed, placed + own, device=keys.device)
+        vertices[placed : placed + own] = part.vertices[alone]
+        faces[done : done + len(part.corners)] = place[part.corners.long()]
+        placed, seen, done = placed + own, seen + mine, done + len(part.corners)
+    return Mesh(vertices, faces)
 
 
 def _bisect(

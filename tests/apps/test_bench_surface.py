@@ -31,10 +31,11 @@ def test_both_sides_find_the_same_vertices_on_edges(make):
 
 
 def test_vertices_on_edges_are_put_in_the_order_of_edges():
-    vertices, _ = marching_cubes(noisy_ball(12), 0.0)
+    values = noisy_ball(12)
+    vertices, _ = marching_cubes(values, 0.0)
     shuffled = vertices[torch.randperm(len(vertices), generator=torch.Generator().manual_seed(0))]
-    found = vertices_on_edges(vertices)
-    assert torch.equal(found, vertices_on_edges(shuffled))
+    found = vertices_on_edges(vertices, values)
+    assert torch.equal(found, vertices_on_edges(shuffled, values))
     assert 0.9 * len(vertices) < len(found) <= len(vertices)
     assert ((found - found.round()).abs() > 0).sum(1).max() == 1
 
