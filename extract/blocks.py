@@ -16,7 +16,7 @@ CHUNK = 1 << 16  # points that a field is asked for at once
 SIDE = 16  # cells of a block
 COARSEST = 64  # of the blocks that are looked at first
 BYTES_A_NODE = 64  # of a batch of blocks: value, place, and whether it is asked for
-NEAR = 1e-4  # of the largest value of a block, from the level: far more than a field rounds by
+NEAR = 1e-4  # of a field's values near the level: far more than it rounds by
 _NEAREST = 1e-4  # of an edge, from a vertex to its end: closer ones would make flat triangles
 
 
@@ -179,8 +179,11 @@ def _values(
     on_side = torch.zeros(shape[1:], dtype=torch.bool, device=corners.device)
     for axis in range(3):
         on_side.select(axis, 0)[:] = on_side.select(axis, SIDE)[:] = True
-    widest = torch.where(asked, off, 0).amax((1, 2, 3), keepdim=True)
-    risky = asked & on_side & (off < NEAR * widest)
+    # What a field rounds by goes with its values: with the level, or what lies about a level of 0.
+    scale = torch.where(asked, off, 0).amax((1, 2, 3), keepdim=True)
+    if lattice.level:
+        scale = torch.full_like(scale, abs(lattice.level))
+    risky = asked & on_side & (off < NEAR * scale)
     if bool(risky.any()):
         nodes = torch.stack([place[risky] for place in broadcast], 1)
         values[risky], near = near.agreed(_number(nodes, resolution), values[risky])

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from polyfield.cuda.errors import InputError
-from polyfield.extract.blocks import SIDE, Lattice, active_blocks
-from polyfield.extract.marching_cubes import distance_mesh, marching_cubes
+from polyfield.extract.blocks import SIDE, Lattice, _NearLevel, active_blocks
+from polyfield.extract.marching_cubes import density_mesh, distance_mesh, marching_cubes
 from polyfield.extract.mesh_checks import (
     enclosed_volume,
     euler_characteristic,
@@ -94,6 +94,21 @@ def test_a_field_that_never_rounds_the_same_way_twice_leaves_no_crack():
     for resolution in (32, 64):  # 0.5 is a side of blocks
         mesh = distance_mesh(restless, resolution, memory_bytes=1 << 20)
         assert is_closed_and_oriented(mesh.faces) and euler_characteristic(mesh.faces) == 2
+
+
+def test_only_nodes_near_the_level_are_remembered(monkeypatch):
+    """However dense the solid is."""
+    remembered = []
+    agreed = _NearLevel.agreed
+
+    def count(self, nodes, values):
+        remembered.append(len(nodes))
+        return agreed(self, nodes, values)
+
+    monkeypatch.setattr(_NearLevel, "agreed", count)
+    mesh = density_mesh(lambda x: 3e6 * (ball(x) < 0) + 10 * (x[:, 0] == 0.5), 64, 10.0)
+    assert is_closed_and_oriented(mesh.faces)
+    assert 0 < sum(remembered) < 2 * 65**2
 
 
 def test_blocks_are_those_that_the_surface_meets():
