@@ -6,6 +6,7 @@ import math
 import mmap
 import struct
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -198,18 +199,26 @@ def _binary_points(path: Path, where: str) -> Iterator[tuple[int, Sequence[float
     records.close()
 
 
-def _lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, one at a time."""
+def _byte_lines(path: Path, where: str) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, one at a time, without blanks about them."""
     try:
         with open_plain(path) as file:
-            parts = iter(lambda: file.readline(_LONGEST_LINE), b"")
-            for number, line in enumerate(parts, 1):
+            number, read = 0, file.readline
+            while line := read(_LONGEST_LINE):
+                number += 1
                 if len(line) == _LONGEST_LINE:
                     got = f"more than {_LONGEST_LINE:,} bytes"
                     raise InputError(f"{where}, line {number}", got, "a line of COLMAP's")
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                yield number, (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
     except OSError as error:
         raise InputError(where, f"cannot be read ({error.strerror})", "a text file") from error
+
+
+def _lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
+    """As text."""
+    try:
+        for number, line in _byte_lines(path, where):
+            yield number, line.decode().strip()
     except UnicodeDecodeError as error:
         raise InputError(where, "not a text file", "UTF-8, as COLMAP writes it") from error
 
@@ -248,8 +257,8 @@ def _text_images(path: Path, where: str) -> Iterator[ModelImage]:
 
 
 def _text_points(path: Path, where: str) -> Iterator[tuple[int, Sequence[float]]]:
-    for number, line in _lines(path, where):
-        if not _bears(line):
+    for number, line in _byte_lines(path, where):
+        if not line or line.startswith(b"#"):
             continue
         parts = line.split(maxsplit=8)
         if len(parts) < 8:
@@ -259,7 +268,7 @@ def _text_points(path: Path, where: str) -> Iterator[tuple[int, Sequence[float]]
             yield number, [float(part) for part in parts[1:7]]
         except ValueError:
             for part in parts[1:7]:
-                _number(part, f"{where}, line {number}")
+                _number(part.decode(errors="replace"), f"{where}, line {number}")
 
 
 def _camera(

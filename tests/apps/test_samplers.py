@@ -93,9 +93,9 @@ def test_views_are_made_with_its_sampler(trained, monkeypatch):
     }
     for kind, function in functions.items():
 
-        def noting(*arguments, kind=kind, function=function):
+        def noting(*arguments, kind=kind, function=function, **options):
             used.append(kind)
-            return function(*arguments)
+            return function(*arguments, **options)
 
         monkeypatch.setattr(samplers, function.__name__, noting)
     measured = evaluate(Eval(out, device="cpu"))

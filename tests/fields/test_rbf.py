@@ -11,6 +11,7 @@ from polyfield.fields.field import AdaptiveEncoding
 from polyfield.fields.hash_grid import HashGrid
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.rbf import (
+    PACE,
     SETTLES_AT,
     Rbf,
     RbfArguments,
@@ -126,9 +127,10 @@ def test_released_kernels_move_by_parts_of_their_spacing_beside_features_that_le
     optimiser.step(0, 1.0)
     moved = {n: (p.detach() - before[n]).abs().max() for n, p in encoding.named_parameters()}
     spacing = 1 / 8
-    expected = {"features": 1e-2, "centers": 1e-4 * spacing, "factors": 1e-4 / spacing}
-    for name, length in expected.items():
-        assert moved[name].item() == pytest.approx(length, rel=1e-2), name
+    rate = 1e-2 * PACE
+    expected = {"features": 1e-2, "centers": rate * spacing, "factors": rate / spacing}
+    for name, length in expected.items():  # a centre moves by a few roundings of its place
+        assert moved[name].item() == pytest.approx(length, rel=5e-2), name
 
 
 @pytest.mark.parametrize("build", [radiance_of_sizes, signal_of_sizes])
