@@ -100,6 +100,9 @@ def bench(options: Bench) -> list[dict[str, object]]:
         got = ", ".join(map(str, options.run)) or "nothing"
         expected = "a run's folder with view, a photograph with fields, scenes with scenes"
         raise InputError(f"bench {options.what}: RUN", got, expected)
+    if None not in (options.minutes, options.steps):
+        got = f"beside --steps {options.steps}"
+        raise InputError(f"--minutes {options.minutes}", got, "one of them")
     _check_options(options)
     names = tuple(name.strip() for name in options.only.split(",") if name.strip())
     steps = 200 if options.steps is None else options.steps
@@ -117,7 +120,7 @@ def bench(options: Bench) -> list[dict[str, object]]:
         return scene_rows(
             options.run,
             options.out or Path("scenes"),
-            minutes=options.minutes or MINUTES,
+            minutes=MINUTES if options.minutes is None else options.minutes,
             steps=options.steps,
             seed=options.seed,
             fields=names,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from polyfield.apps.compact_file import write_compact
+from polyfield.apps.compact_file import placed_tensors, write_compact
 from polyfield.apps.device import choose_device
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.files import make_folder, parse_json, read_plain, write_json
@@ -37,7 +37,7 @@ class SceneRow:
     """What a field made of a scene."""
 
     name: str
-    """Of the run's folder: scene and field."""
+    """Of the run's folder: scene, field, budget and seed."""
     scene: str
     field: str
     budget: str
@@ -53,7 +53,7 @@ class SceneRow:
     """Of a picture of the mean training colour."""
     parameters: int
     packed_bytes: int
-    """Of the field in halves, packed: what a file of it alone would hold."""
+    """Of all that was learned in halves, packed; what is placed as it is."""
     checkpoint_bytes: int
     """Of one checkpoint, with all that training goes on from."""
     view_seconds: float
@@ -75,11 +75,12 @@ def scene_rows(
     """A row for each scene and field of the table, see `SceneRow`, and a picture of them all.
 
     Every run is `polyfield train SCENE --field F --minutes M --seed S` in a process of its own,
-    into OUT/<scene>-<field>, of so many steps where they are given; OUT/rows.json keeps what was
-    measured, and what it has of the same budget and seed is not done again. OUT/strip.png: of each
-    scene the first held-out view and what fields show of it. fields: some of the table, all where
-    none is given. Raises InputError for what is no scene, two of one name, an unknown field or a
-    folder of something else; PolyfieldError where a training fails.
+    into a folder of OUT, of so many steps where they are given; one that was cut goes on, but the
+    memory that it took before is not counted. OUT/rows.json keeps what was measured, and what it
+    has of the same budget and seed is not done again. OUT/strip.png: of each scene the first
+    held-out view and what fields show of it. fields: some of the table, all where none is given.
+    Raises InputError for what is no scene or has no test view, two of one name, an unknown field or
+    a folder of something else; PolyfieldError where a training fails.
     """
     chosen = fields or tuple(FIELDS)
     if not minutes > 0 or not math.isfinite(minutes):
@@ -94,7 +95,8 @@ def scene_rows(
     if len(set(names)) < len(names):
         raise InputError("bench scenes", f"folders named {', '.join(names)}", "each name once")
     for scene in scenes:
-        load_scene(scene)
+        if not len(load_scene(scene).splits.get("test", ())):
+            raise InputError(str(scene), "no test views", "some, to measure fields on")
     make_folder(out)
     done = _read_rows(out / "rows.json")
     rows = []
@@ -161,20 +163,18 @@ def scenes_summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _measure(scene: Path, name: str, field: str, budget: str, seed: int, out: Path) -> SceneRow:
-    run = out / f"{name}-{field}"
-    arguments = ["train", str(scene), "--out", str(run), "--field", field, "--no-report"]
     number, unit = budget.split()
-    arguments += [f"--{unit}", number, "--seed", str(seed)]
+    run = out / f"{name}-{field}-{number}-{unit}-{seed}"
+    arguments = ["train", str(scene), "--out", str(run), "--field", field, "--no-report"]
+    arguments += ["--resume", f"--{unit}", number, "--seed", str(seed)]
     process = run_measured(arguments)
     measured = evaluate(Eval(run))
     trained = load(run, choose_device("auto"))
-    state = {
-        f"{part}.{key}": value
-        for part, learned in trained.parts.items()
-        for key, value in learned.state_dict().items()
-    }
     with tempfile.TemporaryDirectory() as folder:
-        packed = write_compact(Path(folder, "field"), state, {})
+        packed = 0
+        for part, learned in trained.parts.items():
+            exact = placed_tensors(learned)
+            packed += write_compact(Path(folder, part), learned.state_dict(), {}, exact)
     resolution = measured.protocol["resolution"]
     return SceneRow(
         name=run.name,

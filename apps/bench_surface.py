@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -51,6 +52,25 @@ def vertices_on_edges(
     return vertices[clear][key[clear].argsort()]
 
 
+def _race(
+    against: str,
+    package: str,
+    values: Float[Tensor, "n n n"],
+    theirs: Callable[[], Any],
+    vertices: Callable[[Any], Tensor],
+) -> Race:
+    """vertices: out of what `theirs` returned, in index coordinates."""
+    return Race(
+        against=against,
+        version=version(package),
+        ours=lambda: marching_cubes(values, 0.0),
+        theirs=theirs,
+        tolerance=1e-4 / len(values),  # of a cell
+        read=lambda found: (vertices_on_edges(vertices(found), values),),
+        shown=lambda found: (vertices_on_edges(found[0], values),),
+    )
+
+
 def surface_against_pymcubes(side: int = SIDE) -> Race:
     """Vertices and triangles; the classic 256 cases."""
     try:
@@ -59,14 +79,12 @@ def surface_against_pymcubes(side: int = SIDE) -> Race:
         raise Absent("PyMCubes is not installed: pip install 'polyfield[bench]'") from error
     values = noisy_ball(side)
     array = values.numpy()
-    return Race(
-        against="PyMCubes",
-        version=version("PyMCubes"),
-        ours=lambda: marching_cubes(values, 0.0),
-        theirs=lambda: mcubes.marching_cubes(array, 0.0),
-        tolerance=1e-4 / side,  # of a cell
-        read=lambda found: (vertices_on_edges(torch.from_numpy(np.asarray(found[0])), values),),
-        shown=lambda found: (vertices_on_edges(found[0], values),),
+
+    def vertices(found: Any) -> Tensor:
+        return torch.from_numpy(np.asarray(found[0]))
+
+    return _race(
+        "PyMCubes", "PyMCubes", values, lambda: mcubes.marching_cubes(array, 0.0), vertices
     )
 
 
@@ -78,15 +96,11 @@ def surface_against_scikit_image(side: int = SIDE) -> Race:
         raise Absent("scikit-image is not installed: pip install 'polyfield[bench]'") from error
     values = noisy_ball(side)
     array = values.numpy()
-    return Race(
-        against="scikit-image",
-        version=version("scikit-image"),
-        ours=lambda: marching_cubes(values, 0.0),
-        theirs=lambda: theirs(array, 0.0),
-        tolerance=1e-4 / side,
-        read=lambda found: (vertices_on_edges(torch.from_numpy(found[0].copy()), values),),
-        shown=lambda found: (vertices_on_edges(found[0], values),),
-    )
+
+    def vertices(found: Any) -> Tensor:
+        return torch.from_numpy(found[0].copy())
+
+    return _race("scikit-image", "scikit-image", values, lambda: theirs(array, 0.0), vertices)
 
 
 def surface_against_vtk(side: int = SIDE) -> Race:
@@ -117,12 +131,4 @@ def surface_against_vtk(side: int = SIDE) -> Race:
     def read(found: Any) -> Tensor:
         return torch.from_numpy(vtk_to_numpy(found.GetPoints().GetData()).copy()).flip(1)
 
-    return Race(
-        against="VTK Flying Edges",
-        version=version("vtk"),
-        ours=lambda: marching_cubes(values, 0.0),
-        theirs=lambda: extract(image),
-        tolerance=1e-4 / side,
-        read=lambda found: (vertices_on_edges(read(found), values),),
-        shown=lambda found: (vertices_on_edges(found[0], values),),
-    )
+    return _race("VTK Flying Edges", "vtk", values, lambda: extract(image), read)

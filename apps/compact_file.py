@@ -21,6 +21,8 @@ from torch import Tensor
 from polyfield.apps.files import check_objects, parse_json, read_plain, replacing
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.cuda.errors import InputError
+from polyfield.fields.field import Part
+from polyfield.fields.optimiser import rate_factors
 
 SUFFIX = ".safetensors.zst"
 KEY = "polyfield"
@@ -58,6 +60,15 @@ def write_compact(
     with replacing(path) as file:
         file.write(content)
     return len(content)
+
+
+def placed_tensors(part: Part) -> set[str]:
+    """Names of what is placed in a field, centres of kernels or waves, released or not.
+
+    It goes through sines of thousands: halves would spoil it.
+    """
+    learned = {name for name, _ in part.named_parameters()}
+    return (part.state_dict().keys() - learned) | rate_factors(part).keys()
 
 
 def read_compact(path: Path) -> tuple[dict[str, Tensor], dict]:

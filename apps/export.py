@@ -23,7 +23,7 @@ from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, surface_level
 from polyfield.extract.mesh import Mesh
-from polyfield.extract.mesh_metrics import MeshScore, compare_meshes
+from polyfield.extract.mesh_metrics import MeshScore, compare_at
 from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.visibility import seen_in_depth_maps
 
@@ -156,12 +156,12 @@ def _written(
         write_points(options.out, mesh)
         return ExportResult(str(options.out), "points", {"points": len(mesh.vertices)}, level)
     write_mesh(options.out, mesh)
-    scores = []
+    scores: tuple[MeshScore, ...] = ()
     if reference is not None:
-        for share in THRESHOLDS:
-            scores.append(compare_meshes(mesh, reference, share * reference.diagonal()))
+        thresholds = tuple(share * reference.diagonal() for share in THRESHOLDS)
+        scores = compare_at(mesh, reference, thresholds)
     counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-    return ExportResult(str(options.out), "mesh", counts, level, mesh_report(mesh), tuple(scores))
+    return ExportResult(str(options.out), "mesh", counts, level, mesh_report(mesh), scores)
 
 
 def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfield.apps.compact_file import SUFFIX, write_compact
+from polyfield.apps.compact_file import SUFFIX, placed_tensors, write_compact
 from polyfield.apps.distances import SIDE, DistanceScore, DistanceSource
 from polyfield.apps.fit_surface import surface_mesh
 from polyfield.apps.fitted import Fitted, load_fitted
@@ -22,7 +22,6 @@ from polyfield.apps.report import ComparedView, ReportData, write_report
 from polyfield.apps.report_pictures import error_map, heat
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.video import write_video
-from polyfield.fields.optimiser import rate_factors
 from polyfield.render.metrics import WINDOW, psnr_8bit, ssim
 
 FULL_ERROR = 0.1  # of 1, at which the map of errors is white
@@ -166,9 +165,7 @@ def write_distances(
 def _write_small(folder: RunFolder, fitted: Fitted) -> tuple[Path, int]:
     file = folder.path / f"field{SUFFIX}"
     metadata = {"settings": asdict(fitted.settings)}
-    # What is placed, centres of kernels or waves, released or not, goes through sines of thousands.
-    exact = {name for name, _ in fitted.signal.named_buffers()}
-    exact |= rate_factors(fitted.signal).keys()
+    exact = placed_tensors(fitted.signal)
     return file, write_compact(file, fitted.signal.state_dict(), metadata, exact)
 
 

@@ -79,7 +79,7 @@ class DualMesh(NamedTuple):
 
 def unsigned_mesh(
     distance: Callable[[Tensor], Tensor],
-    options: DualMeshOptions = DualMeshOptions(),  # noqa: B008
+    options: DualMeshOptions | None = None,
     with_gradient: WithGradient | None = None,
     device: torch.device | str = "cpu",
 ) -> DualMesh:
@@ -92,6 +92,7 @@ def unsigned_mesh(
     InputError for a depth out of range and a field that is NaN.
     Source: DualMesh-UDF (arXiv:2309.08878).
     """
+    options = options or DualMeshOptions()
     if not 2 <= options.depth <= MOST_DEPTH:
         raise InputError("unsigned_mesh: depth", str(options.depth), f"2 to {MOST_DEPTH}")
     place = torch.device(device)

@@ -101,8 +101,20 @@ def compare_meshes(
     the mean of |n . n'| over nearest samples, both directions averaged, from face normals. Raises
     InputError as sample_surface does for either mesh.
     """
-    if not threshold > 0:
-        raise InputError("compare_meshes: threshold", str(threshold), "a positive length")
+    return compare_at(mesh, truth, (threshold,), count, seed)[0]
+
+
+def compare_at(
+    mesh: Mesh,
+    truth: Mesh,
+    thresholds: tuple[float, ...],
+    count: int = SAMPLES,
+    seed: int = 0,
+) -> tuple[MeshScore, ...]:
+    """As `compare_meshes`, at several thresholds of the F-score: neighbours are found once."""
+    for threshold in thresholds:
+        if not threshold > 0:
+            raise InputError("compare_meshes: threshold", str(threshold), "a positive length")
     ours, theirs = sample_surface(mesh, count, seed), sample_surface(truth, count, seed + 1)
     to_truth, to_mesh = nearest(ours.points, theirs.points), nearest(theirs.points, ours.points)
     agreement = [
@@ -110,13 +122,16 @@ def compare_meshes(
         for a, b, found in ((ours, theirs, to_truth), (theirs, ours, to_mesh))
     ]
     area = float(truth.face_vectors().norm(dim=1).sum())
-    return MeshScore(
-        chamfer_l1=float(to_truth.distance.mean() + to_mesh.distance.mean()) / 2,
-        **_f_score(to_truth.distance, to_mesh.distance, threshold)._asdict(),
-        normal_consistency=sum(agreement) / 2,
-        threshold=threshold,
-        samples=count,
-        chamfer_floor=0.5 * (area / count) ** 0.5,
+    return tuple(
+        MeshScore(
+            chamfer_l1=float(to_truth.distance.mean() + to_mesh.distance.mean()) / 2,
+            **_f_score(to_truth.distance, to_mesh.distance, threshold)._asdict(),
+            normal_consistency=sum(agreement) / 2,
+            threshold=threshold,
+            samples=count,
+            chamfer_floor=0.5 * (area / count) ** 0.5,
+        )
+        for threshold in thresholds
     )
 
 

@@ -99,13 +99,13 @@ class FieldOptimiser:
 
 def rate_factors(field: Learnable) -> dict[str, float]:
     """Of its parameters, by name, those that learn at another rate than the rest, see `Paced`."""
-    return {
+    factors = {
         f"{module}.{name}" if module else name: factor
         for module, part in field.named_modules()
         if isinstance(part, Paced)
         for name, factor in part.rate_factors.items()
-        if f"{module}.{name}".lstrip(".") in dict(field.named_parameters())
     }
+    return {name: factors[name] for name, _ in field.named_parameters() if name in factors}
 
 
 def _joined(pending: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """`bench scenes`: trainings in processes of their own, measured once, and a picture of them all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from polyfield.apps.bench_scenes import GAP, LABEL_HEIGHT, PICTURE_HEIGHT, scene
 from polyfield.apps.checkpoint import steps_in
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.main import main
+from polyfield.apps.run_folder import RunFolder
 from polyfield.cuda.errors import InputError, PolyfieldError
 
 STEPS, FIELDS = 200, ("hash-grid", "tri-plane")
@@ -36,7 +39,10 @@ def found(scene, tmp_path_factory):
 
 def test_each_field_is_trained_and_measured(found):
     out, rows, said = found
-    assert [row["name"] for row in rows] == ["ball-hash-grid", "ball-tri-plane"]
+    assert [row["name"] for row in rows] == [
+        "ball-hash-grid-200-steps-3",
+        "ball-tri-plane-200-steps-3",
+    ]
     assert [row.field for row in said] == list(FIELDS)
     for row in rows:
         run = out / row["name"]
@@ -73,10 +79,22 @@ def test_what_was_measured_is_not_measured_again(found, scene, monkeypatch):
     for steps, seed in ((STEPS, 4), (2 * STEPS, 3)):
         with pytest.raises(PolyfieldError):
             rows_of(scene, out, steps, seed)
-    assert [words[-4:] for words in asked] == [
-        ["--steps", "200", "--seed", "4"],
-        ["--steps", "400", "--seed", "3"],
+    assert [words[-5:] for words in asked] == [
+        ["--resume", "--steps", "200", "--seed", "4"],
+        ["--resume", "--steps", "400", "--seed", "3"],
     ]
+    assert len({words[words.index("--out") + 1] for words in asked}) == 2
+
+
+def test_a_training_that_was_cut_goes_on(found, scene, tmp_path):
+    """Up to its end, but nothing measured: as a bench that was killed leaves it."""
+    out, rows, _ = found
+    name = rows[0]["name"]
+    copytree(out / name, tmp_path / name)
+    (again,) = rows_of(scene, tmp_path, fields=FIELDS[:1])
+    assert again["psnr"] == rows[0]["psnr"] and again["steps"] == STEPS
+    records = RunFolder.open(tmp_path / name).records()
+    assert len([record for record in records if "loss" in record]) == STEPS  # none of them again
 
 
 def test_the_picture_shows_the_truth_and_each_field(found, scene):
@@ -154,3 +172,23 @@ def test_a_training_is_given_its_minutes(scene, tmp_path, monkeypatch):
     with pytest.raises(PolyfieldError):
         scene_rows((scene,), tmp_path, minutes=2.5)
     assert asked[0][-4:] == ["--minutes", "2.5", "--seed", "0"]
+
+
+def test_minutes_of_0_and_two_budgets_are_refused(scene):
+    for options in ({"minutes": 0.0}, {"minutes": 1.0, "steps": 9}):
+        with pytest.raises(InputError, match="--minutes"):
+            bench(Bench("scenes", (scene,), **options))
+
+
+def test_a_scene_without_test_views_is_refused_before_any_training(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_scenes, "run_measured", lambda arguments: pytest.fail("trained"))
+    whole = bench_scenes.load_scene
+
+    def without(folder):
+        found = whole(folder)
+        return replace(found, splits={"train": found.splits["train"]})
+
+    monkeypatch.setattr(bench_scenes, "load_scene", without)
+    with pytest.raises(InputError, match="no test views"):
+        rows_of(scene, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -218,6 +218,17 @@ def test_a_film_is_learned_over_time(tmp_path):
     assert read_film(Path(slow), 1 << 30)[1] == 50
 
 
+@pytest.mark.parametrize("released", [0, 1])
+def test_the_small_file_keeps_what_is_placed_as_it_is(image, tmp_path, released):
+    options = Fit(image, "rbf", steps=3, sizes=f"kernels=40,released={released}")
+    result = fit(replace(options, out=tmp_path / "run"))
+    small, whole = load_fitted(Path(result.file), CPU), load_fitted(tmp_path / "run", CPU)
+    for name, value in whole.signal.state_dict().items():
+        kept = small.signal.state_dict()[name]
+        placed = name.endswith(("centers", "factors"))
+        assert torch.equal(kept, value if placed else value.half().float()), name
+
+
 def test_an_image_is_shown_in_any_size(fitted, tmp_path):
     (path,) = render(Render(Path(fitted.run))).files
     large = decode(Path(path), 3).float() / 255

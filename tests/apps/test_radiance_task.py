@@ -24,6 +24,7 @@ from polyfield.fields.table import FIELDS, arguments_of
 from polyfield.render.exposure import at_mean_exposure
 from polyfield.render.metrics import psnr_8bit
 
+CPU = torch.device("cpu")
 SIZES = {"levels": 2, "features": 2, "log2_table_size": 6, "finest_resolution": 16}
 
 
@@ -169,6 +170,55 @@ def test_measured_depths_become_distances_along_rays(task, monkeypatch):
     behind = made._measured(batch._replace(directions=-batch.directions))
     assert not behind.distance.any()
     assert task()._measured(batch) is None
+
+
+@pytest.fixture
+def network(disc_scene):
+    """A task of NeRF's network that sees cones and opens its frequencies in 40 steps."""
+
+    def make(**sizes):
+        scene = load_scene(disc_scene)
+        small = {"layers": 2, "width": 16, "position_frequencies": 4, "direction_frequencies": 1}
+        arguments = arguments_of(FIELDS["mlp"].arguments(**small, **sizes))
+        settings = settings_of(scene, "mlp", arguments, 3, 1 << 10, 1 << 24)
+        images = ImageStore(scene.image_paths, scene.sizes, 4, 1 << 24)
+        return RadianceTask(build(settings, CPU), scene, images, CPU)
+
+    return make
+
+
+@pytest.mark.parametrize("integrated", [0, 1])
+def test_rays_are_cones_for_a_field_that_is_seen_through_them(network, integrated, monkeypatch):
+    made, seen = network(integrated=integrated), []
+    learn = radiance_task.learn_rays
+
+    def noting(*arguments, **options):
+        seen.append((arguments[2], arguments[6].pixel))
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr(radiance_task, "learn_rays", noting)
+    made.step(0, 1.0)
+    ((origins, pixel),) = seen
+    cameras = made.cameras
+    view = made.trained.sampling_of(cameras, 2)
+    if not integrated:
+        assert pixel == view.pixel == 0
+        return
+    radii = 2 / 12**0.5 / cameras.focal.prod(1).sqrt()
+    frame = torch.cdist(origins, cameras.camera_to_world[:, :, 3]).argmin(1)
+    torch.testing.assert_close(pixel, radii[frame])
+    assert view.pixel == pytest.approx(float(radii[2]))
+    assert view == replace(made.trained.settings.sampling, pixel=view.pixel)
+
+
+def test_frequencies_open_step_by_step_and_a_state_brings_how_far(network):
+    made, other = network(coarse_steps=40), network(coarse_steps=40)
+    for step, opened in ((0, 0.0), (10, 1.0), (39, 3.9), (50, 4.0)):
+        made.step(step, 1.0)
+        assert float(made.trained.field.opened) == pytest.approx(opened)
+    made.step(20, 1.0)
+    other.restore(*made.state())
+    assert float(other.trained.field.opened) == 2.0
 
 
 def test_the_loss_that_is_asked_for_is_minimised(task):

@@ -6,7 +6,7 @@ import torch
 from polyfield.cuda.errors import InputError
 from polyfield.extract.marching_cubes import marching_cubes
 from polyfield.extract.mesh import Mesh
-from polyfield.extract.mesh_metrics import compare_meshes, f_score, sample_surface
+from polyfield.extract.mesh_metrics import compare_at, compare_meshes, f_score, sample_surface
 
 SQUARE = torch.tensor([[0, 1, 2], [0, 2, 3]])
 
@@ -97,3 +97,12 @@ def test_an_empty_mesh_scores_nothing_and_bad_input_is_refused():
         f_score(square(), square(), 0.0, 100)
     with pytest.raises(InputError, match="threshold"):
         compare_meshes(square(), square(), math.nan, 100)
+
+
+def test_several_thresholds_are_each_as_if_alone():
+    mesh, truth = square(height=0.02), square()
+    together = compare_at(mesh, truth, (0.01, 0.05), 2000)
+    assert together == tuple(compare_meshes(mesh, truth, t, 2000) for t in (0.01, 0.05))
+    assert together[0].f_score < together[1].f_score
+    with pytest.raises(InputError, match="threshold"):
+        compare_at(mesh, truth, (0.01, 0.0))
