@@ -197,7 +197,7 @@ def _machine() -> dict[str, str]:
         ),
         "tiny_cuda_nn": _exchange(
             "tinycudann",
-            "takes parameters of fields and gives its own; it runs",
+            "trains a hash grid with --networks tiny-cuda-nn; it runs",
             "its parameters are read and written without it",
         ),
         "kernel_cache": str(cache_folder()),

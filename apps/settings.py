@@ -12,7 +12,7 @@ import torch
 from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.train_options import MOST_DISTORTION, Pixel
+from polyfield.apps.train_options import MOST_DISTORTION, Networks, Pixel
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS
 from polyfield.fields.warp import build_warp
@@ -65,6 +65,8 @@ class Settings:
     """What lies behind the field is learned by direction, from `background` on."""
     exposures: int = 0
     """Photographs whose exposure is learned; 0 where all count as alike."""
+    networks: Networks = "polyfield"
+    """Whose kernels train the grid and the networks."""
     warp: dict = attribute(default_factory=dict)
     """What the field does with positions before it encodes them, see `build_warp`."""
 
@@ -162,9 +164,14 @@ def read_settings(values: Any, where: str) -> Settings:
     for key, known in (("pixel", get_args(Pixel)), ("loss", get_args(LossKind)), ("field", FIELDS)):
         if found.text(key) not in known:
             raise found.refuse(key, f"one of {', '.join(known)}")
-    # Runs of earlier versions knew neither.
-    if found.values.get("sampler", "occupancy") not in get_args(SamplerKind):
-        raise found.refuse("sampler", f"one of {', '.join(get_args(SamplerKind))}")
+    # Runs of earlier versions knew none of what follows.
+    later: dict[str, tuple[str, ...]] = {
+        "sampler": get_args(SamplerKind),
+        "networks": get_args(Networks),
+    }
+    for key, kinds in later.items():
+        if found.values.get(key, kinds[0]) not in kinds:
+            raise found.refuse(key, f"one of {', '.join(kinds)}")
     if "distortion" in found.values:
         found.real("distortion", 0.0, MOST_DISTORTION)
     for key in ("depth", "total_variation"):

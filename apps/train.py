@@ -32,15 +32,17 @@ from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import Schedule, read_schedule
 from polyfield.apps.settings import Settings, pixel_size, read_settings, settings_of
 from polyfield.apps.terminal import say
-from polyfield.apps.train_options import Train, check
+from polyfield.apps.tiny_cuda_nn_library import tiny_cuda_nn_library
+from polyfield.apps.train_options import Networks, Train, check
+from polyfield.apps.train_plan import measured_sentence, plan_sentence
 from polyfield.apps.trained import Trained, build
 from polyfield.cuda.errors import InputError
 from polyfield.fields.table import FIELDS, arguments_of, with_appearance, with_sizes
+from polyfield.fields.tiny_cuda_nn_field import TinyCudaNnRadiance
 from polyfield.render.samplers import SamplerKind
 
 DISTORTION, MASKED_DISTORTION = 0.01, 0.1  # weights where nobody says, see BENCHMARKS.md
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
-ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
 MEASURE_STEPS = 256  # the occupancy grid has settled by then, so a step's time is typical
 
 
@@ -93,9 +95,13 @@ def train(
     tell = on_message or (lambda message: None)
     if options.field not in FIELDS:
         raise InputError("--field", repr(options.field), f"one of {', '.join(FIELDS)}")
-    if options.sampler not in get_args(SamplerKind):
-        known_kinds = ", ".join(get_args(SamplerKind))
-        raise InputError("--sampler", repr(options.sampler), f"one of {known_kinds}")
+    choices = (
+        ("--sampler", options.sampler, get_args(SamplerKind)),
+        ("--networks", options.networks, get_args(Networks)),
+    )
+    for name, choice, kinds in choices:
+        if choice not in kinds:
+            raise InputError(name, repr(choice), f"one of {', '.join(kinds)}")
     device = choose_device(options.device, tell)
     known = _known_config(options)
     known_from = f"--from {options.from_config}" if options.from_config else "config.json"
@@ -123,6 +129,9 @@ def train(
     else:
         settings, memory = _new_settings(scene, options, limit - depths)
     trained = build(settings, device)
+    if settings.networks == "tiny-cuda-nn":
+        trained.field = TinyCudaNnRadiance(trained.field, tiny_cuda_nn_library(device)).to(device)
+        tell("tiny-cuda-nn computes the grid and the networks, in half precision")
     parameters = sum(p.numel() for _, p in trained.field.named_parameters())
     trained.memory_bytes = memory.view_bytes
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
@@ -217,46 +226,6 @@ def summary(result: TrainResult) -> str:
     return "\n".join(lines)
 
 
-def plan_sentence(
-    settings: Settings,
-    parameters: int,
-    memory_bytes: int,
-    limit: int,
-    schedule: Schedule,
-    minutes: float | None,
-) -> str:
-    """What a run is about to do: field, batch, memory, and the steps or the time."""
-    sizes = ", ".join(f"{name} {value}" for name, value in settings.arguments.items())
-    if minutes is None:
-        steps = schedule.steps or 0
-        budget = f"{steps:,} steps, {_millions(steps * settings.samples_per_step)} samples"
-    else:
-        budget = f"{duration(60 * minutes)}, whose steps are fixed after a short measurement"
-    return (
-        f"plan: {settings.field} ({sizes}), {parameters:,} parameters, "
-        f"{settings.samples_per_step:,} samples a step, at most {memory_bytes / 1e9:.2f} GB "
-        f"of {limit / 1e9:.2f} GB; {budget}"
-    )
-
-
-def measured_sentence(schedule: Schedule, seconds: float, samples_per_step: int) -> str:
-    """The plan once a step's time is known, with a warning where it will not do."""
-    steps = schedule.steps or 0
-    total = steps * samples_per_step
-    name = "plan, set right" if schedule.amended else "plan"
-    sentence = (
-        f"{name}: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} samples, "
-        f"{duration(steps * seconds)}"
-    )
-    if total < ENOUGH_SAMPLES:
-        need = duration(seconds * ENOUGH_SAMPLES / samples_per_step)
-        sentence += (
-            f"\nwarning: fewer than {_millions(ENOUGH_SAMPLES)} samples give a blurred result; "
-            f"that many take {need} on this machine"
-        )
-    return sentence
-
-
 def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
     """Details a side of the unit cube that the photographs can show, and parameters to hold them.
 
@@ -298,6 +267,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         depth=options.depth,
         total_variation=options.total_variation,
         learned_background=options.learned_background,
+        networks=options.networks,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
         warp=warp,
     )
@@ -367,10 +337,6 @@ def _final_report(
 
 def _views(scene: Scene) -> str:
     return ", ".join(f"{len(frames)} views to {split}" for split, frames in scene.splits.items())
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3g} million"
 
 
 def _known_config(options: Train) -> dict | None:

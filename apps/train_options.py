@@ -11,6 +11,7 @@ from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
+Networks = Literal["polyfield", "tiny-cuda-nn"]
 Space = Literal["auto", "bounded", "unbounded", "ndc"]
 MOST_DISTORTION = 1e3
 
@@ -75,6 +76,9 @@ class Train:
     appearance: Annotated[int, arg(metavar="N")] = 0
     """Numbers of each photograph, learned, that the colours in its light depend on: for captures
     over hours or days. Views show the mean light."""
+    networks: Networks = "polyfield"
+    """Whose kernels train the hash grid and its networks. tiny-cuda-nn has to be installed, and
+    runs on a CUDA device alone, in half precision; the run's files are the same."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True
@@ -124,6 +128,9 @@ def check(options: Train) -> None:
     if options.total_variation and options.field != "tri-plane":
         got = f"{options.total_variation:g} with --field {options.field}"
         raise InputError("--total-variation", got, "--field tri-plane")
+    if options.networks != "polyfield" and options.field != "hash-grid":
+        got = f"{options.networks[:80]} with --field {options.field}"
+        raise InputError("--networks", got, "--field hash-grid")
     if options.steps is not None and not 1 <= options.steps <= MOST_STEPS:
         raise InputError("--steps", str(options.steps)[:80], f"1 to {MOST_STEPS:,}")
     if not 0 <= options.seed < 2**63:

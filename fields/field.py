@@ -100,6 +100,13 @@ class Paced(Protocol):
 
 
 @runtime_checkable
+class Decayed(Protocol):
+    """What says itself how its weights decay, all alike."""
+
+    weight_decay: float
+
+
+@runtime_checkable
 class Gradual(Protocol):
     """A field, or a part of one, whose details come one after the other."""
 

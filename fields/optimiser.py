@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polyfield.cuda.table_adam import adam_
-from polyfield.fields.field import Learnable, Paced, TableEncoding
+from polyfield.fields.field import Decayed, Learnable, Paced, TableEncoding
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-15
@@ -20,7 +20,8 @@ class FieldOptimiser:
     """
 
     def __init__(self, field: Learnable, weight_decay: float = 1e-6):
-        self.field, self.rate, self.weight_decay = field, field.learning_rate, weight_decay
+        self.field, self.rate = field, field.learning_rate
+        self.weight_decay = field.weight_decay if isinstance(field, Decayed) else weight_decay
         self.tables = {n: m for n, m in field.named_modules() if isinstance(m, TableEncoding)}
         self.parameters = dict(field.named_parameters())
         self.factors = rate_factors(field)

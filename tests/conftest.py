@@ -47,3 +47,11 @@ def disc_scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes") / "disc"
     write_nerf_synthetic(folder, {"train": views, "val": views[:1], "test": views[:1]}, 0.7)
     return folder
+
+
+@pytest.fixture
+def tiny_cuda_nn_library():
+    """What does on the CPU what the module `tinycudann` does on a GPU."""
+    import tiny_cuda_nn_stand_in
+
+    return tiny_cuda_nn_stand_in

@@ -17,14 +17,12 @@ from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import load_scene
-from polyfield.apps.schedule import Schedule
 from polyfield.apps.settings import read_settings
 from polyfield.apps.train import (
     DISTORTION,
     MASKED_DISTORTION,
     chosen_warp,
     default_distortion,
-    measured_sentence,
     train,
 )
 from polyfield.apps.train_options import Train
@@ -131,14 +129,6 @@ def test_one_and_two_threads_train_alike(scene, tmp_path):
 def test_the_largest_seed_trains(scene, tmp_path):
     options = Train(scene, out=tmp_path / "run", steps=2, seed=2**63 - 1, report=False)
     train(options)
-
-
-def test_a_budget_that_cannot_suffice_is_warned_of_with_what_would():
-    plenty = measured_sentence(Schedule(4000), 0.04, 1 << 15)
-    assert "4,000 steps of 40.0 ms, 131 million samples, 2 min 40 s" in plenty
-    assert "warning" not in plenty
-    little = measured_sentence(Schedule(60), 0.5, 1 << 15)
-    assert "warning: fewer than 20 million samples" in little and "5 min 5 s" in little
 
 
 def test_loading_that_used_up_the_minutes_is_said(scene, tmp_path):
