@@ -14,6 +14,7 @@ from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.train_options import MOST_DISTORTION, Networks, Pixel
 from polyfield.cuda.errors import InputError
+from polyfield.fields.nested_numbers import has_shape
 from polyfield.fields.table import FIELDS
 from polyfield.fields.warp import build_warp
 from polyfield.render.losses import LossKind
@@ -194,14 +195,7 @@ def read_settings(values: Any, where: str) -> Settings:
     arguments = found.part("arguments")
     for name in arguments.values:
         arguments.whole(name, 0, 1 << 20)
-    try:
-        poses = torch.tensor(orbit.items("camera_to_world"), dtype=torch.float64)
-        gram = poses[:, :, :3].mT @ poses[:, :, :3]
-        sound = poses.shape[1:] == (3, 4) and bool(poses.float().isfinite().all())
-        sound = sound and float((gram - torch.eye(3)).abs().max()) < 1e-3
-    except (TypeError, ValueError, RuntimeError, IndexError, OverflowError):
-        sound = False
-    if not sound:
+    if not _are_poses(orbit.items("camera_to_world")):
         raise orbit.refuse("camera_to_world", "poses: 3 rows of 4 numbers each, a rotation first")
     steps: dict[str, Any] = sampling.values
     others: dict[str, Any] = {k: v for k, v in found.values.items() if k != "sampling"}
@@ -210,3 +204,16 @@ def read_settings(values: Any, where: str) -> Settings:
         return Settings(sampling=Sampling(**steps), **others)
     except TypeError as error:  # a name that is missing or unknown
         raise InputError(found.where, str(error)[:200], "those of a run") from error
+
+
+def _are_poses(values: list[Any] | None) -> bool:
+    """Whether these are rotations, each with a position: [n, 3, 4], one at least."""
+    if not values or not has_shape(values, (None, 3, 4)):
+        return False
+    try:
+        poses = torch.tensor(values, dtype=torch.float64)
+    except (RuntimeError, OverflowError):  # whole numbers beyond every float
+        return False
+    gram = poses[:, :, :3].mT @ poses[:, :, :3]
+    orthonormal = float((gram - torch.eye(3)).abs().max()) < 1e-3
+    return orthonormal and bool(poses.float().isfinite().all())

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
+from polyfield.fields.nested_numbers import has_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,22 +64,24 @@ class Similarity:
     @staticmethod
     def from_json(values: dict) -> Similarity:
         """The similarity that `to_json` wrote. InputError where a number is missing or unusable."""
+        shapes = {"scale": (), "rotation": (3, 3), "translation": (3,)}
+        for name, shape in shapes.items():
+            if not has_shape(values.get(name), shape):
+                got = "missing" if name not in values else repr(values[name])[:80]
+                raise InputError(f"similarity.{name}", got, _EXPECTED)
         try:
             scale = float(values["scale"])
             rotation = torch.tensor(values["rotation"], dtype=torch.float64)
             translation = torch.tensor(values["translation"], dtype=torch.float64)
-            sound = rotation.shape == (3, 3) and translation.shape == (3,) and 0 < scale < 1e30
-            sound = sound and bool(
-                torch.isfinite(rotation).all() & torch.isfinite(translation).all()
-            )
+            finite = torch.isfinite(rotation).all() & torch.isfinite(translation).all()
+            sound = 0 < scale < 1e30 and bool(finite)
             sound = sound and bool((rotation @ rotation.T - torch.eye(3)).abs().max() < 1e-6)
             sound = sound and bool(torch.linalg.det(rotation) > 0)
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        except (RuntimeError, OverflowError) as error:
             got = f"{type(error).__name__}: {error}"[:200]
             raise InputError("similarity", got, _EXPECTED) from error
         if not sound:
-            # Of what is there no more than a sentence can hold.
-            numbers = [scale, *rotation.flatten()[:9].tolist(), *translation.flatten()[:3].tolist()]
+            numbers = [scale, *rotation.flatten().tolist(), *translation.tolist()]
             raise InputError("similarity", str(numbers), _EXPECTED)
         return Similarity(scale, rotation, translation)
 

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.fields.contraction import Contraction
+from polyfield.fields.nested_numbers import has_shape
 from polyfield.fields.projection import Projection
 
-_PROJECTION = dict.fromkeys(("axes", "origin", "extent", "near")).keys()
+_PROJECTION: dict[str, tuple[int, ...]] = {
+    "axes": (3, 3),
+    "origin": (3,),
+    "extent": (2,),
+    "near": (),
+}
 
 
 def build_warp(values: Mapping) -> nn.Module | None:
@@ -26,10 +32,9 @@ def build_warp(values: Mapping) -> nn.Module | None:
     levels, found = values.get("contraction"), values.get("projection")
     if len(values) == 1 and type(levels) is int:
         return Contraction(levels)
-    if len(values) == 1 and isinstance(found, Mapping) and found.keys() == _PROJECTION:
-        axes, origin, extent, near = (found[key] for key in _PROJECTION)
-        if isinstance(axes, list) and all(map(_numbers, (*axes, origin, extent, [near]))):
-            return Projection(axes, origin, extent, near)
+    if len(values) == 1 and isinstance(found, Mapping) and found.keys() == _PROJECTION.keys():
+        if all(has_shape(found[key], shape) for key, shape in _PROJECTION.items()):
+            return Projection(*(found[key] for key in _PROJECTION))
     raise InputError("warp", repr(values)[:80], "a contraction or a projection")
 
 
@@ -50,7 +55,3 @@ def carried(
         slope = torch.func.jvp(warp, (x.detach(),), (along,))[1]
         moved = moved + slope.square() * variance[:, axis, None]
     return warp(x), moved
-
-
-def _numbers(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
