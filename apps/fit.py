@@ -14,7 +14,7 @@ from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
 from polyfield.apps.distances import DistanceSource, read_distances
-from polyfield.apps.fit_options import LEAST_PARAMETERS, MOST_PARAMETERS, Fit, check
+from polyfield.apps.fit_options import LEAST_PARAMETERS, MOST_PARAMETERS, Fit, Target, check
 from polyfield.apps.fit_outputs import Outputs, write_distances, write_raster
 from polyfield.apps.fit_settings import FitSettings, read_fit_settings
 from polyfield.apps.fitted import Fitted, build_fitted, numbers_of
@@ -30,10 +30,12 @@ from polyfield.apps.schedule import Schedule, read_schedule
 from polyfield.apps.signal_task import SignalTask
 from polyfield.apps.terminal import say
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import arguments_of, signal_backend, with_sizes
+from polyfield.extract.mesh_report import mesh_report
+from polyfield.fields.table import arguments_of, signal_backend, smoothed, with_sizes
 
 MINUTES = 1.0
-MESH_PARAMETERS, MESH_DETAILS = 1 << 19, 256
+MESH_PARAMETERS, MESH_DETAILS = 1 << 21, 512
+OPEN = 0.05  # rims over the root of the area, above which a mesh counts as open
 DISTANCE_SAMPLES, PIXEL_SAMPLES = 1 << 14, 1 << 16  # a step, at most
 FILM_PIXELS = 8  # for each of which a film's field has a number
 MEASURE_STEPS = 100
@@ -80,7 +82,11 @@ def fit(
     if settings is not None:  # whatever is asked for, a run goes on as it began
         mask = Path(settings.mask) if settings.mask else None
     seed = settings.seed if settings else options.seed
-    source = read_source(path, mask, seed)
+    target = settings.target if settings else options.target
+    source = read_source(path, mask, seed, target)
+    if isinstance(source, DistanceSource) and source.target != "udf":
+        for line in openness(source):
+            tell(line)
     if settings is None:
         settings = settings_for(source, path, options)
     _check_same(source, settings, path)
@@ -135,12 +141,16 @@ def fit(
     )
 
 
-def read_source(path: Path, mask: Path | None, seed: int) -> RasterSource | DistanceSource:
+def read_source(
+    path: Path, mask: Path | None, seed: int, target: Target = "sdf"
+) -> RasterSource | DistanceSource:
     """What a file, or a folder of frames, holds. InputError where it is no signal."""
     if path.suffix.lower() in READ_SUFFIXES and not path.is_dir():
         if mask is not None:
             raise InputError(f"--mask {mask}", "a mesh has no pixels", "an image or a film")
-        return read_distances(path, seed)
+        return read_distances(path, seed, target)
+    if target != "sdf":
+        raise InputError(f"--as {target}", f"{path} is no mesh", "a mesh to learn distances of")
     return RasterSource(read_raster(path, mask, default_limit() // 2), seed)
 
 
@@ -160,6 +170,8 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
     kind = raster.kind if raster is not None else "distance"
     dimensions = 2 if kind == "image" else 3
     arguments = signal_backend(options.field).arguments.fitted(dimensions, details, wished)
+    if kind == "distance":
+        arguments = smoothed(arguments)
     if options.sizes:
         arguments = with_sizes(arguments, options.sizes)
     settings = FitSettings(
@@ -174,6 +186,7 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
         values=raster.values if raster is not None else "srgb",
         frames_per_second=raster.frames_per_second if raster is not None else 25.0,
         mask=None if options.mask is None else str(options.mask.resolve()),
+        target=source.target if isinstance(source, DistanceSource) else "sdf",
         sides=source.sides if isinstance(source, DistanceSource) else (0.0, 0.0, 0.0),
         to_field=source.to_field.to_json() if isinstance(source, DistanceSource) else None,
     )
@@ -185,6 +198,18 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
         option = "--set" if options.sizes else "--parameters"
         raise InputError(option, got, f"at most {limit / 1e9:.2f} GB")
     return settings
+
+
+def openness(source: DistanceSource) -> list[str]:
+    """A warning where so much of a mesh's surface is missing that inside means little."""
+    report = mesh_report(source.mesh)
+    rim = sum(each.length for each in report.openings) / float(source.surface.running[-1]) ** 0.5
+    if rim <= OPEN:
+        return []
+    openings = (
+        f"{report.boundary_loops:,} openings, their rims {rim:.2g} times the root of its area"
+    )
+    return [f"warning: the mesh is open ({openings}): its inside is a guess; --as udf needs none"]
 
 
 def described(source: RasterSource | DistanceSource) -> str:
@@ -219,7 +244,10 @@ def summary(result: FitResult) -> str:
     size = f"{result.file_bytes:,} bytes"
     if result.distances is not None:
         score = result.distances
-        head += f"IoU {score.overlap:.4f}, normals off by {score.normal_degrees:.2f} degrees"
+        head += "" if score.overlap is None else f"IoU {score.overlap:.4f}, "
+        if score.mean_error_near is not None:
+            head += f"distances near the surface off by {score.mean_error_near:.3g}, "
+        head += f"normals by {score.normal_degrees:.2f} degrees"
     else:
         head += f"{result.psnr:.2f} dB"
         if result.psnr_filled is not None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -10,6 +10,7 @@ from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
+Target = Literal["sdf", "udf", "occupancy"]
 LEAST_PARAMETERS, MOST_PARAMETERS = 1 << 13, 1 << 28
 
 
@@ -19,12 +20,12 @@ class Fit:
 
     signal: Annotated[Positional[Path | None], optional("[SIGNAL]")] = None
     """An image (PNG, JPEG, EXR, ...), a film (MP4, ..., or a folder of frames), or a mesh (OBJ,
-    PLY, OFF, STL, GLB), whose signed distances are learned. Not needed with --resume."""
+    PLY, OFF, STL, GLB), whose distances are learned. Not needed with --resume."""
     field: str = "hash-grid"
     """Kind of field to learn it with."""
     parameters: Annotated[int | None, optional("N")] = None
     """Numbers that the field may keep, centres and shapes of kernels counted. The default is one
-    for each pixel of an image, for every eighth of a film, and half a million for a mesh."""
+    for each pixel of an image, for every eighth of a film, and two million for a mesh."""
     sizes: Annotated[str, arg(metavar="NAME=VALUE,...", name="set", help_behavior_hint="")] = ""
     """Sizes of the field in place of those that would be chosen, such as levels=12,hidden=64; what
     it says of its plan has their names. Of mlp, waves=256 puts random waves before plain layers; of
@@ -35,6 +36,10 @@ class Fit:
     """Time budget, from the command's start to the last checkpoint. The default is 1."""
     mask: Annotated[Path | None, optional("MASK")] = None
     """Image of the same size, black where pixels are to be ignored: the field fills them in."""
+    target: Annotated[Target, arg(name="as")] = "sdf"
+    """What is learned of a mesh. sdf: signed distances, negative inside, where holes do not matter.
+    udf: distances without a sign, for what is open: cloth, leaves, sheets. occupancy: whether a
+    point is inside."""
     out: Annotated[Path | None, optional("RUN")] = None
     """Folder for everything the run writes. The default is runs/<signal>-<field>."""
     device: Annotated[str, DEVICE] = "auto"

@@ -28,7 +28,7 @@ FULL_ERROR = 0.1  # of 1, at which the map of errors is white
 FULL_DISTANCE = 0.005  # of the mesh's longest side, likewise
 SHOWN = 4  # frames of a film in the report
 CLOSE_UP = 160  # pixels a side of the worst place
-RESOLUTION = 256  # of the mesh, along a side of the unit cube
+RESOLUTION = 256  # of the mesh, along a side of the unit cube; half of it without a sign
 FULL_CUT = 0.02  # of the cube's side, at which the errors of a cut are white
 SLICE = 384  # pixels a side of a cut through distances
 
@@ -136,7 +136,7 @@ def write_distances(
     file, file_bytes = _write_small(folder, fitted)
     score = source.measure(fitted.values, fitted.slope)
     reconstruction, error = folder.path / "reconstruction.ply", folder.path / "error.ply"
-    mesh = surface_mesh(fitted, RESOLUTION)
+    mesh = surface_mesh(fitted, RESOLUTION // (2 if source.target == "udf" else 1))
     off = source.distance(source.to_field.apply(mesh.vertices)).abs() / (SIDE * FULL_DISTANCE)
     colors = torch.from_numpy(heat(off.clamp(0, 1).double().numpy())).float() / 255
     write_mesh(reconstruction, mesh)
@@ -150,10 +150,12 @@ def write_distances(
         error=str(error),
         report=str(folder.report_path),
     )
-    figures = {
-        "IoU": f"{score.overlap:.5f}",
-        "mean error of distances": f"{score.mean_error:.3g}",
-        "the same near the surface": f"{score.mean_error_near:.3g}",
+    known = {
+        "IoU": (score.overlap, ".5f"),
+        "mean error of distances": (score.mean_error, ".3g"),
+        "the same near the surface": (score.mean_error_near, ".3g"),
+    }
+    figures = {name: format(x, form) for name, (x, form) in known.items() if x is not None} | {
         "normals": f"off by {score.normal_degrees:.2f} degrees",
         "the small file": f"{file_bytes:,} bytes",
         "the mesh": f"{len(mesh.faces):,} faces",
@@ -194,7 +196,8 @@ def _views(
 
 
 def _cut(fitted: Fitted, source: DistanceSource, axis: int) -> ComparedView:
-    """Distances on a plane through the middle: inside warm, outside cold, lines of one distance."""
+    """What was learned on a plane through the middle: inside warm, outside cold, lines of one
+    distance. Of an occupancy, the inside alone."""
     ticks = (torch.arange(SLICE) + 0.5) / SLICE
     a, b = torch.meshgrid(ticks, ticks, indexing="ij")
     points = torch.full((SLICE * SLICE, 3), 0.5)
@@ -202,7 +205,12 @@ def _cut(fitted: Fitted, source: DistanceSource, axis: int) -> ComparedView:
     found = fitted.values(points)[:, 0].view(SLICE, SLICE)
     truth = source.distance(points).view(SLICE, SLICE)
     name = f"a cut across {'xyz'[axis]}"
-    error = heat(((found - truth).abs() / FULL_CUT).clamp(0, 1).double().numpy())
+    if source.target == "occupancy":
+        off = FULL_CUT * (found.sigmoid() - (truth < 0).float()).abs()
+        found, truth = (0.01 * (1 - 2 * (x > 0).float()) for x in (found, -truth))
+    else:
+        off = (found - truth).abs()
+    error = heat((off / FULL_CUT).clamp(0, 1).double().numpy())
     return ComparedView(name, _contours(found), _contours(truth), error=error)
 
 
@@ -245,6 +253,8 @@ def _report(
     if settings.kind == "distance":
         share = f"{FULL_CUT / SIDE:.1%} of the longest side"
         data = replace(data, errors="Error of distances", full_error=share)
+        if settings.target == "occupancy":
+            data = replace(data, errors="Error of the inside", full_error="1")
     write_report(folder.report_path, data)
 
 

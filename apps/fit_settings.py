@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from polyfield.apps.fit_options import Target
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.pixel_values import Values
 from polyfield.cuda.errors import InputError
@@ -34,6 +35,8 @@ class FitSettings:
     frames_per_second: float = 25.0
     mask: str | None = None
     """Where the mask of ignored pixels lay."""
+    target: Target = "sdf"
+    """What was learned of a mesh."""
     to_field: dict | None = None
     """From the mesh's frame to the unit cube; of distances alone."""
     sides: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -54,6 +57,9 @@ def read_fit_settings(values: Any, where: str) -> FitSettings:
     for key, known in (("kind", get_args(Kind)), ("field", FIELDS), ("values", get_args(Values))):
         if found.text(key) not in known:
             raise found.refuse(key, f"one of {', '.join(known)}")
+    # Fits of earlier versions knew one alone.
+    if found.values.get("target", "sdf") not in get_args(Target):
+        raise found.refuse("target", f"one of {', '.join(get_args(Target))}")
     if found.text("signal") is None:
         raise found.refuse("signal", "a path")
     found.text("mask")

@@ -1,30 +1,62 @@
-"""The surface of distances that were learned."""
+"""The surface of what was learned of a mesh."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+
+from torch import Tensor
 
 from polyfield.apps.fitted import Fitted
 from polyfield.cuda.errors import InputError
+from polyfield.extract.dual_mesh_udf import MOST_DEPTH, DualMeshOptions, unsigned_mesh
 from polyfield.extract.floaters import remove_floaters
 from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.fields.similarity import Similarity
 
+OFF = 0.15  # of a cell: how far a learned distance may lead past the surface
 STEEPEST = 2.0  # that learned distances change, where those of a mesh change by 1
 
 
 def surface_mesh(fitted: Fitted, resolution: int) -> Mesh:
-    """Where the distance is 0, in the mesh's own frame. InputError where it is so
-    nowhere, or of an image or a film."""
-    if fitted.settings.kind != "distance":
-        got = f"a fitted {fitted.settings.kind}"
-        raise InputError(fitted.settings.signal, got, "distances, which have a surface")
-    to_field = Similarity.from_json(fitted.settings.to_field or {})
-    mesh = distance_mesh(lambda x: fitted.values(x)[:, 0], resolution, STEEPEST)
+    """Where the distance is 0, or inside begins, in the mesh's own frame.
+
+    Cells a side of the cube: resolution; without a sign, the power of 2 next to it. InputError
+    where there is no surface, or of an image or a film.
+    """
+    settings = fitted.settings
+    if settings.kind != "distance":
+        got = f"a fitted {settings.kind}"
+        raise InputError(settings.signal, got, "distances, which have a surface")
+    to_field = Similarity.from_json(settings.to_field or {})
+    surface = _open_surface if settings.target == "udf" else _closed_surface
+    mesh, reason = surface(fitted, resolution)
     if len(mesh.faces):
         mesh = remove_floaters(mesh)
     if not len(mesh.faces):
-        got = "no distance below 0"
-        raise InputError("the field", got, "a surface", "Give it more steps.")
+        raise InputError("the field", reason, "a surface", "Give it more steps.")
     return replace(mesh, normals=mesh.vertex_normals()).transformed(to_field.inverse())
+
+
+def _closed_surface(fitted: Fitted, resolution: int) -> tuple[Mesh, str]:
+    if fitted.settings.target == "occupancy":
+        mesh = distance_mesh(lambda x: -fitted.values(x)[:, 0], resolution)
+        return mesh, "nothing is inside"
+    mesh = distance_mesh(lambda x: fitted.values(x)[:, 0], resolution, STEEPEST)
+    return mesh, "no distance below 0"
+
+
+def _open_surface(fitted: Fitted, resolution: int) -> tuple[Mesh, str]:
+    """And why it is empty, if it is."""
+
+    def with_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+        return fitted.values(x)[:, 0], fitted.slope(x)
+
+    depth = min(MOST_DEPTH, max(2, round(math.log2(resolution))))
+    # Learned distances are less exact the farther from the surface, as samples of large cells lie;
+    # and learned slopes are too noisy for the wider of the filters.
+    foot = max(DualMeshOptions.foot, OFF * 2 / 2**depth)
+    options = DualMeshOptions(depth, foot=foot, edge_filter="smooth")
+    found = unsigned_mesh(lambda x: fitted.values(x)[:, 0], options, with_gradient)
+    return found.mesh, found.report.reason

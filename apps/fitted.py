@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from polyfield.fields.signal import Signal, distance_outside
 from polyfield.fields.table import build_signal
 
 PIECE = 1 << 16  # points at once
+SURE = 100.0  # of a logit, for each side of the cube beyond the box of what has an inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,10 @@ class Fitted:
 
     @torch.no_grad()
     def values(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n channels"]:
-        """What the field holds at points of the unit cube, as it was learned; on the CPU."""
+        """What the field holds at points of the unit cube, as it was learned; on the CPU.
+
+        Of a mesh: distances in sides of the cube, or the logit of being inside.
+        """
         parts = [self.signal.value(part.to(self.device)).cpu() for part in x.split(PIECE)]
         return torch.cat(parts) if parts else torch.zeros(0, self.settings.channels)
 
@@ -95,9 +100,14 @@ def build_fitted(settings: FitSettings, device: torch.device) -> Fitted:
             generator,
         )
     if settings.kind == "distance":
-        signal.base = partial(distance_outside, sides=settings.sides)
+        steep = -SURE if settings.target == "occupancy" else 1.0
+        signal.base = partial(_outside, sides=settings.sides, steep=steep)
     signal.to(device)
     return Fitted(settings, signal, device)
+
+
+def _outside(x: Tensor, sides: Sequence[float], steep: float) -> Tensor:
+    return steep * distance_outside(x, sides)
 
 
 def load_fitted(path: Path, device: torch.device) -> Fitted:

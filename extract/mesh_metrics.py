@@ -47,27 +47,47 @@ class MeshScore:
     """About the Chamfer distance between two samplings of one surface: less cannot be told."""
 
 
+@dataclass(frozen=True, eq=False)
+class SurfaceSampler:
+    """A surface made ready to draw points from, again and again."""
+
+    corners: Float64[Tensor, "f 3 3"]
+    normals: Float64[Tensor, "f 3"]
+    running: Float64[Tensor, " f"]
+    """Area of all faces up to each."""
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> SurfaceSampler:
+        """Raises InputError for a mesh without any area."""
+        vectors = mesh.face_vectors()
+        area = vectors.norm(dim=1)
+        if not len(area) or not 0 < float(area.sum()) < torch.inf:
+            raise InputError(
+                "sample_surface", f"{len(area)} faces", "a mesh with a positive, finite area"
+            )
+        corners = mesh.vertices.double()[mesh.faces]
+        return cls(corners, normalize(vectors, dim=1, eps=1e-60), area.cumsum(0))
+
+    def sample(self, count: int, seed: int) -> SurfaceSamples:
+        """Points uniform over the area, one in each of `count` equal shares of it."""
+        generator = torch.Generator().manual_seed(seed)
+        device = self.running.device
+        draw = torch.rand(3, count, generator=generator, dtype=torch.float64).to(device)
+        share = (torch.arange(count, device=device) + draw[0]) / count * self.running[-1]
+        face = torch.searchsorted(self.running, share, right=True).clamp(max=len(self.normals) - 1)
+        # The square root spreads points evenly from a corner to the opposite side.
+        root, v = draw[1].sqrt(), draw[2]
+        weights = torch.stack([1 - root, root * (1 - v), root * v], 1)
+        points = (self.corners[face] * weights[..., None]).sum(1)
+        return SurfaceSamples(points, self.normals[face])
+
+
 def sample_surface(mesh: Mesh, count: int = SAMPLES, seed: int = 0) -> SurfaceSamples:
     """Points uniform over the area, with face normals; a function of mesh, count and seed.
 
     One point in each of `count` equal shares of the area. Raises InputError for a mesh without any.
     """
-    vectors = mesh.face_vectors()
-    area = vectors.norm(dim=1)
-    if not len(area) or not 0 < float(area.sum()) < torch.inf:
-        raise InputError(
-            "sample_surface", f"{len(area)} faces", "a mesh with a positive, finite area"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.rand(3, count, generator=generator, dtype=torch.float64).to(area.device)
-    running = area.cumsum(0)
-    share = (torch.arange(count, device=area.device) + draw[0]) / count * running[-1]
-    face = torch.searchsorted(running, share, right=True).clamp(max=len(area) - 1)
-    # The square root spreads points evenly from a corner to the opposite side.
-    root, v = draw[1].sqrt(), draw[2]
-    weights = torch.stack([1 - root, root * (1 - v), root * v], 1)
-    points = (mesh.vertices.double()[mesh.faces[face]] * weights[..., None]).sum(1)
-    return SurfaceSamples(points, normalize(vectors[face], dim=1, eps=1e-60))
+    return SurfaceSampler.of(mesh).sample(count, seed)
 
 
 def f_score(

@@ -38,6 +38,7 @@ class HashGrid(nn.Module):
         finest_resolution: int = 512,
         *,
         dimensions: int = 3,
+        smoothstep: bool = False,
         generator: Generator | None = None,
     ):
         super().__init__()
@@ -48,7 +49,7 @@ class HashGrid(nn.Module):
             log2_table_size=log2_table_size,
             base_resolution=base_resolution,
             finest_resolution=finest_resolution,
-            smoothstep=False,
+            smoothstep=smoothstep,
         )
         self.width, self.dimensions = self.layout.width, dimensions
         start = torch.empty(self.layout.entries, features)
@@ -150,6 +151,8 @@ class HashGridSignal:
     base_resolution: int = 16
     finest_resolution: int = 512
     hidden: int = 64
+    smoothstep: int = 0
+    """1 for slopes without jumps between nodes."""
 
     @classmethod
     def fitted(cls, dimensions: int, resolution: int, parameters: int) -> HashGridSignal:
@@ -184,6 +187,7 @@ def hash_grid_signal(
         arguments.base_resolution,
         arguments.finest_resolution,
         dimensions=dimensions,
+        smoothstep=arguments.smoothstep > 0,
         generator=generator,
     )
     decoder = ReluDecoder(encoding.width, channels, arguments.hidden, generator=generator)

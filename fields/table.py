@@ -137,6 +137,13 @@ def _read(name: str, kind: type[Any], arguments: dict) -> Any:
     return kind(**arguments)
 
 
+def smoothed(arguments: Sizes) -> Sizes:
+    """The same field without kinks between the nodes of its grid, where it has a choice."""
+    if "smoothstep" not in arguments.__dataclass_fields__:
+        return arguments
+    return replace(arguments, smoothstep=1)  # type: ignore[type-var]
+
+
 def with_appearance(arguments: FieldArguments, numbers: int, photographs: int) -> FieldArguments:
     """The same field with a code of so many numbers for the light of each photograph.
 

@@ -11,6 +11,7 @@ from polyfield.apps.distances import APART, SIDE, SLOPES, DistanceSource, read_d
 from polyfield.apps.signal_source import Source
 from polyfield.cuda.errors import InputError, MissingExtraError
 from polyfield.extract.mesh import Mesh
+from polyfield.fields.similarity import Similarity
 
 pytest.importorskip("igl", reason="the extra surfaces is not installed")
 
@@ -121,12 +122,119 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(source, monkeypatch):
     assert not torch.equal(other.batch(5, 64)[0], again.batch(5, 64)[0])
 
 
-def test_after_some_steps_other_points_are_found(source, monkeypatch):
-    monkeypatch.setattr(distances, "POOL_STEPS", 2)
+def test_after_some_steps_a_third_of_the_points_gives_way_to_others(source, monkeypatch):
+    monkeypatch.setattr(distances, "POOL_STEPS", 1)
     again = DistanceSource(sphere(), source.to_field, 0)
-    found = [{tuple(x) for x in again.batch(step, 4096)[0][2048:].tolist()} for step in range(4)]
-    assert found[0] & found[1] and found[2] & found[3]
-    assert not (found[0] | found[1]) & (found[2] | found[3])
+    pools = []
+    for step in range(5):
+        again.batch(step, 8)
+        _, points, found, slopes = again.pool
+        away = normalize(points - 0.5, dim=1)  # of a ball of flat faces
+        assert ((slopes * away).sum(1)[found.abs() > 0.01] > 0.99).float().mean() > 0.9
+        assert len(points) == distances.POOL and (found - exact(points)).abs().max() < 1e-3
+        pools.append({tuple(x) for x in points.tolist()})
+    for apart, left in ((1, 2 / 3), (2, 1 / 3), (3, 0.0), (4, 0.0)):
+        assert len(pools[0] & pools[apart]) == pytest.approx(left * len(pools[0]), abs=2)
+    for each in again.parts.values():  # each part is made as the whole is
+        near = exact(each[1]).abs()
+        assert 0.2 < (near < 0.005).float().mean() < 0.5 < (near < 0.05).float().mean() < 0.9
+
+
+def square(points):
+    """Distances in the unit cube to the square that `sheet` becomes there, without a sign."""
+    low, high = 0.5 - SIDE / 2, 0.5 + SIDE / 2
+    nearest = torch.stack([points[:, 0].clamp(low, high), points[:, 1].clamp(low, high)], 1)
+    across = (points[:, :2] - nearest).norm(dim=1)
+    return across.hypot(points[:, 2] - 0.5)
+
+
+@pytest.fixture(scope="module")
+def sheet():
+    corners = torch.tensor([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]])
+    mesh = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    return DistanceSource(mesh, unit_cube(mesh, "sheet"), 0, "udf")
+
+
+@pytest.mark.parametrize("target", ["sdf", "udf"])
+def test_distances_to_what_is_open_are_exact_whatever_their_sign(sheet, target):
+    """Of a winding number between 0 and 1 nothing gets into them."""
+    source = DistanceSource(sheet.mesh, Similarity.identity(), 0, target)
+    points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
+    torch.testing.assert_close(source.distance(points).abs(), square(points), atol=1e-6, rtol=0)
+    if target == "udf":
+        assert (source.distance(points) >= 0).all()
+
+
+def test_a_batch_without_a_sign_has_pairs_on_the_surface_and_about_it(sheet):
+    x, wanted = sheet.batch(0, 1 << 12)
+    assert (wanted >= 0).all() and (wanted[:512] == 0).all()
+    assert square(x[:512]).max() < 1e-6 and square(x[512:1024]).median() > 1e-3
+    torch.testing.assert_close(wanted[:, 0], square(x), atol=APART / 8, rtol=0)  # a plane tells it
+    apart = (x[1024:2048] - x[:1024]).norm(dim=1)
+    assert ((apart - APART).abs() < 1e-6).float().mean() > 0.99  # the others at the cube's faces
+
+
+def test_a_field_without_a_sign_is_measured_about_the_surface(sheet):
+    def value(x):
+        return square(x)[:, None] + 0.01
+
+    def slope(x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(square(x).sum(), x)[0]
+
+    score = sheet.measure(value, slope, 1 << 12)
+    assert score.overlap is None
+    assert score.mean_error == pytest.approx(0.01 / sheet.to_field.scale, rel=1e-3)
+    assert score.normal_degrees < 0.1
+    assert sheet.measure(value, lambda x: -slope(x), 1 << 12).normal_degrees > 179
+
+
+@pytest.fixture(scope="module")
+def inside():
+    mesh = sphere()
+    return DistanceSource(mesh, unit_cube(mesh, "sphere"), 0, "occupancy")
+
+
+def test_an_occupancy_is_1_inside_and_0_outside_of_points_near_and_far(inside):
+    x, wanted = inside.batch(0, 1 << 12)
+    assert x.shape == (4096, 3)
+    sure = exact(x).abs() > 10 * distances.RAMP
+    assert torch.equal(wanted[sure, 0].round(), (exact(x[sure]) < 0).float())
+    assert (wanted[sure, 0] - wanted[sure, 0].round()).abs().max() < 1e-4
+    ramp = (-exact(x) / distances.RAMP).sigmoid()  # and 0.73 a ramp's length inside
+    torch.testing.assert_close(wanted[:, 0], ramp, atol=0.06, rtol=0)  # a ball of flat faces
+    assert 0.2 < (exact(x).abs() > 0.05).float().mean() < 0.5
+
+
+def test_the_error_of_an_occupancy_is_its_cross_entropy(inside):
+    logits, wanted = torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [1.0]])
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert float(inside.error(logits, wanted)) == pytest.approx(expected)
+
+
+def test_an_occupancy_is_measured_by_its_solid_and_the_way_out(inside):
+    def value(x):
+        return -100 * exact(x)[:, None]
+
+    score = inside.measure(value, lambda x: 0.5 - x, 1 << 13)
+    assert score.overlap > 0.996 and score.normal_degrees < 1.5
+    assert score.mean_error is None and score.mean_error_near is None
+    assert inside.measure(lambda x: -value(x), lambda x: x - 0.5, 1 << 12).overlap < 0.01
+    right = inside.watch(lambda x: -exact(x)[:, None] / distances.RAMP)["error"]
+    wrong = inside.watch(lambda x: exact(x)[:, None] / distances.RAMP)["error"]
+    assert right < 0.03 and wrong > 0.4
+
+
+def test_solids_are_compared_beyond_the_mesh_s_box_too(source):
+    def value(x):  # solid just beyond the box, where the sphere is not
+        beyond = (x - 0.5).abs().amax(1) > SIDE / 2 + 0.001
+        return torch.where(beyond, -exact(x).abs(), exact(x))[:, None]
+
+    wide = 1 + 2 * distances.WIDER
+    expected = math.pi / 6 / (math.pi / 6 + wide**3 - (1 + 0.002 / SIDE) ** 3)
+    score = source.measure(value, lambda x: x - 0.5, 1 << 15)
+    assert score.overlap == pytest.approx(expected, abs=0.02)
 
 
 def test_errors_count_relative_to_the_distance(source):

@@ -28,6 +28,7 @@ from polyfield.apps.signal_task import SignalTask
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
+from polyfield.extract.mesh_report import mesh_report
 from polyfield.fields.table import FIELDS
 from polyfield.render.metrics import psnr_8bit
 
@@ -268,6 +269,57 @@ def test_the_distances_to_a_mesh_are_learned(box, tmp_path, field, monkeypatch):
         render(Render(tmp_path / "run"))
     with pytest.raises(InputError, match="--as cameras"):
         export(Export(tmp_path / "run", tmp_path / "a.json", "cameras"))
+
+
+def test_whether_a_point_is_inside_is_learned(box, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_outputs, "RESOLUTION", 64)
+    monkeypatch.setattr(fit_module, "DISTANCE_SAMPLES", 1 << 12)
+    pytest.importorskip("igl", reason="the extra surfaces is not installed")
+    sizes = "finest_resolution=64,levels=8"
+    result = fit(Fit(box, steps=400, target="occupancy", sizes=sizes, out=tmp_path / "run"))
+    assert result.kind == "distance" and result.distances.mean_error is None
+    assert result.distances.overlap > 0.95
+    assert "IoU 0.9" in summary(result) and "distances" not in summary(result)
+    mesh = read_mesh(Path(result.reconstruction))
+    center, half = torch.tensor([11.0, 2, -4.5]), torch.tensor([1.0, 2, 0.5])
+    beyond = ((mesh.vertices - center).abs() - half).amax(1)
+    assert beyond.abs().quantile(0.95) < 0.05
+    assert mesh_report(mesh).watertight
+
+
+def test_what_is_open_is_learned_without_a_sign_and_stays_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_outputs, "RESOLUTION", 64)
+    monkeypatch.setattr(fit_module, "DISTANCE_SAMPLES", 1 << 13)
+    pytest.importorskip("igl", reason="the extra surfaces is not installed")
+    path, side = tmp_path / "sheet.obj", 30.0
+    corners = side * torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    write_mesh(path, Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]])))
+    said = []
+    result = fit(Fit(path, steps=2, out=tmp_path / "signed"), on_message=said.append)
+    assert sum("the mesh is open (1 openings" in line for line in said) == 1
+    said.clear()
+    options = Fit(
+        path,
+        parameters=60_000,
+        steps=600,
+        target="udf",
+        sizes="finest_resolution=128",
+        out=tmp_path / "run",
+    )
+    result = fit(options, on_message=said.append)
+    assert not any("is open" in line for line in said)
+    score = result.distances
+    assert score.overlap is None and score.mean_error_near < 0.01 * side
+    mesh = read_mesh(Path(result.reconstruction))
+    assert mesh.vertices[:, 2].abs().quantile(0.9) < 0.01 * side
+    area = mesh.face_vectors().norm(dim=1).sum()
+    assert float(area) == pytest.approx(side**2, rel=0.1)  # neither holes nor a second layer
+    assert fit(Fit(out=tmp_path / "run", resume=True)).distances == score
+
+
+def test_of_an_image_no_distances_are_learned(image, tmp_path):
+    with pytest.raises(InputError, match="--as udf: .* is no mesh"):
+        fit(Fit(image, target="udf", out=tmp_path / "run"))
 
 
 def test_other_commands_say_what_a_fit_is(fitted, tmp_path):
