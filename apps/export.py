@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from tyro.conf import Positional, arg
 
 from polyfield.apps.device import choose_device
@@ -21,15 +22,20 @@ from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.settings import scene_of
 from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
-from polyfield.extract.density_surface import extract_surface, surface_level
+from polyfield.extract.density_surface import extract_surface, painted, surface_level
+from polyfield.extract.floaters import CHUNK, remove_floaters, seen_components
+from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_metrics import MeshScore, compare_at
 from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.visibility import seen_in_depth_maps
+from polyfield.fields.field import SurfaceField
+from polyfield.render.surface_losses import slope_and_curvature
 
 RAYS = 4096  # that decide the level
 LOOKS = 64  # training views, at most, that decide what is seen
 LOOK_SIDE = 256  # pixels of their longer side, at most
+STEEPEST = 3.0  # that learned distances change, where those of a surface change by 1
 THRESHOLDS = 0.01, 0.005  # of the F-score, in diagonals of the reference
 SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
 
@@ -116,7 +122,7 @@ def surface_of(
     level: float | None = None,
     keep_unseen: bool = False,
 ) -> tuple[Mesh, float]:
-    """The mesh of a field in the user's frame, and the density it was cut at.
+    """The mesh of a field in the user's frame, and the density it was cut at, or the distance 0.
 
     Of the surface, what a training camera sees; all but loose bits if keep_unseen.
     """
@@ -133,6 +139,8 @@ def surface_of(
         harmonics = field.encode_directions(directions.contiguous())
         return field.color(field.density(x.contiguous())[1], harmonics)
 
+    if isinstance(field, SurfaceField):
+        return _zero_surface(trained, field, color, resolution), 0.0
     if level is None:
         origins, directions = _training_rays(trained, device)
         level = surface_level(density, origins, directions)
@@ -147,6 +155,28 @@ def surface_of(
         device=device,
     )
     return mesh, level
+
+
+def _zero_surface(
+    trained: Trained, field: SurfaceField, color: Callable[..., Tensor], resolution: int
+) -> Mesh:
+    """Where a field's distance is 0, in the user's frame, with normals from its slope: closed.
+
+    Of its components those go, as wholes, that no training camera sees.
+    """
+    device = trained.grid.bits.device
+    mesh = distance_mesh(field.distance, resolution, STEEPEST, device=device)
+    if len(mesh.faces):
+        mesh = mesh.with_faces(seen_components(mesh, _seen(trained, 2 / (resolution - 1))))
+    mesh = remove_floaters(mesh)
+    if not len(mesh.faces):
+        raise InputError("the field", "no surface that a camera sees", "one", "Train longer.")
+    slopes = [
+        slope_and_curvature(field.distance, part, 1 / resolution)[0]
+        for part in mesh.vertices.split(CHUNK)
+    ]
+    normals = normalize(torch.cat(slopes), dim=1)
+    return painted(mesh, color, normals).transformed(trained.to_field.inverse())
 
 
 def _written(

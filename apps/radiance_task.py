@@ -17,7 +17,7 @@ from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import TrueView, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
-from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField
+from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField, SurfaceField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.cameras import Cameras
 from polyfield.render.cones import pixel_radius
@@ -32,6 +32,7 @@ from polyfield.render.occupancy import (
     update_grid,
 )
 from polyfield.render.samplers import learn_rays
+from polyfield.render.surface_losses import distance_error, points_of_space
 from polyfield.render.volume import Sampling
 
 FIRST_SAMPLES = 256  # of a ray, while every cell is occupied and nothing hides anything
@@ -43,6 +44,8 @@ HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart 
 DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
 FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 such batches
 TURN_STEPS = 8  # between two changes of the resident images, where not all fit
+DISTANCES = 1 << 11  # points a step whose slopes are looked at
+COARSE, FINE = 1 / 32, 1 / 512  # of the unit cube, between which they are: any scale in turn
 WATCHED_PIXELS = 1 << 17  # of the held-out view that training watches; of a larger one, every third
 
 
@@ -110,7 +113,9 @@ class RadianceTask:
             if isinstance(part, Gradual):
                 part.at_step(step)
         if step % self.update_every == 0:
-            update_grid(grid, self.trained.field, settings.sampling.step, step, settings.seed)
+            field: RadianceField = self.trained.field
+            followed = field.near_surface() if isinstance(field, SurfaceField) else field
+            update_grid(grid, followed, settings.sampling.step, step, settings.seed)
         self._settle(step)
         for optimiser in self.optimisers.values():
             optimiser.clear()
@@ -136,6 +141,7 @@ class RadianceTask:
             error = color_error(settings.loss, self.rays_per_pixel)
             behind = (1 - seen.opacity)[:, None] * (background - background.detach())
             error(seen.color + behind, target).backward()
+        loss = loss + self._distances(step)
         optimisers = self.optimisers.values()
         finite = bool(torch.isfinite(loss)) and all(each.finite() for each in optimisers)
         if finite:
@@ -155,6 +161,19 @@ class RadianceTask:
             "rays": float(rays),
             "finite": float(finite),
         }
+
+    def _distances(self, step: int) -> Tensor:
+        """What is wrong with distances as such; its gradients are left with the field."""
+        settings, field = self.trained.settings, self.trained.field
+        weights = settings.eikonal, settings.curvature
+        if not isinstance(field, SurfaceField) or not any(weights):
+            return torch.zeros((), device=self.device)
+        random = torch.rand(1, generator=step_generator(settings.seed, step))
+        apart = COARSE * (FINE / COARSE) ** float(random)
+        x = points_of_space(self.trained.grid, DISTANCES, step, settings.seed)
+        error = distance_error(field.distance, x, apart, *weights)
+        error.backward()
+        return error.detach()
 
     def _settle(self, step: int) -> None:
         """Puts encodings where there is something, in the step that they do so."""

@@ -12,7 +12,7 @@ import torch
 from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.scene import Scene, load_scene
-from polyfield.apps.train_options import MOST_DISTORTION, Networks, Pixel
+from polyfield.apps.train_options import MOST_DISTORTION, Networks, Pixel, Surface
 from polyfield.cuda.errors import InputError
 from polyfield.fields.nested_numbers import has_shape
 from polyfield.fields.table import FIELDS
@@ -66,6 +66,12 @@ class Settings:
     """What lies behind the field is learned by direction, from `background` on."""
     exposures: int = 0
     """Photographs whose exposure is learned; 0 where all count as alike."""
+    surface: Surface = "none"
+    """How the field's density follows from a distance, where it does."""
+    eikonal: float = 0.0
+    """Weight of the error of slopes of distances."""
+    curvature: float = 0.0
+    """Weight of the curvature of distances."""
     networks: Networks = "polyfield"
     """Whose kernels train the grid and the networks."""
     warp: dict = attribute(default_factory=dict)
@@ -147,6 +153,7 @@ def read_settings(values: Any, where: str) -> Settings:
         sampling.real("fade", 0.0, LARGEST)
     if "pixel" in sampling:
         sampling.real("pixel", 0.0, 0.0)  # it depends on the camera
+    sampling.flag("pieces")
     if "limit" in sampling:
         sampling.whole("limit", 1, 1 << 16)
     found.whole("grid_levels", 1, 8)
@@ -169,13 +176,14 @@ def read_settings(values: Any, where: str) -> Settings:
     later: dict[str, tuple[str, ...]] = {
         "sampler": get_args(SamplerKind),
         "networks": get_args(Networks),
+        "surface": get_args(Surface),
     }
     for key, kinds in later.items():
         if found.values.get(key, kinds[0]) not in kinds:
             raise found.refuse(key, f"one of {', '.join(kinds)}")
     if "distortion" in found.values:
         found.real("distortion", 0.0, MOST_DISTORTION)
-    for key in ("depth", "total_variation"):
+    for key in ("depth", "total_variation", "eikonal", "curvature"):
         if key in found.values:
             found.real(key, 0.0, MOST_DISTORTION)
     if type(found.values.get("learned_background", False)) is not bool:

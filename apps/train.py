@@ -33,11 +33,11 @@ from polyfield.apps.schedule import Schedule, read_schedule
 from polyfield.apps.settings import Settings, pixel_size, read_settings, settings_of
 from polyfield.apps.terminal import say
 from polyfield.apps.tiny_cuda_nn_library import tiny_cuda_nn_library
-from polyfield.apps.train_options import Networks, Train, check
+from polyfield.apps.train_options import Networks, Surface, Train, check
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
 from polyfield.apps.trained import Trained, build
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS, arguments_of, with_appearance, with_sizes
+from polyfield.fields.table import FIELDS, arguments_of, smoothed, with_appearance, with_sizes
 from polyfield.fields.tiny_cuda_nn_field import TinyCudaNnRadiance
 from polyfield.render.samplers import SamplerKind
 
@@ -98,6 +98,7 @@ def train(
     choices = (
         ("--sampler", options.sampler, get_args(SamplerKind)),
         ("--networks", options.networks, get_args(Networks)),
+        ("--surface", options.surface, get_args(Surface)),
     )
     for name, choice, kinds in choices:
         if choice not in kinds:
@@ -245,6 +246,8 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
     )
     warp, resolution = chosen_warp(scene, options, resolution)
     arguments = FIELDS[options.field].arguments.fitted(resolution, plan.parameters)
+    if options.surface != "none":
+        arguments = smoothed(arguments)
     if options.sizes:
         arguments = with_sizes(arguments, options.sizes)
     if options.appearance:
@@ -257,8 +260,13 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         min(plan.samples_per_step, arguments.samples_per_step),
         plan.image_bytes,
     )
+    surface = options.surface != "none"
     settings = replace(
         settings,
+        sampling=replace(settings.sampling, pieces=options.surface == "neus"),
+        surface=options.surface,
+        eikonal=options.eikonal if surface else 0.0,
+        curvature=options.curvature if surface else 0.0,
         pixel=options.pixel,
         loss=options.loss,
         images=options.images,

@@ -11,6 +11,7 @@ from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
+Surface = Literal["none", "neus", "volsdf"]
 Networks = Literal["polyfield", "tiny-cuda-nn"]
 Space = Literal["auto", "bounded", "unbounded", "ndc"]
 MOST_DISTORTION = 1e3
@@ -66,6 +67,14 @@ class Train:
     total_variation: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the roughness of planes, for --field tri-plane: what few photographs show is then
     drawn smoothly from one to the next."""
+    surface: Surface = "none"
+    """Learn distances to a surface, below 0 inside, in place of densities: for meshes. neus and
+    volsdf are ways from a distance to a density; neus is exact where views graze the surface."""
+    eikonal: Annotated[float, arg(metavar="W")] = 0.1
+    """Weight of the error of slopes of distances, which are 1 everywhere, for --surface."""
+    curvature: Annotated[float, arg(metavar="W")] = 0.0
+    """Weight of the curvature of distances, for --surface: smoother where photographs show little,
+    and less of small detail."""
     depth: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the scene's depth images: rays are drawn to end where those say."""
     learned_background: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -121,13 +130,21 @@ def check(options: Train) -> None:
     if options.distortion is not None and not 0 <= options.distortion <= MOST_DISTORTION:
         expected = f"a number from 0 to {MOST_DISTORTION:g}"
         raise InputError("--distortion", str(options.distortion), expected)
-    weights = (("--depth", options.depth), ("--total-variation", options.total_variation))
+    weights = (
+        ("--depth", options.depth),
+        ("--total-variation", options.total_variation),
+        ("--eikonal", options.eikonal),
+        ("--curvature", options.curvature),
+    )
     for name, weight in weights:
         if not 0 <= weight <= MOST_DISTORTION:
             raise InputError(name, str(weight), f"a number from 0 to {MOST_DISTORTION:g}")
     if options.total_variation and options.field != "tri-plane":
         got = f"{options.total_variation:g} with --field {options.field}"
         raise InputError("--total-variation", got, "--field tri-plane")
+    if options.surface != "none" and (options.field == "mlp" or options.networks != "polyfield"):
+        got = f"{options.surface[:80]} with --field {options.field}, --networks {options.networks}"
+        raise InputError("--surface", got, "a field with an encoding, and polyfield's networks")
     if options.networks != "polyfield" and options.field != "hash-grid":
         got = f"{options.networks[:80]} with --field {options.field}"
         raise InputError("--networks", got, "--field hash-grid")

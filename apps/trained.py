@@ -21,6 +21,7 @@ from polyfield.fields.environment import Environment
 from polyfield.fields.field import Part, RadianceField, TrainableField
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.similarity import Similarity
+from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import build_field
 from polyfield.fields.tri_plane import Planes
 from polyfield.fields.warp import build_warp
@@ -37,6 +38,7 @@ from polyfield.render.view import Background, View, render_bands, render_view
 from polyfield.render.volume import Sampling
 
 PROPOSAL_RESOLUTION = 128  # along the side of the finest grid
+SPHERE = 0.3  # of the finest grid's side: radius of what surfaces begin as
 SAMPLES_PER_PIXEL = 1  # a field trained through centres shows a pixel's mean there already
 MOST_SAMPLES_PER_PIXEL = 1024
 
@@ -195,6 +197,9 @@ def build(settings: Settings, device: torch.device) -> Trained:
     with device if meta else nullcontext():
         warp = build_warp(settings.warp)
         field = build_field(settings.field, settings.arguments, generator, warp)
+        if settings.surface != "none":
+            radius = SPHERE * 2.0 ** (1 - settings.grid_levels)
+            field = SurfaceRadiance(field, settings.surface, radius)
         for _, module in field.named_modules():
             if isinstance(module, Planes):
                 module.total_variation = settings.total_variation

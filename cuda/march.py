@@ -24,8 +24,9 @@ class Samples(NamedTuple):
     length: Float[Tensor, " samples"]
     position: Float[Tensor, "samples 3"]
     ray: Int32[Tensor, " samples"]
-    variance: Float[Tensor, "samples 3"] | None = None
-    """Of the room that a sample stands for, about its position; None for the position alone."""
+    extent: Float[Tensor, "samples 3"] | None = None
+    """What a sample stands for about its position: half the piece of its ray, of fields that see
+    pieces, or the variance of the room there, of those that see cones; None for the position."""
 
 
 def march(

@@ -59,13 +59,18 @@ def extract_surface(
     if not len(mesh.faces):
         got = "no face that any camera sees"
         raise InputError("extract_surface", got, "a visible surface", "Check the depth maps.")
-    normals = mesh.vertex_normals()
-    with torch.no_grad():
-        colors = [
-            color(points, -outward).clamp(0, 1).float()
-            for points, outward in zip(
-                mesh.vertices.split(CHUNK), normals.split(CHUNK), strict=True
-            )
-        ]
-    colored = replace(mesh, colors=torch.cat(colors), normals=normals)
-    return colored.transformed(to_field.inverse())
+    return painted(mesh, color, mesh.vertex_normals()).transformed(to_field.inverse())
+
+
+@torch.no_grad()
+def painted(
+    mesh: Mesh,
+    color: Callable[[Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]],
+    normals: Float[Tensor, "v 3"],
+) -> Mesh:
+    """The mesh with these normals, and the colour of each vertex seen along its inward one."""
+    colors = [
+        color(points, -outward).clamp(0, 1).float()
+        for points, outward in zip(mesh.vertices.split(CHUNK), normals.split(CHUNK), strict=True)
+    ]
+    return replace(mesh, colors=torch.cat(colors), normals=normals)

@@ -75,6 +75,25 @@ def seen_faces(
     return keep
 
 
+def seen_components(
+    mesh: Mesh,
+    visible: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, " n"]],
+    share: float = 0.02,
+) -> Bool[Tensor, " f"]:
+    """Faces of components of whose vertices at least that share is visible: all or none of each."""
+    if not len(mesh.faces):
+        return torch.zeros(0, dtype=torch.bool, device=mesh.faces.device)
+    seen = torch.cat([visible(part) for part in mesh.vertices.split(CHUNK)])
+    _, component = face_components(mesh.faces).unique(return_inverse=True)
+    of_vertex = component.new_zeros(len(mesh.vertices))
+    of_vertex[mesh.faces.reshape(-1)] = component.repeat_interleave(3)
+    used = torch.zeros(len(mesh.vertices), dtype=torch.bool, device=seen.device)
+    used[mesh.faces.reshape(-1)] = True
+    parts = int(component.max()) + 1
+    total = torch.bincount(of_vertex[used], minlength=parts)
+    return (torch.bincount(of_vertex[used & seen], minlength=parts) >= share * total)[component]
+
+
 def remove_floaters(
     mesh: Mesh,
     visible: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, " n"]] | None = None,

@@ -100,6 +100,25 @@ class Paced(Protocol):
 
 
 @runtime_checkable
+class SurfaceField(RadianceField, Protocol):
+    """A radiance field that is one of distances to a surface."""
+
+    def distance(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Signed, in sides of the unit cube, below 0 inside."""
+        ...
+
+    def density(
+        self, x: Float[Tensor, "n 3"], extent: Float[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
+        """As a RadianceField, over the piece of a ray of which extent is a half."""
+        ...
+
+    def near_surface(self) -> RadianceField:
+        """Where there may be something: what an occupancy grid is to follow."""
+        ...
+
+
+@runtime_checkable
 class Decayed(Protocol):
     """What says itself how its weights decay, all alike."""
 
@@ -162,8 +181,11 @@ class TrainableField(RadianceField, Part, Protocol):
     """Its gradients take so long that samples which teach little are best left out."""
     warp: nn.Module | None
     """What positions go through before they are encoded."""
-    codes: nn.Parameter | None
-    """A row for each photograph whose light colours depend on; None where they do not."""
+
+    @property
+    def codes(self) -> nn.Parameter | None:
+        """A row for each photograph whose light colours depend on; None where they do not."""
+        ...
 
     def encode_directions(
         self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None

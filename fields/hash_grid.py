@@ -101,6 +101,8 @@ class HashGridArguments:
     finest_resolution: int = 512
     hidden: int = 48
     harmonics_degree: int = 3
+    smoothstep: int = 0
+    """1 for slopes without jumps between nodes."""
     appearance: int = 0
     """Numbers of each photograph's light that colours depend on."""
     photographs: int = 0
@@ -127,6 +129,7 @@ def hash_grid_field(
         arguments.log2_table_size,
         arguments.base_resolution,
         arguments.finest_resolution,
+        smoothstep=arguments.smoothstep > 0,
         generator=generator,
     )
     return Radiance(

@@ -53,9 +53,13 @@ class Radiance(nn.Module):
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
         """Density and the features that `color` takes. x in the unit cube."""
-        encoded = self.encoding(x if self.warp is None else self.warp(x))
-        features = mlp(encoded, self.density_weights, self.density_widths, "relu", "none")
+        features = self.features(x)
         return truncated_exponential(features[:, 0]), features
+
+    def features(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 16"]:
+        """What the density network makes of positions. x in the unit cube."""
+        encoded = self.encoding(x if self.warp is None else self.warp(x))
+        return mlp(encoded, self.density_weights, self.density_widths, "relu", "none")
 
     def encode_directions(
         self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None

@@ -1,4 +1,4 @@
-"""The room that a sample stands for: a piece of the cone behind a pixel, by mean and variance."""
+"""What a sample stands for: a piece of its ray, or of the cone behind a pixel."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ def frustum_moments(
     return mean, along, across
 
 
+def with_extents(
+    samples: Samples,
+    directions: Float[Tensor, "rays 3"],
+    radius: Float[Tensor, " rays"] | float,
+    pieces: bool,
+) -> Samples:
+    """The samples with what they stand for: halves of pieces of rays, or `through_cones`."""
+    if not pieces:
+        return through_cones(samples, directions, radius)
+    half = 0.5 * samples.length[:, None]
+    return samples._replace(extent=half * directions[samples.ray.long()])
+
+
 def through_cones(
     samples: Samples,
     directions: Float[Tensor, "rays 3"],
@@ -63,15 +76,15 @@ def through_cones(
     square = direction.square()
     return samples._replace(
         position=samples.position + (mean - samples.distance)[:, None] * direction,
-        variance=along[:, None] * square + across[:, None] * (1 - square).clamp_min(0),
+        extent=along[:, None] * square + across[:, None] * (1 - square).clamp_min(0),
     )
 
 
 def density_of(
-    field: RadianceField, x: Float[Tensor, "n 3"], variance: Float[Tensor, "n 3"] | None
+    field: RadianceField, x: Float[Tensor, "n 3"], extent: Float[Tensor, "n 3"] | None
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n k"]]:
     """The field's density at each sample, and the features that `color` takes.
 
-    Its mean over the room that a sample stands for, where there is a variance: of a ConeField.
+    Its mean over what a sample stands for, where that is known: of a ConeField, or a PieceField.
     """
-    return field.density(x) if variance is None else cast(ConeField, field).density(x, variance)
+    return field.density(x) if extent is None else cast(ConeField, field).density(x, extent)

@@ -12,7 +12,7 @@ from polyfield.cuda.box import intersect_box
 from polyfield.cuda.counter_random import random_unit
 from polyfield.cuda.march import Samples
 from polyfield.fields.field import RadianceField
-from polyfield.render.cones import through_cones
+from polyfield.render.cones import with_extents
 from polyfield.render.learning import density_in_pieces, learn_samples
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import interval_samples
@@ -144,22 +144,23 @@ def importance_samples(
     stream: int = 0,
     jitter: bool = False,
     pixel: float | Float[Tensor, " rays"] = 0.0,
+    pieces: bool = False,
 ) -> Samples:
     """Samples of the second round: intervals that follow the field's weights along each ray.
 
-    directions: unit. pixel: as `Sampling`. A function of (seed, stream, ray) with jitter. Not
-    differentiable.
+    directions: unit. pixel, pieces: as `Sampling`. A function of (seed, stream, ray) with jitter.
+    Not differentiable.
     """
     spans = spans_of_rays(origins, directions, near, guide.disparity)
     edges = even_edges(spans.rays, guide.coarse, seed, stream, jitter)
     coarse = interval_samples(origins, directions, spans.hit, spans.distance(edges))
-    coarse = through_cones(coarse, directions, pixel)
-    density = density_in_pieces(field, coarse.position, coarse.variance)
+    coarse = with_extents(coarse, directions, pixel, pieces)
+    density = density_in_pieces(field, coarse.position, coarse.extent)
     shape = len(edges), guide.coarse
     weights = blurred(interval_weights(density.view(shape), coarse.length.view(shape)))
     fine = weighted_edges(edges, weights, spans.rays, guide.fine, seed, stream, jitter)
     samples = interval_samples(origins, directions, spans.hit, spans.distance(fine))
-    return through_cones(samples, directions, pixel)
+    return with_extents(samples, directions, pixel, pieces)
 
 
 def learn_importance(
@@ -183,7 +184,7 @@ def learn_importance(
     draw = (seed, stream) if thin else None
     edges = even_edges(spans.rays, guide.coarse, seed, stream, True)
     coarse = interval_samples(origins, directions, spans.hit, spans.distance(edges))
-    coarse = through_cones(coarse, directions, sampling.pixel)
+    coarse = with_extents(coarse, directions, sampling.pixel, sampling.pieces)
     first = learn_samples(
         field,
         coarse,
@@ -197,7 +198,7 @@ def learn_importance(
     weights = blurred(first.weights.view(len(edges), guide.coarse))
     inner = weighted_edges(edges, weights, spans.rays, guide.fine, seed, stream, True)
     fine = interval_samples(origins, directions, spans.hit, spans.distance(inner))
-    fine = through_cones(fine, directions, sampling.pixel)
+    fine = with_extents(fine, directions, sampling.pixel, sampling.pieces)
     second = learn_samples(field, fine, directions, background, loss_of, STOP, sampling.fade, draw)
     marched = len(coarse.distance) + len(fine.distance)
     shaded = int(first.visible.sum()) + int(second.visible.sum())

@@ -117,10 +117,10 @@ def worth_learning(
 def density_in_pieces(
     field: RadianceField,
     x: Float[Tensor, "samples 3"],
-    variance: Float[Tensor, "samples 3"] | None = None,
+    extent: Float[Tensor, "samples 3"] | None = None,
 ) -> Float[Tensor, " samples"]:
-    """The field's density at any number of points, or rooms about them, without gradient."""
-    parts = _split(PIECE[x.device.type], x, variance)
+    """The field's density at any number of points, or in what they stand for, without gradient."""
+    parts = _split(PIECE[x.device.type], x, extent)
     with torch.no_grad():
         return torch.cat([density_of(field, *part)[0] for part in parts])
 
@@ -128,7 +128,7 @@ def density_in_pieces(
 def _look(
     field: RadianceField, samples: Samples, harmonics: Tensor, stop: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    density, features = density_of(field, samples.position, samples.variance)
+    density, features = density_of(field, samples.position, samples.extent)
     visible = visible_samples(density, samples.length, samples.ray_offsets, stop)
     color = field.color(features[visible], harmonics[samples.ray[visible].long()])
     return density[visible], color, visible
@@ -143,10 +143,10 @@ def _learn(
 ) -> None:
     if not len(samples.distance):
         return
-    parts = _split(piece, samples.position, samples.variance, samples.ray.long(), *wanted)
-    for x, variance, ray, of_density, of_color in parts:
+    parts = _split(piece, samples.position, samples.extent, samples.ray.long(), *wanted)
+    for x, extent, ray, of_density, of_color in parts:
         with torch.enable_grad():
-            density, features = density_of(field, x, variance)
+            density, features = density_of(field, x, extent)
             harmonics = rows_of(field.encode_directions(directions), ray)
             color = field.color(features, harmonics)
         torch.autograd.backward([density, color], [of_density, of_color])

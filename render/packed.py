@@ -24,7 +24,7 @@ def keep_samples(samples: Samples, kept: Tensor) -> Samples:
         samples.length[chosen],
         samples.position[chosen],
         ray,
-        None if samples.variance is None else samples.variance[chosen],
+        None if samples.extent is None else samples.extent[chosen],
     )
 
 
@@ -48,7 +48,7 @@ def some_rays(samples: Samples, first: int, last: int) -> Samples:
         samples.length[begin:end],
         samples.position[begin:end],
         samples.ray[begin:end] - first,
-        None if samples.variance is None else samples.variance[begin:end],
+        None if samples.extent is None else samples.extent[begin:end],
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from polyfield.cuda.march import Samples
 from polyfield.fields.field import RadianceField
 from polyfield.fields.proposal import ProposalNetwork
-from polyfield.render.cones import through_cones
+from polyfield.render.cones import with_extents
 from polyfield.render.importance import (
     Spans,
     even_edges,
@@ -83,10 +83,11 @@ def proposal_samples(
     directions: Float[Tensor, "rays 3"],
     near: float,
     pixel: float | Float[Tensor, " rays"] = 0.0,
+    pieces: bool = False,
 ) -> Samples:
     """Samples along each ray where the network proposes, without jitter. Not differentiable.
 
-    directions: unit. pixel: as `Sampling`.
+    directions: unit. pixel, pieces: as `Sampling`.
     """
     spans = spans_of_rays(origins, directions, near, guide.disparity)
     edges = even_edges(spans.rays, guide.coarse, 0, 0, False)
@@ -94,7 +95,7 @@ def proposal_samples(
         weights = _proposed(guide, spans, origins, directions, edges)
     fine = weighted_edges(edges, weights, spans.rays, guide.fine, 0, 0, False)
     samples = interval_samples(origins, directions, spans.hit, spans.distance(fine))
-    return through_cones(samples, directions, pixel)
+    return with_extents(samples, directions, pixel, pieces)
 
 
 def learn_proposal(
@@ -123,7 +124,7 @@ def learn_proposal(
     trusted = proposed.detach() ** annealing(step)
     inner = weighted_edges(edges, trusted, spans.rays, guide.fine, seed, step, True)
     fine = interval_samples(origins, directions, spans.hit, spans.distance(inner))
-    fine = through_cones(fine, directions, sampling.pixel)
+    fine = with_extents(fine, directions, sampling.pixel, sampling.pieces)
     draw = (seed, step) if thin else None
     learned = learn_samples(field, fine, directions, background, loss_of, STOP, sampling.fade, draw)
     if learns and len(edges):

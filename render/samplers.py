@@ -29,12 +29,13 @@ def place_samples(
     sampling: Sampling,
 ) -> Samples:
     """The samples that a view is made of, without jitter. Not differentiable."""
+    near, pixel, pieces = sampling.near, sampling.pixel, sampling.pieces
     if isinstance(guide, Importance):
         return importance_samples(
-            field, guide, origins, directions, sampling.near, pixel=sampling.pixel
+            field, guide, origins, directions, near, pixel=pixel, pieces=pieces
         )
     if isinstance(guide, Proposal):
-        return proposal_samples(guide, origins, directions, sampling.near, sampling.pixel)
+        return proposal_samples(guide, origins, directions, near, pixel, pieces)
     return march_rays(guide, origins, directions, sampling, 0, 0, False)
 
 

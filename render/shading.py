@@ -101,7 +101,7 @@ def density_normals(
 
 
 def _shade(field: RadianceField, samples: Samples, harmonics: Tensor, normals: bool) -> Shaded:
-    density, features = density_of(field, samples.position, samples.variance)
+    density, features = density_of(field, samples.position, samples.extent)
     kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples, density, features = keep_samples(samples, kept), density[kept], features[kept]
     color = field.color(features, harmonics[samples.ray.long()])

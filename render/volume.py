@@ -15,7 +15,7 @@ from polyfield.cuda.radiance import NO_EDGE, faded
 from polyfield.fields import fused_rays
 from polyfield.fields.appearance import rows_of
 from polyfield.fields.field import RadianceField
-from polyfield.render.cones import density_of, through_cones
+from polyfield.render.cones import density_of, with_extents
 from polyfield.render.learning import learn_samples
 from polyfield.render.losses import HUBER_EDGE, LossKind, Measured, ray_loss
 from polyfield.render.occupancy import OccupancyGrid
@@ -31,7 +31,8 @@ class Sampling:
     step: of samples in the finest grid; cone: growth of the step with distance (0: constant); near:
     where rays begin; limit: samples a ray at most; fade: distance up to which gradients are scaled
     down in training, see `faded` (0: nowhere); pixel: radius of the cone behind a pixel at distance
-    1, of all rays or of each, for fields that are seen through cones (0: rays are lines).
+    1, of all rays or of each, for fields that are seen through cones (0: rays are lines); pieces:
+    the field knows its density over the piece of the ray that a sample stands for.
     """
 
     step: float
@@ -40,6 +41,7 @@ class Sampling:
     limit: int = 1024
     fade: float = 0.0
     pixel: float | Float[Tensor, " rays"] = 0.0
+    pieces: bool = False
 
 
 class Rendered(NamedTuple):
@@ -76,7 +78,7 @@ def march_rays(
         stream,
         jitter,
     )
-    return through_cones(samples, directions, sampling.pixel)
+    return with_extents(samples, directions, sampling.pixel, sampling.pieces)
 
 
 def render_rays(
@@ -100,10 +102,10 @@ def render_rays(
     samples = march_rays(grid, origins, directions, sampling, seed, stream, jitter)
     marched = len(samples.distance)
     with torch.no_grad():
-        density, _ = density_of(field, samples.position, samples.variance)
+        density, _ = density_of(field, samples.position, samples.extent)
         kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples = keep_samples(samples, kept)
-    density, features = density_of(field, samples.position, samples.variance)
+    density, features = density_of(field, samples.position, samples.extent)
     harmonics = rows_of(field.encode_directions(directions), samples.ray)
     color = field.color(features, harmonics)
     density, color = faded(density, color, samples.distance, sampling.fade)

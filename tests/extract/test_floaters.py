@@ -6,6 +6,7 @@ from polyfield.extract.floaters import (
     face_components,
     large_components,
     remove_floaters,
+    seen_components,
     seen_faces,
 )
 from polyfield.extract.marching_cubes import marching_cubes
@@ -112,3 +113,25 @@ def test_what_is_left_of_an_unseen_body_counts_as_small():
 def test_an_empty_mesh_stays_empty():
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
     assert len(remove_floaters(empty, lambda points: points[:, 0] > 0).faces) == 0
+
+
+def test_components_that_too_little_is_seen_of_go_as_wholes():
+    mesh = balls(((0.3, 0.5, 0.5), 0.2), ((0.8, 0.5, 0.5), 0.1))
+    right = mesh.vertices[:, 0] > 0.65
+
+    def only(share, of_right):
+        """A test that sees that share of one ball's vertices, whatever part of them is asked."""
+        ball = mesh.vertices[right] if of_right else mesh.vertices[~right]
+        highest = ball[:, 2].sort(descending=True).values
+        return lambda x: (
+            (x[:, 2] >= highest[int(share * len(ball))]) & ((x[:, 0] > 0.65) == of_right)
+        )
+
+    of_right = right[mesh.faces].all(1)
+    assert torch.equal(seen_components(mesh, only(0.1, True)), of_right)
+    assert torch.equal(seen_components(mesh, only(0.1, False)), ~of_right)
+    assert not seen_components(mesh, only(0.01, True)).any()
+    assert seen_components(mesh, lambda x: x[:, 2] > 0).all()
+    assert len(seen_components(mesh.with_faces(of_right & ~of_right), lambda x: x[:, 0] > 0)) == 0
+    loose = Mesh(torch.cat([mesh.vertices, torch.zeros(5, 3)]), mesh.faces)  # of no face
+    assert torch.equal(seen_components(loose, only(0.1, True)), of_right)

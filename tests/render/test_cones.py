@@ -5,11 +5,13 @@ import torch
 from torch import Generator
 
 from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
+from polyfield.fields.proposal import ProposalNetwork
 from polyfield.render.cones import density_of, frustum_moments, pixel_radius, through_cones
 from polyfield.render.importance import Importance, importance_samples
 from polyfield.render.learning import density_in_pieces
 from polyfield.render.occupancy import full_grid
 from polyfield.render.packed import interval_samples, keep_samples, some_rays
+from polyfield.render.proposal import Proposal
 from polyfield.render.samplers import learn_rays, place_samples
 from polyfield.render.volume import Sampling, render_rays
 
@@ -85,7 +87,7 @@ def test_a_sample_s_covariance_is_along_its_ray_and_across_it():
     outer = axis[:, :, None] * axis[:, None, :]
     eye = torch.eye(3)
     covariance = along[:, None, None] * outer + across[:, None, None] * (eye - outer)
-    torch.testing.assert_close(found.variance, covariance.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(found.extent, covariance.diagonal(dim1=1, dim2=2))
     shift = found.position - samples.position
     torch.testing.assert_close(shift, (mean - samples.distance)[:, None] * axis, atol=1e-6, rtol=0)
     assert torch.equal(found.distance, samples.distance) and torch.equal(found.ray, samples.ray)
@@ -97,21 +99,21 @@ def test_each_ray_has_its_own_cone():
     found = through_cones(samples, directions, radius)
     for value in (0.01, 0.02, 0.03):
         rows = radius[samples.ray.long()] == value
-        same = through_cones(samples, directions, value).variance
-        torch.testing.assert_close(found.variance[rows], same[rows])
+        same = through_cones(samples, directions, value).extent
+        torch.testing.assert_close(found.extent[rows], same[rows])
 
 
 def test_lines_stay_lines():
     samples, directions = cut()
-    assert through_cones(samples, directions, 0.0) is samples and samples.variance is None
+    assert through_cones(samples, directions, 0.0) is samples and samples.extent is None
 
 
 def test_variances_stay_with_their_samples_when_these_are_cut_and_thinned():
     samples = through_cones(*cut(), 0.05)
     some = some_rays(samples, 2, 4)
-    assert torch.equal(some.variance, samples.variance[14:28])
+    assert torch.equal(some.extent, samples.extent[14:28])
     odd = torch.arange(len(samples.distance)) % 2 == 1
-    assert torch.equal(keep_samples(samples, odd).variance, samples.variance[odd])
+    assert torch.equal(keep_samples(samples, odd).extent, samples.extent[odd])
 
 
 def field(integrated=1):
@@ -121,9 +123,9 @@ def field(integrated=1):
 def test_a_field_is_asked_for_rooms_where_samples_have_some():
     samples = through_cones(*cut(), 0.05)
     at_points, _ = density_of(field(), samples.position, None)
-    in_rooms, features = density_of(field(), samples.position, samples.variance)
+    in_rooms, features = density_of(field(), samples.position, samples.extent)
     assert (at_points - in_rooms).abs().max() > 1e-3 and features.shape[1] == 32
-    pieces = density_in_pieces(field(), samples.position, samples.variance)
+    pieces = density_in_pieces(field(), samples.position, samples.extent)
     torch.testing.assert_close(pieces, in_rooms.detach())
 
 
@@ -136,7 +138,7 @@ def test_views_and_training_see_the_field_through_the_same_cones(guide):
     for pixel in (0.0, 0.3):
         sampling = Sampling(0.05, 0.0, 0.01, pixel=pixel)
         samples = place_samples(field(), guide, origins, directions, sampling)
-        assert (samples.variance is None) == (pixel == 0)
+        assert (samples.extent is None) == (pixel == 0)
         one = field()
         seen, loss = learn_rays(
             one, guide, origins, directions, behind, target, sampling, seed=1, stream=2
@@ -179,3 +181,39 @@ def test_importance_looks_with_cones_in_both_rounds():
     lines = importance_samples(field(), Importance(8, 8), origins, directions, 0.01)
     cones = importance_samples(field(), Importance(8, 8), origins, directions, 0.01, pixel=0.4)
     assert (lines.distance - cones.distance).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("guide", ["occupancy", "importance", "proposal"])
+def test_every_sampler_gives_samples_halves_of_their_pieces_where_the_field_wants_them(guide):
+    """Pieces of a ray follow each other from end to end."""
+    random = Generator().manual_seed(2)
+    origins = torch.tensor([[0.5, 0.45, -0.5]]).expand(3, -1)
+    way = torch.tensor([0.0, 0.0, 1.0]) + 0.1 * torch.randn(3, 3, generator=random)
+    directions = torch.nn.functional.normalize(way, dim=1)
+    guides = {
+        "occupancy": full_grid(1, 32, CPU),
+        "importance": Importance(coarse=16, fine=16),
+        "proposal": Proposal(ProposalNetwork(32, None, generator=random)),
+    }
+
+    class Fog:
+        def density(self, x, extent=None):
+            return torch.ones(len(x)), x
+
+        def color(self, features, harmonics):
+            return features
+
+        def encode_directions(self, directions):
+            return directions
+
+    sampling = Sampling(step=1 / 32, cone=0.0, near=0.0, pieces=True)
+    samples = place_samples(Fog(), guides[guide], origins, directions, sampling)
+    ray = samples.ray.long()
+    expected = 0.5 * samples.length[:, None] * directions[ray]
+    torch.testing.assert_close(samples.extent, expected)
+    begin, end = samples.position - samples.extent, samples.position + samples.extent
+    following = ray[1:] == ray[:-1]
+    assert following.any()
+    torch.testing.assert_close(begin[1:][following], end[:-1][following], atol=1e-5, rtol=0)
+    lines = Sampling(step=1 / 32, cone=0.0, near=0.0)
+    assert place_samples(Fog(), guides[guide], origins, directions, lines).extent is None

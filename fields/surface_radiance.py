@@ -1,0 +1,135 @@
+"""A radiance field whose density follows from a signed distance: what it shows is a surface."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from polyfield.cuda.errors import InputError
+from polyfield.fields.field import TrainableField
+from polyfield.fields.radiance import Radiance
+
+DensityRule = Literal["neus", "volsdf"]
+SHARPNESS = 20.0  # at the start, in 1 / side of the unit cube
+MOST_SHARPNESS = 1e4
+BAND = 128.0  # sharpness beyond which the band where there may be something gets no thinner
+ROUNDED = 1e-2  # at the middle of the sphere, where its distance has a kink
+SHARE = 0.1  # of the network's first feature in the distance
+
+
+class SurfaceRadiance(nn.Module):
+    """A `Radiance` whose first feature is not density but distance, beyond that to a sphere.
+
+    distance [n], in sides of the unit cube, below 0 inside: sqrt(|x - 0.5|^2 + 1e-4) - radius, plus
+    a tenth of the feature, so that training begins with a sphere whatever the encoding. Its
+    density, in 1 / side, is by "neus" that of a ray whose transmittance is Phi(distance) as long as
+    it falls, Phi the logistic function of a learned sharpness; by "volsdf" the Laplace
+    distribution's share within, times the sharpness. Colours and features are the `Radiance`'s.
+    Raises InputError for a field that is none, and for positions that are warped: distances there
+    are none of the world's.
+    Source: NeuS (arXiv:2106.10689), eq. 10 to 13; VolSDF (arXiv:2106.12052), eq. 2 and 3.
+    """
+
+    learning_rate = Radiance.learning_rate
+    cones = costly = False
+    warp: nn.Module | None = None
+
+    def __init__(self, radiance: TrainableField, rule: DensityRule, radius: float):
+        super().__init__()
+        if not isinstance(radiance, Radiance):
+            got = type(radiance).__name__
+            raise InputError("--surface", got, "a field with an encoding: not mlp")
+        if radiance.warp is not None:
+            raise InputError("--surface", "a field of all space", "a bounded one, --space bounded")
+        self.radiance, self.rule, self.radius = radiance, rule, radius
+        self.log_sharpness = nn.Parameter(torch.tensor([math.log(SHARPNESS)]))
+
+    @property
+    def codes(self) -> nn.Parameter | None:
+        """Of the light of each photograph."""
+        return self.radiance.codes
+
+    @property
+    def sharpness(self) -> Float[Tensor, " 1"]:
+        """Of the change from empty to opaque, in 1 / side of the unit cube."""
+        return self.log_sharpness.exp().clamp(max=MOST_SHARPNESS)
+
+    def distance(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """To the surface, in sides of the unit cube, below 0 inside. x in the unit cube."""
+        return self._distance(x)[0]
+
+    def density(
+        self, x: Float[Tensor, "n 3"], extent: Float[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
+        """Density and the features that `color` takes. x in the unit cube.
+
+        extent: half the piece of the ray about x. By "neus" the density is then the mean over the
+        piece, from the distances at its ends; without it, that of a ray right towards the surface.
+        """
+        sharpness = self.sharpness
+        if extent is None or self.rule == "volsdf":
+            distance, features = self._distance(x)
+            return _density(self.rule, sharpness, distance), features
+        both, features = self._distance(torch.cat([x - extent, x + extent]))
+        begin, end = both.chunk(2)
+        thickness = softplus(-sharpness * end) - softplus(-sharpness * begin)
+        length = 2 * extent.norm(dim=1).clamp_min(1e-9)
+        first, last = features.chunk(2)
+        return thickness.clamp_min(0) / length, 0.5 * (first + last)
+
+    def encode_directions(
+        self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None
+    ) -> Float[Tensor, "r h"]:
+        """See `Radiance`."""
+        return self.radiance.encode_directions(directions, codes)
+
+    def color(
+        self, features: Float[Tensor, "n 16"], harmonics: Float[Tensor, "n h"]
+    ) -> Float[Tensor, "n 3"]:
+        """See `Radiance`."""
+        return self.radiance.color(features, harmonics)
+
+    def near_surface(self) -> NearSurface:
+        """Where there may be something, deep inside not: what an occupancy grid is to follow."""
+        return NearSurface(self)
+
+    def _distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.radiance.features(x)
+        away = ((x - 0.5).square().sum(1) + ROUNDED**2).sqrt()
+        return away - self.radius + SHARE * features[:, 0], features
+
+
+class NearSurface:
+    """A band about a surface as a density, no thinner than a cell of a grid."""
+
+    def __init__(self, field: SurfaceRadiance):
+        self.field = field
+
+    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
+        """4 s Phi (1 - Phi) of the distance, which falls on both sides; and the features."""
+        distance, features = self.field._distance(x)
+        sharpness = self.field.sharpness.clamp(max=BAND)
+        outside, inside = ((side * sharpness * distance).sigmoid() for side in (1, -1))
+        return 4 * sharpness * outside * inside, features
+
+    def encode_directions(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r h"]:
+        """The field's."""
+        return self.field.encode_directions(directions)
+
+    def color(
+        self, features: Float[Tensor, "n 16"], harmonics: Float[Tensor, "n h"]
+    ) -> Float[Tensor, "n 3"]:
+        """The field's."""
+        return self.field.color(features, harmonics)
+
+
+def _density(rule: DensityRule, sharpness: Tensor, distance: Tensor) -> Tensor:
+    if rule == "neus":
+        return sharpness * (-sharpness * distance).sigmoid()
+    outside = 0.5 * torch.exp(-sharpness * distance.abs())
+    return sharpness * torch.where(distance > 0, outside, 1 - outside)

@@ -1,0 +1,130 @@
+"""Distances learned from photographs: trained, resumed, shown, cut and refused like any field."""
+
+import json
+
+import pytest
+import torch
+
+from polyfield.apps import checkpoint
+from polyfield.apps.eval import Eval, evaluate
+from polyfield.apps.export import Export, export
+from polyfield.apps.formats.mesh_files import read_mesh
+from polyfield.apps.radiance_task import RadianceTask
+from polyfield.apps.render import Render, render
+from polyfield.apps.train import train
+from polyfield.apps.train_options import Train
+from polyfield.apps.trained import load
+from polyfield.cuda.errors import InputError
+from polyfield.fields.surface_radiance import SHARPNESS, SurfaceRadiance
+
+CPU = torch.device("cpu")
+RADIUS = 0.8  # of the ball
+STEPS = {"neus": 400, "volsdf": 250}
+
+
+def options(scene, out, surface="neus", **more):
+    sizes = "levels=4,log2_table_size=12,finest_resolution=48,hidden=32"
+    wished = {"steps": STEPS[surface], "sizes": sizes, "report": False} | more
+    return Train(scene, out=out, surface=surface, device="cpu", **wished)
+
+
+@pytest.fixture(scope="module", params=["neus", "volsdf"])
+def run(request, scene, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / request.param
+    train(options(scene, out, request.param))
+    return out
+
+
+def test_it_predicts_an_unseen_view_and_its_surface_got_sharper(run):
+    assert evaluate(Eval(run, device="cpu")).psnr > 20  # a blank image reaches 12
+    found = load(run, CPU)
+    assert isinstance(found.field, SurfaceRadiance) and found.settings.surface == run.name
+    assert found.settings.sampling.pieces == (run.name == "neus")
+    assert float(found.field.sharpness) > 2 * SHARPNESS
+
+
+def test_its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
+    result = export(Export(run, tmp_path / "ball.ply", resolution=96, device="cpu"))
+    assert result.quality.watertight and result.quality.components == 1
+    mesh = read_mesh(tmp_path / "ball.ply")
+    radius = mesh.vertices.norm(dim=1)
+    assert float((radius - RADIUS).abs().median()) < (0.02 if run.name == "neus" else 0.05)
+    outward = mesh.vertices / radius[:, None]
+    assert float((mesh.normals * outward).sum(1).median()) > 0.98
+    expected = 0.5 + 0.4 * outward
+    assert float((mesh.colors - expected).abs().median()) < 0.1
+
+
+def test_distances_are_distances(run):
+    field = load(run, CPU).field
+    x = 0.5 + 0.35 * (torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) - 0.5)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(field.distance(x).sum(), x)
+    assert 0.8 < float(slope.norm(dim=1).median()) < 1.25
+
+
+def test_views_have_normals(run, tmp_path):
+    render(Render(run, views="test", out=tmp_path / "views", device="cpu"))
+    assert (tmp_path / "views" / "r_1.normal.png").is_file()
+
+
+def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    train(options(scene, whole, steps=40))
+    step = RadianceTask.step
+
+    def broken(self, number, rate):
+        if number == 21:
+            raise KeyboardInterrupt
+        return step(self, number, rate)
+
+    monkeypatch.setattr(RadianceTask, "step", broken)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(options(scene, out, steps=40))
+    monkeypatch.setattr(RadianceTask, "step", step)
+    train(Train(out=out, resume=True, device="cpu", report=False))
+    first, second = (checkpoint.latest(each / "checkpoints").tensors for each in (whole, out))
+    assert first.keys() == second.keys() and "field.log_sharpness" in first
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_the_eikonal_error_slopes_are_what_they_like(scene, tmp_path):
+    def spread(eikonal):
+        out = tmp_path / str(eikonal)
+        train(options(scene, out, steps=150, eikonal=eikonal))
+        assert load(out, CPU).settings.eikonal == eikonal
+        field = load(out, CPU).field
+        x = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        (slope,) = torch.autograd.grad(field.distance(x).sum(), x)
+        return float((slope.norm(dim=1) - 1).abs().mean())
+
+    assert spread(0.3) < 0.7 * spread(0.0)
+
+
+def test_settings_written_before_surfaces_were_are_read(scene, tmp_path):
+    out = tmp_path / "run"
+    train(Train(scene, out=out, steps=2, device="cpu", report=False))
+    config = json.loads((out / "config.json").read_text())
+    for key in ("surface", "eikonal", "curvature", "networks"):
+        del config["settings"][key]
+    del config["settings"]["sampling"]["pieces"]
+    (out / "config.json").write_text(json.dumps(config))
+    again = tmp_path / "again"
+    train(Train(from_config=out / "config.json", out=again, device="cpu", report=False))
+    assert load(again, CPU).settings.surface == "none"
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"field": "mlp", "sizes": ""}, "--surface"),
+        ({"networks": "tiny-cuda-nn"}, "--surface"),
+        ({"space": "unbounded"}, "--space bounded"),
+        ({"eikonal": -1.0}, "--eikonal"),
+        ({"curvature": float("nan")}, "--curvature"),
+    ],
+)
+def test_what_makes_no_surface_is_refused(scene, tmp_path, more, where):
+    with pytest.raises(InputError, match=where):
+        train(options(scene, tmp_path / "run", **more))
