@@ -70,7 +70,7 @@ class Train:
     surface: Surface = "none"
     """Learn distances to a surface, below 0 inside, in place of densities: for meshes. neus and
     volsdf are ways from a distance to a density; neus is exact where views graze the surface."""
-    eikonal: Annotated[float, arg(metavar="W")] = 0.1
+    eikonal: Annotated[float, arg(metavar="W")] = 0.01
     """Weight of the error of slopes of distances, which are 1 everywhere, for --surface."""
     curvature: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the curvature of distances, for --surface: smoother where photographs show little,

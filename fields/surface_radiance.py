@@ -19,6 +19,7 @@ SHARPNESS = 20.0  # at the start, in 1 / side of the unit cube
 MOST_SHARPNESS = 1e4
 BAND = 128.0  # sharpness beyond which the band where there may be something gets no thinner
 ROUNDED = 1e-2  # at the middle of the sphere, where its distance has a kink
+SAME = 1e-6  # between the end of a piece and the beginning of the next, by rounding
 SHARE = 0.1  # of the network's first feature in the distance
 
 
@@ -75,12 +76,17 @@ class SurfaceRadiance(nn.Module):
         if extent is None or self.rule == "volsdf":
             distance, features = self._distance(x)
             return _density(self.rule, sharpness, distance), features
-        both, features = self._distance(torch.cat([x - extent, x + extent]))
-        begin, end = both.chunk(2)
-        thickness = softplus(-sharpness * end) - softplus(-sharpness * begin)
+        begin, end = x - extent, x + extent
+        # Pieces mostly follow each other: where one ends the next begins, and is not asked again.
+        fresh = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        fresh[1:] = (begin[1:] - end[:-1]).abs().amax(1) > SAME
+        distance, features = self._distance(torch.cat([end, begin[fresh]]))
+        first = torch.arange(-1, len(x) - 1, device=x.device)
+        first[fresh] = torch.arange(len(x), len(distance), device=x.device)
+        depth = softplus(-sharpness * distance)
+        thickness = (depth[: len(x)] - depth[first]).clamp_min(0)
         length = 2 * extent.norm(dim=1).clamp_min(1e-9)
-        first, last = features.chunk(2)
-        return thickness.clamp_min(0) / length, 0.5 * (first + last)
+        return thickness / length, 0.5 * (features[: len(x)] + features[first])
 
     def encode_directions(
         self, directions: Float[Tensor, "r 3"], codes: Float[Tensor, "r k"] | None = None

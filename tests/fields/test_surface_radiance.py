@@ -125,6 +125,24 @@ def test_features_of_a_piece_are_the_mean_of_its_ends():
     torch.testing.assert_close(features, 0.5 * (ends[0] + ends[1]), atol=1e-6, rtol=1e-5)
 
 
+def test_where_pieces_follow_each_other_no_end_is_asked_for_twice(monkeypatch):
+    field, asked = made(), []
+    x, half, _ = along([0.5, 0.4, 0.1], [0.1, 0.0, 1.0], 0.0, 0.3, 8)
+    y, other, _ = along([0.4, 0.5, 0.0], [0.0, 0.1, 1.0], 0.0, 0.3, 5)
+    kept = torch.tensor([0, 1, 2, 5, 6, 7])  # of the first ray, what lay between was left out
+    x, half = torch.cat([x[kept], y]), torch.cat([half[kept], other])
+    features = field.radiance.features
+    monkeypatch.setattr(
+        field.radiance, "features", lambda places: asked.append(len(places)) or features(places)
+    )
+    with torch.no_grad():
+        density, found = field.density(x, half)
+        assert asked == [len(x) + 3]
+        apart = [field.density(x[i : i + 1], half[i : i + 1]) for i in range(len(x))]
+    torch.testing.assert_close(density, torch.cat([d for d, _ in apart]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, torch.cat([f for _, f in apart]))
+
+
 @pytest.mark.parametrize("rule", ["neus", "volsdf"])
 def test_all_that_is_learned_has_its_gradient_against_finite_differences(rule):
     field = made(rule, sharpness=30.0)
