@@ -56,7 +56,9 @@ def test_its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
     assert result.quality.watertight and result.quality.components == 1
     mesh = read_mesh(tmp_path / "ball.ply")
     radius = mesh.vertices.norm(dim=1)
-    assert float((radius - RADIUS).abs().median()) < (0.02 if run.name == "neus" else 0.08)
+    assert float((radius - RADIUS).abs().median()) < (
+        0.03 if run.name == "neus" else 0.08
+    )  # it began at 0.1
     outward = mesh.vertices / radius[:, None]
     assert float((mesh.normals * outward).sum(1).median()) > 0.96
     expected = 0.5 + 0.4 * outward
