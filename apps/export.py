@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +18,10 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.fit_surface import surface_mesh
 from polyfield.apps.fitted import is_fit, load_fitted
 from polyfield.apps.formats.cameras_json import write_cameras
+from polyfield.apps.formats.glb import Texture
 from polyfield.apps.formats.mesh_files import read_mesh, write_mesh, write_points
 from polyfield.apps.option_help import DEVICE, optional
+from polyfield.apps.png_files import to_8bit
 from polyfield.apps.settings import scene_of
 from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
@@ -28,13 +31,16 @@ from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_metrics import MeshScore, compare_at
 from polyfield.extract.mesh_report import MeshReport, mesh_report
+from polyfield.extract.simplify import simplified
+from polyfield.extract.texture import Color, baked, unwrapped
 from polyfield.extract.visibility import seen_in_depth_maps
-from polyfield.fields.field import SurfaceField
+from polyfield.fields.field import SurfaceField, TrainableField
 from polyfield.render.surface_losses import slope_and_curvature
 
 RAYS = 4096  # that decide the level
 LOOKS = 64  # training views, at most, that decide what is seen
 LOOK_SIDE = 256  # pixels of their longer side, at most
+UNWRAPPED = 50_000  # faces that are laid out flat within seconds
 STEEPEST = 3.0  # that learned distances change, where those of a surface change by 1
 THRESHOLDS = 0.01, 0.005  # of the F-score, in diagonals of the reference
 SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
@@ -56,6 +62,11 @@ class Export:
     """Density at the surface, per side of the cube. The default follows from median depths."""
     keep_unseen: bool = False
     """Keep surfaces that no training camera sees: undersides, and what lies within the solid."""
+    faces: Annotated[int | None, optional("N")] = None
+    """Faces that a mesh is simplified to. The default keeps all that the lattice gave."""
+    texture: Annotated[int | None, optional("SIZE")] = None
+    """Colours as a picture of SIZE x SIZE texels in place of one a vertex, for a .glb: few faces
+    then show all that the field knows. Without --faces a mesh of more is simplified to 50,000."""
     reference: Annotated[Path | None, optional("MESH")] = None
     """A true mesh, in the same frame, that the one written is compared with."""
     scene: Annotated[Path | None, optional("SCENE")] = None
@@ -98,13 +109,21 @@ def export(options: Export) -> ExportResult:
     if options.kind != "cameras" and not 2 <= options.resolution <= 2048:
         raise InputError("--resolution", str(options.resolution), "2 to 2048")
     device = choose_device(options.device)
+    if options.texture is not None and (options.kind, suffix) != ("mesh", ".glb"):
+        got = f"with --as {options.kind}, {options.out.name}"
+        raise InputError("--texture", got, "a mesh in a .glb")
     if options.reference is not None and options.kind != "mesh":
         raise InputError("--reference", f"with --as {options.kind}", "a mesh to compare with it")
     reference = None if options.reference is None else read_mesh(options.reference)
     if is_fit(options.run):
         if options.kind == "cameras":
             raise InputError("--as cameras", "a fit has none", "mesh or points")
+        if options.texture is not None:
+            raise InputError("--texture", "a fit has no colours", "a run of `polyfield train`")
         mesh = surface_mesh(load_fitted(options.run, device), options.resolution)
+        if options.faces is not None:
+            mesh = simplified(mesh, options.faces)
+            mesh = replace(mesh, normals=mesh.vertex_normals())
         return _written(options, mesh, reference)
     trained = load(options.run, device)
     if options.kind == "cameras":
@@ -112,7 +131,20 @@ def export(options: Export) -> ExportResult:
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
     mesh, level = surface_of(trained, options.resolution, options.level, options.keep_unseen)
-    return _written(options, mesh, reference, level)
+    faces = options.faces
+    if options.texture is not None and faces is None and len(mesh.faces) > UNWRAPPED:
+        faces = UNWRAPPED
+    if faces is not None:
+        mesh = simplified(mesh, faces)
+        mesh = painted(mesh, _users_color(trained), mesh.vertex_normals())
+    if options.texture is None:
+        return _written(options, mesh, reference, level)
+    made = unwrapped(mesh, options.texture)
+    normals = made.mesh.normals if made.mesh.normals is not None else made.mesh.vertex_normals()
+    with torch.no_grad():
+        image = baked(made, normals, _users_color(trained))
+    texture = Texture(made.coordinates, to_8bit(image.cpu()))
+    return _written(options, made.mesh, reference, level, texture)
 
 
 @torch.no_grad()
@@ -135,10 +167,7 @@ def surface_of(
         found[on] = field.density(x[on])[0]
         return found
 
-    def color(x: Tensor, directions: Tensor) -> Tensor:
-        harmonics = field.encode_directions(directions.contiguous())
-        return field.color(field.density(x.contiguous())[1], harmonics)
-
+    color = partial(_color, field)
     if isinstance(field, SurfaceField):
         return _zero_surface(trained, field, color, resolution), 0.0
     if level is None:
@@ -155,6 +184,22 @@ def surface_of(
         device=device,
     )
     return mesh, level
+
+
+def _color(field: TrainableField, x: Tensor, directions: Tensor) -> Tensor:
+    harmonics = field.encode_directions(directions.contiguous())
+    return field.color(field.density(x.contiguous())[1], harmonics)
+
+
+def _users_color(trained: Trained) -> Color:
+    """The field's colour of points and directions in the user's frame."""
+    rotation = trained.to_field.rotation
+
+    def color(points: Tensor, directions: Tensor) -> Tensor:
+        turned = (directions.double() @ rotation.T.to(directions.device)).float()
+        return _color(trained.field, trained.to_field.apply(points.float()), turned)
+
+    return color
 
 
 def _zero_surface(
@@ -180,12 +225,16 @@ def _zero_surface(
 
 
 def _written(
-    options: Export, mesh: Mesh, reference: Mesh | None, level: float | None = None
+    options: Export,
+    mesh: Mesh,
+    reference: Mesh | None,
+    level: float | None = None,
+    texture: Texture | None = None,
 ) -> ExportResult:
     if options.kind == "points":
         write_points(options.out, mesh)
         return ExportResult(str(options.out), "points", {"points": len(mesh.vertices)}, level)
-    write_mesh(options.out, mesh)
+    write_mesh(options.out, mesh, texture)
     scores: tuple[MeshScore, ...] = ()
     if reference is not None:
         thresholds = tuple(share * reference.diagonal() for share in THRESHOLDS)

@@ -27,6 +27,7 @@ NAMED = [*CORE, *(needed for extra in EXTRAS.values() for needed in extra), *BUI
 MODULES = {
     "PIL": "pillow",
     "cuda": "cuda-core",
+    "fast_simplification": "fast-simplification",
     "igl": "libigl",
     "mcubes": "PyMCubes",
     "skimage": "scikit-image",

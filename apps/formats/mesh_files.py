@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from polyfield.apps.files import read_plain, replacing
-from polyfield.apps.formats.glb import Y_UP, glb_bytes
+from polyfield.apps.formats.glb import Y_UP, Texture, glb_bytes
 from polyfield.apps.formats.obj import parse_obj
 from polyfield.apps.formats.off import parse_off
 from polyfield.cuda.errors import InputError
@@ -24,20 +24,23 @@ READ_SUFFIXES = (*SUFFIXES, ".off", ".stl")
 MOST_BYTES = 1 << 28  # of a file that is read
 
 
-def write_mesh(path: Path, mesh: Mesh) -> None:
+def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> None:
     """Writes the mesh in the format that the suffix names; the old file stays until all is written.
 
     The mesh is in the user's frame and stays in it: .ply (binary; colours uint8, normals) and .obj
     hold its numbers, .glb too, under a root node that turns +Z up to +Y up. Colours are written as
-    they are, sRGB, but linear in .glb as glTF asks. Raises InputError for another suffix, a mesh
-    without faces or with vertices that are not finite, and where the file cannot be written.
+    they are, sRGB, but linear in .glb as glTF asks; a texture goes into a .glb in their place.
+    Raises InputError for another suffix, a mesh without faces or with vertices that are not finite,
+    and where the file cannot be written.
     """
     suffix = _suffix(path)
     if not len(mesh.faces) or not bool(mesh.vertices.isfinite().all()):
         got = f"{len(mesh.faces)} faces over {len(mesh.vertices)} vertices"
         raise InputError(f"{path}", got, "at least one face, and finite vertices")
+    if texture is not None and suffix != ".glb":
+        raise InputError(f"{path}", f"a texture in {suffix}", ".glb, which holds it")
     if suffix == ".glb":
-        content = glb_bytes(mesh)
+        content = glb_bytes(mesh, texture)
     elif suffix == ".ply":
         content = trimesh.exchange.ply.export_ply(
             _to_trimesh(mesh), vertex_normal=mesh.normals is not None

@@ -1,15 +1,20 @@
 """What becomes of a field's surface on its way out; the command itself is in test_commands."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 
 from polyfield.apps.export import Export, export, summary, surface_of
 from polyfield.apps.formats.mesh_files import read_mesh
 from polyfield.apps.settings import Settings
 from polyfield.apps.trained import Trained
 from polyfield.cuda.errors import InputError
+from polyfield.extract.mesh import Mesh
+from polyfield.extract.texture import TILT
 from polyfield.fields.similarity import Similarity
 from polyfield.render.occupancy import full_grid
 from polyfield.render.volume import Sampling
@@ -134,3 +139,78 @@ def test_a_reference_that_is_none_is_refused_before_anything_is_written(tmp_path
         with pytest.raises(InputError):
             export(Export(tmp_path, out, kind, resolution=48, reference=reference))
         assert not out.exists()
+
+
+class Painted(Shell):
+    """The shell in colours of the place, and a little of where it is seen from: its unit cube's."""
+
+    def encode_directions(self, directions, codes=None):
+        return directions
+
+    def color(self, features, harmonics):
+        return 0.5 + 0.3 * torch.sin(8 * features) + 0.1 * harmonics
+
+
+def moved_shell():
+    """A painted shell in a frame of the user's own: turned, larger and elsewhere."""
+    turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    to_field = Similarity(0.1, turn, torch.tensor([0.2, 0.7, -1.4], dtype=torch.float64))
+    return replace(trained(around()), field=Painted(), to_field=to_field)
+
+
+def test_a_texture_shows_the_field_s_colours_where_the_user_has_the_object(tmp_path, monkeypatch):
+    pytest.importorskip("xatlas", reason="the extra surfaces is not installed")
+    run = moved_shell()
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
+    out = tmp_path / "shell.glb"
+    result = export(Export(tmp_path, out, resolution=40, faces=1500, texture=256))
+    assert 1300 < result.counts["faces"] <= 1500
+    (found,) = trimesh.load_scene(out, process=False).dump()
+    image = torch.from_numpy(np.asarray(found.visual.material.baseColorTexture).copy()).float()
+    uv = torch.from_numpy(found.visual.uv).float()
+    corners = torch.from_numpy(found.faces.copy())
+    where = 2 * torch.stack([uv[:, 0], 1 - uv[:, 1]], 1)[corners].mean(1) - 1
+    seen = torch.nn.functional.grid_sample(
+        image[None, ..., :3].permute(0, 3, 1, 2) / 255, where[None, None], align_corners=False
+    )[0, :, 0].T
+    x, y, z = torch.from_numpy(found.vertices.copy()).float()[corners].mean(1).unbind(1)
+    places = run.to_field.apply(torch.stack([x, -z, y], 1))  # other readers see +Y up
+    outward = torch.nn.functional.normalize(places - 0.5, dim=1)
+    assert (radii(Mesh(places, corners[:0])) - OUTER).abs().max() < 0.03
+    share = (1 + 6 * math.cos(TILT)) / 7  # of what depends on the view, along the normal
+    expected = 0.5 + 0.3 * torch.sin(8 * places) - 0.1 * share * outward
+    assert (seen - expected).abs().mean() < 0.02 and (seen - expected).abs().max() < 0.12
+
+
+def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
+    pytest.importorskip("fast_simplification", reason="the extra surfaces is not installed")
+    run = moved_shell()
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
+    out = tmp_path / "shell.ply"
+    whole = export(Export(tmp_path, tmp_path / "whole.ply", resolution=40))
+    few = export(Export(tmp_path, out, resolution=40, faces=800))
+    assert few.counts["faces"] <= 800 < whole.counts["faces"] and few.quality.watertight
+    mesh = read_mesh(out)
+    places = run.to_field.apply(mesh.vertices)
+    outward = torch.nn.functional.normalize(places - 0.5, dim=1)
+    expected = 0.5 + 0.3 * torch.sin(8 * places) - 0.1 * outward
+    assert (mesh.colors - expected).abs().mean() < 0.02
+    turned = mesh.normals.double() @ run.to_field.rotation.T
+    assert float((turned.float() * outward).sum(1).min()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"out": "mesh.ply", "texture": 256}, "--texture"),
+        ({"out": "points.ply", "kind": "points", "texture": 256}, "--texture"),
+        ({"out": "mesh.glb", "texture": 5}, "5 texels"),
+        ({"out": "mesh.glb", "faces": 2}, "faces: 2"),
+    ],
+)
+def test_pictures_and_faces_that_cannot_be_are_refused(tmp_path, monkeypatch, more, where):
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: moved_shell())
+    options = Export(tmp_path, resolution=24, **more | {"out": tmp_path / more["out"]})
+    with pytest.raises(InputError, match=where):
+        export(options)
+    assert not options.out.exists()

@@ -1,10 +1,14 @@
+import io
 import json
 import struct
 
+import numpy as np
 import pytest
 import torch
+import trimesh
+from PIL import Image
 
-from polyfield.apps.formats.glb import Y_UP, glb_bytes
+from polyfield.apps.formats.glb import Y_UP, Texture, glb_bytes
 from polyfield.extract.mesh import Mesh
 
 CORNERS = torch.tensor([[0.5, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
@@ -78,3 +82,31 @@ def test_baked_colors_need_no_light():
 def test_a_bare_mesh_has_positions_only():
     document, _ = parts(glb_bytes(Mesh(CORNERS, FACES)))
     assert list(document["meshes"][0]["primitives"][0]["attributes"]) == ["POSITION"]
+
+
+def test_a_texture_takes_the_place_of_colours_and_is_read_where_it_lies():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    coordinates = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.25, 0.75]])
+    content = glb_bytes(mesh(), Texture(coordinates, image))
+    document, binary = parts(content)
+    (primitive,) = document["meshes"][0]["primitives"]
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "TEXCOORD_0"}
+    accessor = document["accessors"][primitive["attributes"]["TEXCOORD_0"]]
+    assert (accessor["type"], accessor["count"]) == ("VEC2", 4)
+    (picture,) = document["images"]
+    view = document["bufferViews"][picture["bufferView"]]
+    begin = view["byteOffset"]
+    png = binary[begin : begin + view["byteLength"]]
+    assert "target" not in view and begin % 4 == 0 and picture["mimeType"] == "image/png"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), image)
+    (material,) = document["materials"]
+    assert material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
+    assert document["textures"] == [{"source": 0, "sampler": 0}]
+    (sampler,) = document["samplers"]
+    assert sampler == {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
+    loaded = trimesh.load_scene(io.BytesIO(content), file_type="glb", process=False)
+    (other,) = loaded.geometry.values()
+    assert np.array_equal(np.asarray(other.visual.material.baseColorTexture), image)
+    # trimesh counts v from below.
+    flipped = torch.stack([coordinates[:, 0], 1 - coordinates[:, 1]], 1)
+    torch.testing.assert_close(torch.from_numpy(other.visual.uv).float(), flipped)
