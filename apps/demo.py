@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 
-from polyfield.apps.demo_scene import DemoScene, demo_scene
+from polyfield.apps.demo_scene import demo_scene
 from polyfield.apps.eval import measure
 from polyfield.apps.export import surface_of
 from polyfield.apps.formats.mesh_files import write_mesh
@@ -97,6 +97,8 @@ def demo(
     tell(f"drawing {options.views} views of the demo scene")
     made = demo_scene(options.seed, options.size, options.views)
     write_nerf_synthetic(scene_folder, made.nerf_synthetic_splits(), made.angle_x)
+    truth = Mesh(made.vertices.float(), made.faces.long())
+    write_mesh(scene_folder / "truth.ply", truth)
     drawn = time.monotonic()
     _forget(run_folder)
     outcome = train(training, on_message=tell, on_progress=on_progress)
@@ -111,7 +113,7 @@ def demo(
     write_video(turntable, turntable_frames(trained, 60, samples_per_pixel=1), 30.0)
     mesh, _ = surface_of(trained, resolution=192)
     write_mesh(run_folder / "mesh.ply", mesh)
-    score = _mesh_score(mesh, made)
+    score = f_score(mesh, truth, 0.01 * truth.diagonal()).f_score
     times = {
         "training": trained_at - drawn,
         "drawing the scene": drawn - begin,
@@ -148,11 +150,6 @@ def summary(result: DemoResult) -> str:
         f"{result.mesh_f_score:.3f} at 1 % of the diagonal; {result.seconds:.0f} s in all.\n"
         f"open {result.report}, {result.turntable} and {result.mesh}"
     )
-
-
-def _mesh_score(mesh: Mesh, made: DemoScene) -> float:
-    truth = Mesh(made.vertices.float(), made.faces.long())
-    return f_score(mesh, truth, 0.01 * truth.diagonal()).f_score
 
 
 def _forget(run_folder: Path) -> None:

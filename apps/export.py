@@ -26,6 +26,7 @@ from polyfield.apps.settings import scene_of
 from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, painted, surface_level
+from polyfield.extract.dual_contouring import dual_contour
 from polyfield.extract.floaters import CHUNK, remove_floaters, seen_components
 from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
@@ -62,6 +63,8 @@ class Export:
     """Density at the surface, per side of the cube. The default follows from median depths."""
     keep_unseen: bool = False
     """Keep surfaces that no training camera sees: undersides, and what lies within the solid."""
+    sharp: bool = False
+    """Keep edges and corners (dual contouring) in the mesh of signed distances."""
     faces: Annotated[int | None, optional("N")] = None
     """Faces that a mesh is simplified to. The default keeps all that the lattice gave."""
     texture: Annotated[int | None, optional("SIZE")] = None
@@ -120,7 +123,7 @@ def export(options: Export) -> ExportResult:
             raise InputError("--as cameras", "a fit has none", "mesh or points")
         if options.texture is not None:
             raise InputError("--texture", "a fit has no colours", "a run of `polyfield train`")
-        mesh = surface_mesh(load_fitted(options.run, device), options.resolution)
+        mesh = surface_mesh(load_fitted(options.run, device), options.resolution, options.sharp)
         if options.faces is not None:
             mesh = simplified(mesh, options.faces)
             mesh = replace(mesh, normals=mesh.vertex_normals())
@@ -130,7 +133,12 @@ def export(options: Export) -> ExportResult:
         scene = scene_of(trained.settings, options.scene)
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
-    mesh, level = surface_of(trained, options.resolution, options.level, options.keep_unseen)
+    if options.sharp and not isinstance(trained.field, SurfaceField):
+        remedy = "Train with --surface neus."
+        raise InputError("--sharp", "the run has densities", "one of distances", remedy)
+    mesh, level = surface_of(
+        trained, options.resolution, options.level, options.keep_unseen, options.sharp
+    )
     faces = options.faces
     if options.texture is not None and faces is None and len(mesh.faces) > UNWRAPPED:
         faces = UNWRAPPED
@@ -153,6 +161,7 @@ def surface_of(
     resolution: int = 256,
     level: float | None = None,
     keep_unseen: bool = False,
+    sharp: bool = False,
 ) -> tuple[Mesh, float]:
     """The mesh of a field in the user's frame, and the density it was cut at, or the distance 0.
 
@@ -169,7 +178,7 @@ def surface_of(
 
     color = partial(_color, field)
     if isinstance(field, SurfaceField):
-        return _zero_surface(trained, field, color, resolution), 0.0
+        return _zero_surface(trained, field, color, resolution, sharp), 0.0
     if level is None:
         origins, directions = _training_rays(trained, device)
         level = surface_level(density, origins, directions)
@@ -203,14 +212,25 @@ def _users_color(trained: Trained) -> Color:
 
 
 def _zero_surface(
-    trained: Trained, field: SurfaceField, color: Callable[..., Tensor], resolution: int
+    trained: Trained,
+    field: SurfaceField,
+    color: Callable[..., Tensor],
+    resolution: int,
+    sharp: bool,
 ) -> Mesh:
     """Where a field's distance is 0, in the user's frame, with normals from its slope: closed.
 
     Of its components those go, as wholes, that no training camera sees.
     """
     device = trained.grid.bits.device
-    mesh = distance_mesh(field.distance, resolution, STEEPEST, device=device)
+
+    def with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+        return field.distance(x), slope_and_curvature(field.distance, x, 0.5 / resolution)[0]
+
+    if sharp:
+        mesh = dual_contour(with_slope, resolution, STEEPEST, device=device)
+    else:
+        mesh = distance_mesh(field.distance, resolution, STEEPEST, device=device)
     if len(mesh.faces):
         mesh = mesh.with_faces(seen_components(mesh, _seen(trained, 2 / (resolution - 1))))
     mesh = remove_floaters(mesh)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polyfield.apps.fitted import Fitted
 from polyfield.cuda.errors import InputError
+from polyfield.extract.dual_contouring import dual_contour
 from polyfield.extract.dual_mesh_udf import MOST_DEPTH, DualMeshOptions, unsigned_mesh
 from polyfield.extract.floaters import remove_floaters
 from polyfield.extract.marching_cubes import distance_mesh
@@ -19,19 +20,24 @@ OFF = 0.15  # of a cell: how far a learned distance may lead past the surface
 STEEPEST = 2.0  # that learned distances change, where those of a mesh change by 1
 
 
-def surface_mesh(fitted: Fitted, resolution: int) -> Mesh:
+def surface_mesh(fitted: Fitted, resolution: int, sharp: bool = False) -> Mesh:
     """Where the distance is 0, or inside begins, in the mesh's own frame.
 
-    Cells a side of the cube: resolution; without a sign, the power of 2 next to it. InputError
-    where there is no surface, or of an image or a film.
+    Cells a side of the cube: resolution; without a sign, the power of 2 next to it. sharp: with
+    edges and corners, of what has an inside. InputError where there is no surface, or of an image
+    or a film.
     """
     settings = fitted.settings
     if settings.kind != "distance":
         got = f"a fitted {settings.kind}"
         raise InputError(settings.signal, got, "distances, which have a surface")
     to_field = Similarity.from_json(settings.to_field or {})
-    surface = _open_surface if settings.target == "udf" else _closed_surface
-    mesh, reason = surface(fitted, resolution)
+    if settings.target != "udf":
+        mesh, reason = _closed_surface(fitted, resolution, sharp)
+    elif sharp:
+        raise InputError("--sharp", "distances without a sign", "distances with one")
+    else:
+        mesh, reason = _open_surface(fitted, resolution)
     if len(mesh.faces):
         mesh = remove_floaters(mesh)
     if not len(mesh.faces):
@@ -39,12 +45,21 @@ def surface_mesh(fitted: Fitted, resolution: int) -> Mesh:
     return replace(mesh, normals=mesh.vertex_normals()).transformed(to_field.inverse())
 
 
-def _closed_surface(fitted: Fitted, resolution: int) -> tuple[Mesh, str]:
-    if fitted.settings.target == "occupancy":
-        mesh = distance_mesh(lambda x: -fitted.values(x)[:, 0], resolution)
-        return mesh, "nothing is inside"
-    mesh = distance_mesh(lambda x: fitted.values(x)[:, 0], resolution, STEEPEST)
-    return mesh, "no distance below 0"
+def _closed_surface(fitted: Fitted, resolution: int, sharp: bool) -> tuple[Mesh, str]:
+    logits = fitted.settings.target == "occupancy"  # which are above 0 inside
+    sign, steepest = (-1.0, None) if logits else (1.0, STEEPEST)
+
+    def distance(x: Tensor) -> Tensor:
+        return sign * fitted.values(x)[:, 0]
+
+    def with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+        return distance(x), sign * fitted.slope(x)
+
+    if sharp:
+        mesh = dual_contour(with_slope, resolution, steepest)
+    else:
+        mesh = distance_mesh(distance, resolution, steepest)
+    return mesh, "nothing is inside"
 
 
 def _open_surface(fitted: Fitted, resolution: int) -> tuple[Mesh, str]:

@@ -206,6 +206,7 @@ def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
         ({"out": "points.ply", "kind": "points", "texture": 256}, "--texture"),
         ({"out": "mesh.glb", "texture": 5}, "5 texels"),
         ({"out": "mesh.glb", "faces": 2}, "faces: 2"),
+        ({"out": "mesh.glb", "sharp": True}, "--sharp: the run has densities"),
     ],
 )
 def test_pictures_and_faces_that_cannot_be_are_refused(tmp_path, monkeypatch, more, where):

@@ -265,6 +265,12 @@ def test_the_distances_to_a_mesh_are_learned(box, tmp_path, field, monkeypatch):
     assert fit(Fit(out=tmp_path / "run", resume=True)).distances == score
     written = export(Export(tmp_path / "run", tmp_path / "box.glb", resolution=64))
     assert 0 < written.counts["faces"] < len(mesh.faces)
+    sharp = export(Export(tmp_path / "run", tmp_path / "box.ply", resolution=64, sharp=True))
+    assert sharp.quality.boundary_edges == 0  # of so noisy a field not manifold
+    few = export(Export(tmp_path / "run", tmp_path / "few.ply", resolution=64, faces=500))
+    assert few.counts["faces"] <= 500
+    with pytest.raises(InputError, match="--texture: a fit has no colours"):
+        export(Export(tmp_path / "run", tmp_path / "few.glb", texture=256))
     with pytest.raises(InputError, match="polyfield export"):
         render(Render(tmp_path / "run"))
     with pytest.raises(InputError, match="--as cameras"):
@@ -315,6 +321,8 @@ def test_what_is_open_is_learned_without_a_sign_and_stays_open(tmp_path, monkeyp
     area = mesh.face_vectors().norm(dim=1).sum()
     assert float(area) == pytest.approx(side**2, rel=0.1)  # neither holes nor a second layer
     assert fit(Fit(out=tmp_path / "run", resume=True)).distances == score
+    with pytest.raises(InputError, match="--sharp: distances without a sign"):
+        export(Export(tmp_path / "run", tmp_path / "a.ply", resolution=32, sharp=True))
 
 
 def test_of_an_image_no_distances_are_learned(image, tmp_path):

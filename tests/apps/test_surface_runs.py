@@ -63,6 +63,10 @@ def test_its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
     assert float((mesh.normals * outward).sum(1).median()) > 0.96
     expected = 0.5 + 0.4 * outward
     assert float((mesh.colors - expected).abs().median()) < 0.1
+    sharp = Export(run, tmp_path / "sharp.ply", resolution=64, sharp=True, device="cpu")
+    assert export(sharp).quality.watertight
+    radius = read_mesh(tmp_path / "sharp.ply").vertices.norm(dim=1)
+    assert float((radius - RADIUS).abs().median()) < (0.03 if run.name == "neus" else 0.08)
 
 
 def test_distances_are_distances(run):
