@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 from tyro.conf import Positional, arg
@@ -28,13 +29,14 @@ from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, painted, surface_level
 from polyfield.extract.dual_contouring import dual_contour
 from polyfield.extract.floaters import CHUNK, remove_floaters, seen_components
+from polyfield.extract.fusion import fused_mesh
 from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_metrics import MeshScore, compare_at
 from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.simplify import simplified
 from polyfield.extract.texture import Color, baked, unwrapped
-from polyfield.extract.visibility import seen_in_depth_maps
+from polyfield.extract.visibility import Project, seen_in_depth_maps
 from polyfield.fields.field import SurfaceField, TrainableField
 from polyfield.render.surface_losses import slope_and_curvature
 
@@ -63,6 +65,9 @@ class Export:
     """Density at the surface, per side of the cube. The default follows from median depths."""
     keep_unseen: bool = False
     """Keep surfaces that no training camera sees: undersides, and what lies within the solid."""
+    fused: bool = False
+    """Cut the surface from the depth that training views show, in place of densities: smoother
+    where those are soft."""
     sharp: bool = False
     """Keep edges and corners (dual contouring) in the mesh of signed distances."""
     faces: Annotated[int | None, optional("N")] = None
@@ -121,6 +126,8 @@ def export(options: Export) -> ExportResult:
     if is_fit(options.run):
         if options.kind == "cameras":
             raise InputError("--as cameras", "a fit has none", "mesh or points")
+        if options.fused:
+            raise InputError("--fused", "a fit has no views", "a run of `polyfield train`")
         if options.texture is not None:
             raise InputError("--texture", "a fit has no colours", "a run of `polyfield train`")
         mesh = surface_mesh(load_fitted(options.run, device), options.resolution, options.sharp)
@@ -136,9 +143,14 @@ def export(options: Export) -> ExportResult:
     if options.sharp and not isinstance(trained.field, SurfaceField):
         remedy = "Train with --surface neus."
         raise InputError("--sharp", "the run has densities", "one of distances", remedy)
-    mesh, level = surface_of(
-        trained, options.resolution, options.level, options.keep_unseen, options.sharp
-    )
+    if options.fused and (options.sharp or options.level is not None):
+        raise InputError("--fused", "with --sharp or --level", "neither: it cuts depth maps")
+    if options.fused:
+        mesh, level = fused_surface(trained, options.resolution, options.keep_unseen), None
+    else:
+        mesh, level = surface_of(
+            trained, options.resolution, options.level, options.keep_unseen, options.sharp
+        )
     faces = options.faces
     if options.texture is not None and faces is None and len(mesh.faces) > UNWRAPPED:
         faces = UNWRAPPED
@@ -193,6 +205,22 @@ def surface_of(
         device=device,
     )
     return mesh, level
+
+
+@torch.no_grad()
+def fused_surface(trained: Trained, resolution: int, keep_unseen: bool = False) -> Mesh:
+    """The surface of the depth that training views show, in the user's frame.
+
+    As `surface_of`, whatever kind of field it is. InputError where the views show nothing.
+    """
+    project, maps = _depth_maps(trained)
+    mesh = fused_mesh(project, maps, resolution)
+    visible = None if keep_unseen else seen_in_depth_maps(project, maps, 2 / resolution)
+    mesh = remove_floaters(mesh, visible)
+    if not len(mesh.faces):
+        raise InputError("the field", "no view shows a surface", "one", "Train longer.")
+    mesh = painted(mesh, partial(_color, trained.field), mesh.vertex_normals())
+    return mesh.transformed(trained.to_field.inverse())
 
 
 def _color(field: TrainableField, x: Tensor, directions: Tensor) -> Tensor:
@@ -265,6 +293,11 @@ def _written(
 
 def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:
     """A test for points of the unit cube: whether a training camera sees them."""
+    return seen_in_depth_maps(*_depth_maps(trained), tolerance)
+
+
+def _depth_maps(trained: Trained) -> tuple[Project, Float[Tensor, "views height width"]]:
+    """What some training views show, as `seen_in_depth_maps` takes it: distances along rays."""
     device = trained.grid.bits.device
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     chosen = torch.linspace(0, len(poses) - 1, min(LOOKS, len(poses))).round().long()
@@ -282,7 +315,7 @@ def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:
         distance = (points - cameras.camera_to_world[camera, :, 3]).norm(dim=1)
         return pixels, torch.where(depth > 0, distance, -distance)
 
-    return seen_in_depth_maps(project, torch.stack(maps), tolerance)
+    return project, torch.stack(maps)
 
 
 def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tensor]:

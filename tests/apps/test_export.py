@@ -182,6 +182,21 @@ def test_a_texture_shows_the_field_s_colours_where_the_user_has_the_object(tmp_p
     assert (seen - expected).abs().mean() < 0.02 and (seen - expected).abs().max() < 0.12
 
 
+def test_depth_that_views_show_is_fused_to_the_same_surface(tmp_path, monkeypatch):
+    run = moved_shell()
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
+    out = tmp_path / "shell.ply"
+    result = export(Export(tmp_path, out, resolution=48, fused=True))
+    assert result.quality.euler == 2 and result.level is None
+    mesh = read_mesh(out)
+    places = run.to_field.apply(mesh.vertices)
+    off = radii(Mesh(places, mesh.faces)) - OUTER
+    assert off.abs().mean() < 0.01 and off.abs().max() < 0.04
+    outward = torch.nn.functional.normalize(places - 0.5, dim=1)
+    expected = 0.5 + 0.3 * torch.sin(8 * places) - 0.1 * outward
+    assert (mesh.colors - expected).abs().mean() < 0.03
+
+
 def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
     pytest.importorskip("fast_simplification", reason="the extra surfaces is not installed")
     run = moved_shell()
@@ -207,11 +222,13 @@ def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
         ({"out": "mesh.glb", "texture": 5}, "5 texels"),
         ({"out": "mesh.glb", "faces": 2}, "faces: 2"),
         ({"out": "mesh.glb", "sharp": True}, "--sharp: the run has densities"),
+        ({"out": "mesh.glb", "fused": True, "level": 3.0}, "--fused: with --sharp or --level"),
+        ({"out": "mesh.glb", "fused": True, "resolution": 1024}, "resolution: 1024"),
     ],
 )
 def test_pictures_and_faces_that_cannot_be_are_refused(tmp_path, monkeypatch, more, where):
     monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: moved_shell())
-    options = Export(tmp_path, resolution=24, **more | {"out": tmp_path / more["out"]})
+    options = Export(tmp_path, **{"resolution": 24} | more | {"out": tmp_path / more["out"]})
     with pytest.raises(InputError, match=where):
         export(options)
     assert not options.out.exists()

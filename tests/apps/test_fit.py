@@ -269,6 +269,8 @@ def test_the_distances_to_a_mesh_are_learned(box, tmp_path, field, monkeypatch):
     assert sharp.quality.boundary_edges == 0  # of so noisy a field not manifold
     few = export(Export(tmp_path / "run", tmp_path / "few.ply", resolution=64, faces=500))
     assert few.counts["faces"] <= 500
+    with pytest.raises(InputError, match="--fused: a fit has no views"):
+        export(Export(tmp_path / "run", tmp_path / "few.ply", fused=True))
     with pytest.raises(InputError, match="--texture: a fit has no colours"):
         export(Export(tmp_path / "run", tmp_path / "few.glb", texture=256))
     with pytest.raises(InputError, match="polyfield export"):
