@@ -1,11 +1,10 @@
-"""Distances to a mesh, or its inside, as a signal, and how well a field knows them."""
+"""Distances to a surface, or its inside, as a signal, and how well a field knows them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from jaxtyping import Float
@@ -14,9 +13,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from polyfield.apps.fit_options import Target
 from polyfield.apps.formats.mesh_files import read_mesh
-from polyfield.cuda.errors import InputError, MissingExtraError
+from polyfield.apps.formats.point_ply import has_faces, read_points
+from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
-from polyfield.extract.mesh_metrics import SurfaceSampler, SurfaceSamples
+from polyfield.extract.mesh_metrics import SurfaceSamples
+from polyfield.extract.shapes import CloudShape, MeshShape, Shape
 from polyfield.fields.similarity import Similarity
 from polyfield.render.occupancy import step_generator
 
@@ -50,7 +51,7 @@ class DistanceScore:
 
 
 class DistanceSource:
-    """What a field learns of a mesh in the unit cube: distances, negative inside; or the inside.
+    """What a field learns of a surface in the unit cube: distances, negative inside; or the inside.
 
     A quarter of each batch lies on the surface, a quarter APART beside these in any direction, a
     third about the surface at two ranges, the rest anywhere. Distances are exact, but beside the
@@ -59,28 +60,21 @@ class DistanceSource:
     points on the surface to those beside them it is the slope whose error counts, which values do
     not show. As `udf` distances lose their sign; as `occupancy` 1 is learned inside, 0 outside, and
     a steep ramp between (a step has no slope that a normal could be read from), of points about the
-    surface and anywhere, by cross-entropy. Raises MissingExtraError where the package that finds
-    distances is absent.
+    surface and anywhere, by cross-entropy. shape: in the unit cube, where to_field takes it.
     """
 
     pace = 0.1  # faster, the slope of a field is noise that its values do not show
 
-    def __init__(self, mesh: Mesh, to_field: Similarity, seed: int, target: Target = "sdf"):
-        self.to_field, self.seed, self.target = to_field, seed, target
-        self.mesh = mesh.transformed(to_field)
-        self.igl = _package()
-        self.surface = SurfaceSampler.of(self.mesh)
-        self.vertices = self.mesh.vertices.double().numpy()
-        self.faces = self.mesh.faces.numpy()
+    def __init__(self, shape: Shape, to_field: Similarity, seed: int, target: Target = "sdf"):
+        self.shape, self.to_field, self.seed, self.target = shape, to_field, seed, target
         self.parts: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
         self.pool: tuple[int, Tensor, Tensor, Tensor] | None = None
         self.watched: tuple[Tensor, Tensor] | None = None
 
     @property
     def sides(self) -> tuple[float, float, float]:
-        """Of the mesh's box in the unit cube."""
-        vertices = self.mesh.vertices[self.mesh.faces.reshape(-1).unique()]
-        x, y, z = (vertices.amax(0) - vertices.amin(0)).tolist()
+        """Of the surface's box in the unit cube."""
+        x, y, z = (self.shape.high - self.shape.low).tolist()
         return x, y, z
 
     def batch(self, step: int, count: int) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 1"]]:
@@ -147,7 +141,7 @@ class DistanceSource:
         random = step_generator(self.seed, _HELD_OUT + 2)
         anywhere = torch.rand(count, 3, generator=random)
         near = self._about(count, SIDE / 100)
-        low, high = self.mesh.vertices.amin(0), self.mesh.vertices.amax(0)
+        low, high = self.shape.low, self.shape.high
         margin = WIDER * (high - low)
         boxed = low - margin + torch.rand(count, 3, generator=random) * (high - low + 2 * margin)
         error = error_near = overlap = None
@@ -157,7 +151,7 @@ class DistanceSource:
             solid, found = self.distance(boxed) < 0, value(boxed)[:, 0]
             filled = found < 0 if self.target == "sdf" else found > 0
             overlap = float((solid & filled).sum()) / max(1, int((solid | filled).sum()))
-        surface = self.surface.sample(count, _HELD_OUT + 3)
+        surface = self.shape.sample(count, _HELD_OUT + 3)
         points, normals = surface.points.float(), surface.normals
         if self.target == "udf":
             points = self._about(count, SIDE / 200)
@@ -175,14 +169,9 @@ class DistanceSource:
     def _distance(self, points: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         """And their slopes."""
         where = points.double()
-        # libigl's signed distance is multiplied by 1 - 2 |winding number|: wrong beside holes.
-        mesh = self.vertices, self.faces
-        nearest = torch.from_numpy(self.igl.point_mesh_squared_distance(where.numpy(), *mesh)[2])
-        away = where - nearest
-        distance, slope = away.norm(dim=1), normalize(away, dim=1, eps=1e-60)
+        distance, slope = self.shape.distance(where)
         if self.target != "udf":
-            winding = torch.from_numpy(self.igl.fast_winding_number(*mesh, where.numpy()))
-            sign = torch.where(winding.abs() > 0.5, -1.0, 1.0)
+            sign = torch.where(self.shape.inside(where), -1.0, 1.0)
             distance, slope = sign * distance, sign[:, None] * slope
         return distance.float(), slope.float()
 
@@ -223,30 +212,45 @@ class DistanceSource:
         return self._samples(count, stream).points
 
     def _samples(self, count: int, stream: int) -> SurfaceSamples:
-        return self.surface.sample(count, (self.seed * 1_000_003 + stream) % 2**63)
+        return self.shape.sample(count, (self.seed * 1_000_003 + stream) % 2**63)
 
 
 def read_distances(path: Path, seed: int, target: Target = "sdf") -> DistanceSource:
-    """The distances to the mesh of a file. InputError where there is none."""
-    mesh = read_mesh(path)
-    return DistanceSource(mesh, unit_cube(mesh, str(path)), seed, target)
+    """The distances to the mesh of a file, or to its points where a .ply has no faces.
+
+    InputError where there is neither, and for points without normals that are to have an inside.
+    """
+    if path.suffix.lower() == ".ply" and (cloud := _cloud(path)) is not None:
+        points, normals = cloud
+        to_field = unit_cube(points, str(path))
+        if normals is None and target != "udf":
+            got = f"{len(points):,} points without normals"
+            raise InputError(str(path), got, "normals, which tell the inside", "Learn --as udf.")
+        shape: Shape = CloudShape.of(to_field.apply(points), normals)
+        return DistanceSource(shape, to_field, seed, target)
+    return of_mesh(read_mesh(path), seed, target, str(path))
 
 
-def unit_cube(mesh: Mesh, where: str) -> Similarity:
-    """Takes the middle of the mesh's box to that of the unit cube, its longest side to SIDE."""
-    vertices = mesh.vertices[mesh.faces.reshape(-1).unique()].double()
-    low, high = vertices.amin(0), vertices.amax(0)
+def of_mesh(mesh: Mesh, seed: int, target: Target = "sdf", where: str = "a mesh") -> DistanceSource:
+    """The distances to a mesh. InputError, beginning with `where`, for one without size."""
+    to_field = unit_cube(mesh.vertices[mesh.faces.reshape(-1).unique()], where)
+    return DistanceSource(MeshShape(mesh.transformed(to_field)), to_field, seed, target)
+
+
+def unit_cube(points: Float[Tensor, "n 3"], where: str) -> Similarity:
+    """Takes the middle of the points' box to that of the unit cube, its longest side to SIDE."""
+    points = points.double()
+    low, high = points.amin(0), points.amax(0)
     side = float((high - low).max())
     if not 0 < side < 1e30:
-        raise InputError(where, f"its longest side is {side:g}", "a mesh of some size")
+        raise InputError(where, f"its longest side is {side:g}", "a surface of some size")
     scale = SIDE / side
     return Similarity(scale, torch.eye(3, dtype=torch.float64), 0.5 - scale * (low + high) / 2)
 
 
-def _package() -> ModuleType:
-    try:
-        import igl
-    except ImportError as error:
-        purpose = "Learning the distances to a mesh"
-        raise MissingExtraError("libigl", "surfaces", purpose) from error
-    return igl
+def _cloud(path: Path) -> tuple[Tensor, Tensor | None] | None:
+    """Points and their normals, of a PLY without faces; None of another file."""
+    if has_faces(path):
+        return None
+    found = read_points(path, str(path), normals=True)
+    return found.position, found.normal

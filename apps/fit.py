@@ -31,6 +31,7 @@ from polyfield.apps.signal_task import SignalTask
 from polyfield.apps.terminal import say
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh_report import mesh_report
+from polyfield.extract.shapes import MeshShape
 from polyfield.fields.table import arguments_of, signal_backend, smoothed, with_sizes
 
 MINUTES = 1.0
@@ -202,8 +203,10 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
 
 def openness(source: DistanceSource) -> list[str]:
     """A warning where so much of a mesh's surface is missing that inside means little."""
-    report = mesh_report(source.mesh)
-    rim = sum(each.length for each in report.openings) / float(source.surface.running[-1]) ** 0.5
+    if not isinstance(source.shape, MeshShape):
+        return []
+    report = mesh_report(source.shape.mesh)
+    rim = sum(each.length for each in report.openings) / source.shape.area**0.5
     if rim <= OPEN:
         return []
     openings = (
@@ -215,7 +218,9 @@ def openness(source: DistanceSource) -> list[str]:
 def described(source: RasterSource | DistanceSource) -> str:
     """What a signal is, in a few words."""
     if isinstance(source, DistanceSource):
-        return f"a mesh of {len(source.faces):,} faces"
+        if isinstance(source.shape, MeshShape):
+            return f"a mesh of {len(source.shape.mesh.faces):,} faces"
+        return "a cloud of points"
     raster: Raster = source.raster
     size = f"{source.width} x {source.height}"
     what = f"an image of {size} pixels"

@@ -20,7 +20,7 @@ class Fit:
 
     signal: Annotated[Positional[Path | None], optional("[SIGNAL]")] = None
     """An image (PNG, JPEG, EXR, ...), a film (MP4, ..., or a folder of frames), or a mesh (OBJ,
-    PLY, OFF, STL, GLB), whose distances are learned. Not needed with --resume."""
+    PLY, OFF, STL, GLB) or points (PLY), whose distances are learned. Not needed with --resume."""
     field: str = "hash-grid"
     """Kind of field to learn it with."""
     parameters: Annotated[int | None, optional("N")] = None

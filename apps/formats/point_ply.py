@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _TYPES = {
     **dict.fromkeys(("double", "float64"), "f8"),
 }
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_WANTED, _NORMAL = {"x", "y", "z", "red", "green", "blue"}, {"nx", "ny", "nz"}
 _LONGEST_HEADER = _LONGEST_LINE = 1 << 16
 _ROWS = 1 << 14  # of a text, read at once
 _MOST_POINTS, _MOST_BYTES = 1 << 24, 1 << 32  # ten times what a sparse cloud has
@@ -41,6 +43,8 @@ class Points:
 
     position: Float64[Tensor, "n 3"]
     color: UInt8[Tensor, "n 3"] | None
+    normal: Float64[Tensor, "n 3"] | None = None
+    """As the file has them, of any length."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class _Header:
     types: tuple[str, ...]
 
 
-def read_points(path: Path, where: str) -> Points:
+def read_points(path: Path, where: str, normals: bool = False) -> Points:
     """The vertices of a PLY, text or binary, with their colours where red, green, blue are uint8.
+
+    normals: with nx, ny, nz, where it has them.
 
     No count is believed that the file cannot hold. InputError, beginning with `where`, for another
     file, one that is cut off, and positions that are not finite or beyond LARGEST.
@@ -61,7 +67,10 @@ def read_points(path: Path, where: str) -> Points:
     try:
         with open_plain(path) as file:
             header = _header(file, where)
-            table = _text(file, header, where) if not header.order else _binary(file, header, where)
+            kept = _WANTED | (_NORMAL if normals else set())
+            table = (
+                _binary(file, header, where) if header.order else _text(file, header, where, kept)
+            )
     except OSError as error:
         raise InputError(where, f"cannot be read ({error.strerror})", _EXPECTED) from error
     # Column by column: of whole columns in float64 each takes many times what a byte takes.
@@ -78,7 +87,22 @@ def read_points(path: Path, where: str) -> Points:
     if all(kinds.get(name) == "u1" for name in ("red", "green", "blue")):
         channels = [table[name].astype(np.uint8) for name in ("red", "green", "blue")]
         color = torch.from_numpy(np.stack(channels, 1))
-    return Points(position, color)
+    normal = None
+    if normals and kinds.keys() >= _NORMAL:
+        columns = [table[name].astype(np.float64) for name in ("nx", "ny", "nz")]
+        normal = torch.from_numpy(np.stack(columns, 1))
+    return Points(position, color, normal)
+
+
+def has_faces(path: Path) -> bool:
+    """Whether the header of a PLY promises faces; true of what is none, or cannot be read."""
+    try:
+        with open_plain(path) as file:
+            head = file.read(_LONGEST_HEADER).partition(b"end_header")[0]
+    except OSError:
+        return True
+    counts = re.findall(rb"(?m)^element\s+(?:face|tristrips)\s+(\d+)", head)
+    return not head.startswith(b"ply") or any(count.strip(b"0") for count in counts)
 
 
 def write_points(path: Path, points: Points) -> None:
@@ -156,7 +180,7 @@ def _binary(file: BinaryIO, header: _Header, where: str) -> np.ndarray:
     return np.memmap(file, form, "r", file.tell(), (header.count,))
 
 
-def _text(file: BinaryIO, header: _Header, where: str) -> np.ndarray:
+def _text(file: BinaryIO, header: _Header, where: str, kept: set[str]) -> np.ndarray:
     left = os.fstat(file.fileno()).st_size - file.tell()
     if not header.count:
         return np.empty(0, [(name, "f8") for name in header.names])
@@ -166,7 +190,7 @@ def _text(file: BinaryIO, header: _Header, where: str) -> np.ndarray:
         raise InputError(where, got, "what the file holds", "Copy it again.")
     if left > MOST_TEXT_BYTES:
         raise InputError(where, f"{left} bytes of text", f"at most {MOST_TEXT_BYTES:,}, or binary")
-    wanted = [n for n in header.names if n in ("x", "y", "z", "red", "green", "blue")]
+    wanted = [name for name in header.names if name in kept]
     kinds = dict(zip(header.names, header.types, strict=True))
     form = [(name, "u1" if kinds[name] == "u1" else "f8") for name in wanted]
     table = np.empty(header.count, form)

@@ -7,10 +7,18 @@ from torch import Generator
 from torch.nn.functional import normalize
 
 from polyfield.apps import distances
-from polyfield.apps.distances import APART, SIDE, SLOPES, DistanceSource, read_distances, unit_cube
+from polyfield.apps.distances import (
+    APART,
+    SIDE,
+    SLOPES,
+    DistanceSource,
+    of_mesh,
+    read_distances,
+)
 from polyfield.apps.signal_source import Source
 from polyfield.cuda.errors import InputError, MissingExtraError
 from polyfield.extract.mesh import Mesh
+from polyfield.extract.shapes import MeshShape
 from polyfield.fields.similarity import Similarity
 
 pytest.importorskip("igl", reason="the extra surfaces is not installed")
@@ -45,8 +53,7 @@ def small_pools():
 
 @pytest.fixture(scope="module")
 def source():
-    mesh = sphere()
-    return DistanceSource(mesh, unit_cube(mesh, "sphere"), 0)
+    return of_mesh(sphere(), 0)
 
 
 def exact(points):
@@ -56,7 +63,7 @@ def exact(points):
 
 def test_the_mesh_lies_in_the_middle_of_the_unit_cube():
     mesh = sphere()
-    to_field = unit_cube(mesh, "sphere")
+    to_field = of_mesh(mesh, 0).to_field
     moved = to_field.apply(mesh.vertices)
     torch.testing.assert_close(moved.amin(0), torch.full((3,), 0.5 - SIDE / 2), atol=1e-4, rtol=0)
     torch.testing.assert_close(moved.amax(0), torch.full((3,), 0.5 + SIDE / 2), atol=1e-4, rtol=0)
@@ -67,7 +74,8 @@ def test_the_mesh_lies_in_the_middle_of_the_unit_cube():
 def test_vertices_that_no_face_has_do_not_move_the_mesh():
     mesh = sphere()
     stray = Mesh(torch.cat([mesh.vertices, torch.tensor([[900.0, 0, 0]])]), mesh.faces)
-    assert unit_cube(stray, "sphere").to_json() == unit_cube(mesh, "sphere").to_json()
+    assert of_mesh(stray, 0).to_field.to_json() == of_mesh(mesh, 0).to_field.to_json()
+    assert of_mesh(stray, 0).sides == pytest.approx((SIDE, SIDE, SIDE), abs=1e-3)
 
 
 def test_distances_are_those_of_the_sphere_negative_inside(source):
@@ -78,7 +86,8 @@ def test_distances_are_those_of_the_sphere_negative_inside(source):
 
 def test_a_hole_changes_no_sign_away_from_it():
     mesh = sphere(without=200)
-    holed = DistanceSource(mesh, unit_cube(sphere(), "sphere"), 0)
+    to_field = of_mesh(sphere(), 0).to_field
+    holed = DistanceSource(MeshShape(mesh.transformed(to_field)), to_field, 0)
     points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
     far = (exact(points).abs() > 0.02) & (points[:, 2] > 0.2)  # the hole is at the bottom
     assert torch.equal(holed.distance(points[far]) < 0, exact(points[far]) < 0)
@@ -111,20 +120,20 @@ def test_points_beside_the_surface_are_as_far_as_the_slope_says(source):
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(source, monkeypatch):
     monkeypatch.setattr(distances, "POOL_STEPS", 2)
-    again = DistanceSource(sphere(), source.to_field, 0)
+    again = of_mesh(sphere(), 0)
     again.batch(3, 64)
     for step in (5, 2):
         for a, b in zip(again.batch(step, 64), source.batch(step, 64), strict=True):
             assert torch.equal(a, b)
     first, later = source.batch(0, 64), source.batch(2, 64)
     assert not torch.equal(first[0], later[0])
-    other = DistanceSource(sphere(), source.to_field, 1)
+    other = of_mesh(sphere(), 1)
     assert not torch.equal(other.batch(5, 64)[0], again.batch(5, 64)[0])
 
 
 def test_after_some_steps_a_third_of_the_points_gives_way_to_others(source, monkeypatch):
     monkeypatch.setattr(distances, "POOL_STEPS", 1)
-    again = DistanceSource(sphere(), source.to_field, 0)
+    again = of_mesh(sphere(), 0)
     pools = []
     for step in range(5):
         again.batch(step, 8)
@@ -152,13 +161,13 @@ def square(points):
 def sheet():
     corners = torch.tensor([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]])
     mesh = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
-    return DistanceSource(mesh, unit_cube(mesh, "sheet"), 0, "udf")
+    return of_mesh(mesh, 0, "udf")
 
 
 @pytest.mark.parametrize("target", ["sdf", "udf"])
 def test_distances_to_what_is_open_are_exact_whatever_their_sign(sheet, target):
     """Of a winding number between 0 and 1 nothing gets into them."""
-    source = DistanceSource(sheet.mesh, Similarity.identity(), 0, target)
+    source = DistanceSource(sheet.shape, Similarity.identity(), 0, target)
     points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
     torch.testing.assert_close(source.distance(points).abs(), square(points), atol=1e-6, rtol=0)
     if target == "udf":
@@ -192,8 +201,7 @@ def test_a_field_without_a_sign_is_measured_about_the_surface(sheet):
 
 @pytest.fixture(scope="module")
 def inside():
-    mesh = sphere()
-    return DistanceSource(mesh, unit_cube(mesh, "sphere"), 0, "occupancy")
+    return of_mesh(sphere(), 0, "occupancy")
 
 
 def test_an_occupancy_is_1_inside_and_0_outside_of_points_near_and_far(inside):
@@ -308,6 +316,40 @@ def test_a_mesh_without_size_is_refused(tmp_path):
 
 def test_without_the_package_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "igl", None)
-    mesh = sphere(rings=4)
     with pytest.raises(MissingExtraError, match=r"polyfield\[surfaces\]"):
-        DistanceSource(mesh, unit_cube(mesh, "sphere"), 0)
+        of_mesh(sphere(rings=4), 0)
+
+
+def written(path, points, normals=None):
+    """A PLY of points as scanners write them."""
+    names = ["x", "y", "z"] + (["nx", "ny", "nz"] if normals is not None else [])
+    rows = points if normals is None else torch.cat([points, normals], 1)
+    head = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
+    head += [f"property float {name}" for name in names] + ["element face 0"]
+    head += ["property list uchar int vertex_indices", "end_header"]
+    body = [" ".join(f"{value:.6f}" for value in row) for row in rows.tolist()]
+    path.write_text("\n".join([*head, *body]) + "\n")
+    return path
+
+
+def test_points_of_a_file_are_learned_from_as_a_mesh_is(tmp_path):
+    away = normalize(torch.randn(6000, 3, generator=Generator().manual_seed(4)), dim=1)
+    path = written(tmp_path / "scan.ply", 2.0 * away + torch.tensor([5.0, -1, 3]), away)
+    found = read_distances(path, 0)
+    points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
+    assert (found.distance(points) - exact(points)).abs().quantile(0.99) < 2e-3
+    x, wanted = found.batch(0, 1 << 12)
+    assert (wanted[:, 0] - exact(x)).abs().quantile(0.99) < 4e-3
+    score = found.measure(lambda x: exact(x)[:, None], lambda x: x - 0.5, 1 << 12)
+    assert score.overlap > 0.98 and score.normal_degrees < 3
+
+
+def test_points_without_normals_have_no_inside(tmp_path):
+    away = normalize(torch.randn(3000, 3, generator=Generator().manual_seed(4)), dim=1)
+    path = written(tmp_path / "scan.ply", away)
+    for target in ("sdf", "occupancy"):
+        with pytest.raises(InputError, match="scan.ply: 3,000 points without normals.*--as udf"):
+            read_distances(path, 0, target)
+    points = torch.rand(4000, 3, generator=Generator().manual_seed(0))
+    found = read_distances(path, 0, "udf").distance(points)
+    assert (found - exact(points).abs()).abs().quantile(0.99) < 4e-3

@@ -18,6 +18,7 @@ from polyfield.apps.fitted import is_fit, load_fitted, numbers_of
 from polyfield.apps.formats.exr import read_exr, write_exr
 from polyfield.apps.formats.films import read_film
 from polyfield.apps.formats.mesh_files import read_mesh, write_mesh
+from polyfield.apps.formats.point_ply import Points, write_points
 from polyfield.apps.image_files import decode
 from polyfield.apps.interruption import Interrupted
 from polyfield.apps.main import main
@@ -325,6 +326,31 @@ def test_what_is_open_is_learned_without_a_sign_and_stays_open(tmp_path, monkeyp
     assert fit(Fit(out=tmp_path / "run", resume=True)).distances == score
     with pytest.raises(InputError, match="--sharp: distances without a sign"):
         export(Export(tmp_path / "run", tmp_path / "a.ply", resolution=32, sharp=True))
+
+
+def test_a_cloud_of_points_is_learned_and_cut_into_a_mesh(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_outputs, "RESOLUTION", 48)
+    monkeypatch.setattr(fit_module, "DISTANCE_SAMPLES", 1 << 12)
+    pytest.importorskip("igl", reason="the extra surfaces is not installed")
+    random = torch.Generator().manual_seed(0)
+    away = torch.nn.functional.normalize(torch.randn(5000, 3, generator=random), dim=1)
+    points = Points((7.0 * away + 20).double(), None)
+    write_points(tmp_path / "bare.ply", points)
+    table = torch.cat([points.position, away.double()], 1).float().numpy()
+    names = "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex 5000\n{names}end_header\n"
+    (tmp_path / "scan.ply").write_bytes(head.encode() + table.tobytes())
+    said = []
+    sizes = "finest_resolution=64,levels=8"
+    options = Fit(tmp_path / "scan.ply", steps=300, sizes=sizes, out=tmp_path / "run")
+    result = fit(options, on_message=said.append)
+    assert any("a cloud of points" in line for line in said)
+    assert result.distances.overlap > 0.97
+    mesh = read_mesh(Path(result.reconstruction))
+    assert ((mesh.vertices - 20).norm(dim=1) - 7).abs().quantile(0.9) < 0.15
+    with pytest.raises(InputError, match="5,000 points without normals"):
+        fit(Fit(tmp_path / "bare.ply", out=tmp_path / "bare"))
+    assert not (tmp_path / "bare").exists()
 
 
 def test_of_an_image_no_distances_are_learned(image, tmp_path):

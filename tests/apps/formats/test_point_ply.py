@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polyfield.apps.formats.point_ply import Points, read_points, write_points
+from polyfield.apps.formats.point_ply import Points, has_faces, read_points, write_points
 from polyfield.apps.scene import load_scene
 from polyfield.cuda.errors import InputError
 
@@ -225,3 +225,42 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "a.ply")
     with pytest.raises(InputError, match="no plain file"):
         read_points(tmp_path / "a.ply", "a.ply")
+
+
+@pytest.mark.parametrize("order", ["ascii", "<", ">"])
+def test_normals_are_read_where_they_are_asked_for(tmp_path, order):
+    names = ["x", "ny", "y", "nx", "z", "nz"]
+    values = np.arange(12, dtype=np.float32).reshape(2, 6)
+    kind = {"ascii": "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[order]
+    head = ["ply", f"format {kind} 1.0", "element vertex 2"]
+    head += [f"property float {name}" for name in names] + ["end_header"]
+    body = values.astype(order + "f4").tobytes() if order != "ascii" else b""
+    if order == "ascii":
+        body = "\n".join(" ".join(map(str, row)) for row in values.tolist()).encode() + b"\n"
+    path = tmp_path / "a.ply"
+    path.write_bytes(("\n".join(head) + "\n").encode() + body)
+    assert read_points(path, "a.ply").normal is None
+    found = read_points(path, "a.ply", normals=True)
+    assert found.position.tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert found.normal.tolist() == [[3, 1, 5], [9, 7, 11]]
+    assert not has_faces(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "faces"),
+    [
+        (b"ply\nformat ascii 1.0\nelement vertex 1\nelement face 12\nend_header\n", True),
+        (b"ply\nformat ascii 1.0\nelement vertex 1\nelement face 0\nend_header\n", False),
+        (b"ply\nelement vertex 1\nend_header\nelement face 3\n", False),
+        (b"ply\nelement vertex 1\nelement tristrips 1\nend_header\n", True),
+        (b"no ply\nelement vertex 1\nend_header\n", True),  # whoever reads it says what is wrong
+        (b"", True),
+    ],
+)
+def test_a_header_says_whether_there_are_faces(tmp_path, content, faces):
+    (tmp_path / "a.ply").write_bytes(content)
+    assert has_faces(tmp_path / "a.ply") == faces
+
+
+def test_what_is_not_there_may_have_faces(tmp_path):
+    assert has_faces(tmp_path / "absent.ply")
