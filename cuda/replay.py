@@ -41,6 +41,8 @@ _MEANINGS = {
     "cpu": (),
     "reversed": ("-DREVERSE_LANES",),
 }
+# What ThreadSanitizer says of addresses that it did not expect, and not of the program.
+_SCATTERED = ("unexpected memory mapping", "ThreadSanitizer failed to allocate")
 _SUSPECT = re.compile(
     r"WARNING: ThreadSanitizer: |ERROR: AddressSanitizer|runtime error: |^DIFFERS: ", re.MULTILINE
 )
@@ -92,7 +94,8 @@ def replay(
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ.get("PATH", os.defpath)} | _SETTINGS
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if "unexpected memory mapping" in done.stderr and shutil.which("setarch"):
+    scattered = any(words in done.stderr for words in _SCATTERED)
+    if scattered and shutil.which("setarch"):
         # Some kernels scatter addresses more widely than ThreadSanitizer can follow.
         done = subprocess.run(
             ["setarch", "-R", *command], capture_output=True, text=True, env=environment

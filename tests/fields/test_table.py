@@ -16,7 +16,9 @@ from polyfield.fields.field import TrainableField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.signal import Signal
+from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import FIELDS, Backend, arguments_of, build_field, build_signal
+from polyfield.fields.tiny_cuda_nn_field import TinyCudaNnRadiance
 from polyfield.fields.warp import build_warp
 
 N = 300
@@ -275,7 +277,9 @@ def test_a_backend_without_signals_is_refused_with_those_that_have_them(monkeypa
         build_signal("lone", {}, 2, 3)
 
 
-def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside_it():
+def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside_it(
+    tiny_cuda_nn_library,
+):
     """A backend without its line is found here, and so is a part that nothing uses."""
     defined = set()
     for found in pkgutil.iter_modules(polyfield.fields.__path__):
@@ -287,6 +291,8 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
     beside = [ProposalNetwork(), Environment((0.5, 0.5, 0.5))]
     beside += [built_signal(name, 2) for name in SIGNALS]
     beside += [build_signal("mlp", {"waves": 16}, 2, 3)]
+    beside += [SurfaceRadiance(built("hash-grid"), "neus", 0.3)]
+    beside += [TinyCudaNnRadiance(built("hash-grid"), tiny_cuda_nn_library)]
     whole = [*(built(name) for name in FIELDS), *beside]
     whole += [build_field(name, {}, warp=build_warp(warp)) for name in FIELDS for warp in WARPS]
     used = {type(part) for field in whole for part in field.modules()}
