@@ -36,7 +36,9 @@ def test_a_sphere_s_distance_has_no_eikonal_error_and_curvature_2_over_r():
 
     x = normalize(POINTS - 0.5, dim=1) * 0.4
     assert float(distance_error(distance, x, 1e-3, 1.0, 0.0)) < 1e-5
-    assert float(distance_error(distance, x, 1e-3, 0.0, 0.5)) == pytest.approx(0.5 * 5.0, rel=1e-3)
+    for side in (1, -1):  # inside out as much
+        error = distance_error(lambda x, s=side: s * distance(x), x, 1e-3, 0.0, 0.5)
+        assert float(error) == pytest.approx(0.5 * 5.0, rel=1e-3)
 
 
 def test_slopes_that_are_not_1_count_by_the_square_of_what_they_are_off():
