@@ -67,10 +67,10 @@ def test_a_box_keeps_its_edges_and_corners(seed):
     assert area(mesh) == pytest.approx(2 * (a * b + b * c + c * a), rel=2e-4)
     report = mesh_report(mesh)
     assert report.watertight and report.euler == 2 and report.components == 1
-    # Quads over an edge are split along it: no face cuts across.
-    vectors = mesh.face_vectors()
-    flat = (normalize(vectors, dim=1) @ rotation.double()).abs().amax(1) > 0.999
-    assert vectors.norm(dim=1)[flat].sum() > 0.998 * area(mesh)
+    # Quads over an edge are split along it: hardly a face is folded over or cuts across.
+    _, slope = with_gradient(box(rotation))(mesh.vertices[mesh.faces].mean(1))
+    facing = (normalize(mesh.face_vectors(), dim=1) * normalize(slope, dim=1)).sum(1)
+    assert (facing < 0.9).double().mean() < 0.002
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
     corners = CENTER + (signs * HALF) @ rotation.T
     nearest = torch.cdist(corners, mesh.vertices).amin(1)
