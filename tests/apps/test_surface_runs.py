@@ -36,14 +36,18 @@ def options(scene, out, surface="neus", **more):
     return Train(scene, out=out, surface=surface, device="cpu", **wished)
 
 
-@pytest.fixture(scope="module", params=["neus", "volsdf"])
-def run(request, scene, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / request.param
-    train(options(scene, out, request.param))
-    return out
+@pytest.mark.parametrize("surface", ["neus", "volsdf"])
+def test_a_surface_is_learned_shown_and_cut(scene, tmp_path, surface):
+    """One run, looked at from all sides: two workers would train it twice."""
+    run = tmp_path / surface
+    train(options(scene, run, surface))
+    it_predicts_an_unseen_view_and_its_surface_got_sharper(run)
+    its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path)
+    distances_are_distances(run)
+    views_have_normals(run, tmp_path)
 
 
-def test_it_predicts_an_unseen_view_and_its_surface_got_sharper(run):
+def it_predicts_an_unseen_view_and_its_surface_got_sharper(run):
     assert evaluate(Eval(run, device="cpu")).psnr > 20  # a blank image reaches 12
     found = load(run, CPU)
     assert isinstance(found.field, SurfaceRadiance) and found.settings.surface == run.name
@@ -51,7 +55,7 @@ def test_it_predicts_an_unseen_view_and_its_surface_got_sharper(run):
     assert float(found.field.sharpness) > 1.5 * SHARPNESS
 
 
-def test_its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
+def its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
     result = export(Export(run, tmp_path / "ball.ply", resolution=96, device="cpu"))
     assert result.quality.watertight and result.quality.components == 1
     mesh = read_mesh(tmp_path / "ball.ply")
@@ -69,7 +73,7 @@ def test_its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
     assert float((radius - RADIUS).abs().median()) < (0.03 if run.name == "neus" else 0.08)
 
 
-def test_distances_are_distances(run):
+def distances_are_distances(run):
     field = load(run, CPU).field
     x = 0.5 + 0.35 * (torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) - 0.5)
     x.requires_grad_()
@@ -77,7 +81,7 @@ def test_distances_are_distances(run):
     assert 0.8 < float(slope.norm(dim=1).median()) < 1.25
 
 
-def test_views_have_normals(run, tmp_path):
+def views_have_normals(run, tmp_path):
     render(Render(run, views="test", out=tmp_path / "views", device="cpu"))
     assert (tmp_path / "views" / "r_1.normal.png").is_file()
 
