@@ -143,6 +143,8 @@ def export(options: Export) -> ExportResult:
     if options.sharp and not isinstance(trained.field, SurfaceField):
         remedy = "Train with --surface neus."
         raise InputError("--sharp", "the run has densities", "one of distances", remedy)
+    if options.level is not None and isinstance(trained.field, SurfaceField):
+        raise InputError("--level", "the run has distances", "none: their surface lies at 0")
     if options.fused and (options.sharp or options.level is not None):
         raise InputError("--fused", "with --sharp or --level", "neither: it cuts depth maps")
     if options.fused:
@@ -190,7 +192,7 @@ def surface_of(
 
     color = partial(_color, field)
     if isinstance(field, SurfaceField):
-        return _zero_surface(trained, field, color, resolution, sharp), 0.0
+        return _zero_surface(trained, field, color, resolution, keep_unseen, sharp), 0.0
     if level is None:
         origins, directions = _training_rays(trained, device)
         level = surface_level(density, origins, directions)
@@ -244,22 +246,23 @@ def _zero_surface(
     field: SurfaceField,
     color: Callable[..., Tensor],
     resolution: int,
+    keep_unseen: bool,
     sharp: bool,
 ) -> Mesh:
     """Where a field's distance is 0, in the user's frame, with normals from its slope: closed.
 
-    Of its components those go, as wholes, that no training camera sees.
+    Of its components those go, as wholes, that no training camera sees, unless keep_unseen.
     """
     device = trained.grid.bits.device
 
-    def with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-        return field.distance(x), slope_and_curvature(field.distance, x, 0.5 / resolution)[0]
+    def slope(x: Tensor) -> Tensor:
+        return slope_and_curvature(field.distance, x, 0.5 / resolution)[0]
 
     if sharp:
-        mesh = dual_contour(with_slope, resolution, STEEPEST, device=device)
+        mesh = dual_contour(field.distance, slope, resolution, STEEPEST, device=device)
     else:
         mesh = distance_mesh(field.distance, resolution, STEEPEST, device=device)
-    if len(mesh.faces):
+    if len(mesh.faces) and not keep_unseen:
         mesh = mesh.with_faces(seen_components(mesh, _seen(trained, 2 / (resolution - 1))))
     mesh = remove_floaters(mesh)
     if not len(mesh.faces):

@@ -52,11 +52,8 @@ def _closed_surface(fitted: Fitted, resolution: int, sharp: bool) -> tuple[Mesh,
     def distance(x: Tensor) -> Tensor:
         return sign * fitted.values(x)[:, 0]
 
-    def with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-        return distance(x), sign * fitted.slope(x)
-
     if sharp:
-        mesh = dual_contour(with_slope, resolution, steepest)
+        mesh = dual_contour(distance, lambda x: sign * fitted.slope(x), resolution, steepest)
     else:
         mesh = distance_mesh(distance, resolution, steepest)
     return mesh, "nothing is inside"

@@ -19,7 +19,8 @@ FARTHEST = 1.5  # cells from the mean of its crossings, that a vertex may lie
 BISECTIONS = 8  # of each crossed edge: gradients are read there
 ON_LATTICE = 1e-4  # of a cell: a crossing lies on its edge but for rounding
 
-WithGradient = Callable[[Float[Tensor, "n 3"]], tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]]
+Distance = Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]
+Gradient = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 
 
 class Loops(NamedTuple):
@@ -32,7 +33,8 @@ class Loops(NamedTuple):
 
 
 def dual_contour(
-    with_gradient: WithGradient,
+    distance: Distance,
+    gradient: Gradient,
     resolution: int,
     steepest: float | None = None,
     memory_bytes: int = 1 << 28,
@@ -40,25 +42,21 @@ def dual_contour(
 ) -> Mesh:
     """The closed surface distance = 0 in the unit cube, below 0 inside, sharp where it is.
 
-    with_gradient maps points float32 [n, 3] of the cube, at most CHUNK at once, to distances [n],
-    in sides of the cube, and their gradients [n, 3]; resolution, steepest, memory_bytes as
-    `distance_mesh`. A cell has a vertex for each loop in which the surface leaves it, where the
-    planes tangent at the loop's crossed edges meet, in the sense of least squares; a face joins the
-    four about each crossed edge. So two sheets in one cell stay apart; where both parts of a cell's
-    face belong to one loop on both sides, an edge keeps four faces. Raises InputError as
-    `distance_mesh`. Source: Ju et al., Dual contouring of Hermite data (2002); loops as in Schaefer
-    et al., Manifold dual contouring (2007).
+    distance maps points float32 [n, 3] of the cube, at most CHUNK at once, to [n], in sides of the
+    cube, and gradient, which is asked of vertices alone, to [n, 3]; resolution, steepest,
+    memory_bytes as `distance_mesh`. A cell has a vertex for each loop in which the surface leaves
+    it, where the planes tangent at the loop's crossed edges meet, in the sense of least squares; a
+    face joins the four about each crossed edge. So two sheets in one cell stay apart; where both
+    parts of a cell's face belong to one loop on both sides, an edge keeps four faces. Raises
+    InputError as `distance_mesh`. Source: Ju et al., Dual contouring of Hermite data (2002); loops
+    as in Schaefer et al., Manifold dual contouring (2007).
     """
-
-    def distance(x: Tensor) -> Tensor:
-        return with_gradient(x)[0]
-
     mesh = distance_mesh(distance, resolution, steepest, memory_bytes, BISECTIONS, device)
     if not len(mesh.faces):
         return mesh
     loops = loops_of_cells(mesh, resolution)
     points = mesh.vertices
-    slopes = torch.cat([with_gradient(part)[1].detach() for part in points.split(CHUNK)])
+    slopes = torch.cat([gradient(part).detach() for part in points.split(CHUNK)])
     normals = normalize(slopes.double(), dim=1)
     where = place_vertices(loops, points.double() * resolution, normals)
     quads = _quads(mesh, loops, normals, distance, resolution)

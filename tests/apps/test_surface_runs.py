@@ -67,6 +67,8 @@ def its_mesh_is_the_ball_closed_with_colours_and_normals(run, tmp_path):
     assert float((mesh.normals * outward).sum(1).median()) > 0.96
     expected = 0.5 + 0.4 * outward
     assert float((mesh.colors - expected).abs().median()) < 0.1
+    with pytest.raises(InputError, match="--level: the run has distances"):
+        export(Export(run, tmp_path / "none.ply", level=1.0, device="cpu"))
     sharp = Export(run, tmp_path / "sharp.ply", resolution=64, sharp=True, device="cpu")
     assert export(sharp).quality.watertight
     radius = read_mesh(tmp_path / "sharp.ply").vertices.norm(dim=1)

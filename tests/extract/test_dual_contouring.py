@@ -14,15 +14,17 @@ from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh_report import mesh_report
 
 
-def with_gradient(distance):
-    def both(x):
+def gradient_of(distance):
+    def gradient(x):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            value = distance(x)
-            (slope,) = torch.autograd.grad(value.sum(), x)
-        return value.detach(), slope
+            return torch.autograd.grad(distance(x).sum(), x)[0]
 
-    return both
+    return gradient
+
+
+def contour(distance, resolution, steepest=None):
+    return dual_contour(distance, gradient_of(distance), resolution, steepest)
 
 
 def turned(seed):
@@ -61,14 +63,14 @@ def area(mesh):
 def test_a_box_keeps_its_edges_and_corners(seed):
     rotation = torch.eye(3) if seed is None else turned(seed)
     resolution = 32
-    mesh = dual_contour(with_gradient(box(rotation)), resolution)
+    mesh = contour(box(rotation), resolution)
     a, b, c = (2 * HALF).double().tolist()
     assert volume(mesh) == pytest.approx(a * b * c, rel=2e-4)
     assert area(mesh) == pytest.approx(2 * (a * b + b * c + c * a), rel=2e-4)
     report = mesh_report(mesh)
     assert report.watertight and report.euler == 2 and report.components == 1
     # Quads over an edge are split along it: hardly a face is folded over or cuts across.
-    _, slope = with_gradient(box(rotation))(mesh.vertices[mesh.faces].mean(1))
+    slope = gradient_of(box(rotation))(mesh.vertices[mesh.faces].mean(1))
     facing = (normalize(mesh.face_vectors(), dim=1) * normalize(slope, dim=1)).sum(1)
     assert (facing < 0.9).double().mean() < 0.002
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
@@ -86,7 +88,7 @@ def test_a_ball_comes_nearer_by_the_square_of_the_lattice():
 
     errors = []
     for resolution in (12, 24, 48):
-        mesh = dual_contour(with_gradient(ball), resolution)
+        mesh = contour(ball, resolution)
         assert mesh_report(mesh).euler == 2
         errors.append(abs(volume(mesh) / (4 / 3 * math.pi * 0.37**3) - 1))
     assert errors[0] > 3 * errors[1] > 9 * errors[2]
@@ -109,18 +111,18 @@ def cylinder(x):
 @pytest.mark.parametrize(("shape", "euler"), [(ring, 0), (shell, 4), (cylinder, 2)])
 @pytest.mark.parametrize("resolution", [20, 33])
 def test_shapes_keep_their_topology_and_face_outward(shape, euler, resolution):
-    mesh = dual_contour(with_gradient(shape), resolution, steepest=1.1)
+    mesh = contour(shape, resolution, steepest=1.1)
     report = mesh_report(mesh)
     assert report.watertight and report.euler == euler and report.turned_edges == 0
     middle = mesh.vertices[mesh.faces].mean(1)
-    _, slope = with_gradient(shape)(middle)
+    slope = gradient_of(shape)(middle)
     facing = (mesh.face_vectors() * slope).sum(1) / mesh.face_vectors().norm(dim=1)
     assert (facing > 0).double().mean() > 0.995
     assert (shape(mesh.vertices).abs() < 0.15 / resolution).double().mean() > 0.98
 
 
 def test_the_rim_of_a_cylinder_is_sharp():
-    mesh = dual_contour(with_gradient(cylinder), 32)
+    mesh = contour(cylinder, 32)
     p = mesh.vertices - CENTER
     radius, height = p[:, :2].norm(dim=1), p[:, 2].abs()
     at_rim = (radius - 0.3).abs().maximum((height - 0.2).abs()) < 2e-3
@@ -142,23 +144,23 @@ def test_two_sheets_within_one_cell_stay_two():
         b = (x - torch.tensor([9.0, 9, 9]) / 16 + 0.02 / 16).norm(dim=1)
         return torch.minimum(a, b) - 0.45 / 16
 
-    mesh = dual_contour(with_gradient(diagonal), 16)
+    mesh = contour(diagonal, 16)
     report = mesh_report(mesh)
     assert (report.components, report.euler, report.watertight) == (2, 4, True)
     assert report.non_manifold_vertices == 0
 
 
 def test_what_reaches_the_cube_s_border_closes_on_it():
-    mesh = dual_contour(with_gradient(lambda x: x[:, 0] - 0.5), 16)
+    mesh = contour(lambda x: x[:, 0] - 0.5, 16)
     report = mesh_report(mesh)
     assert report.watertight and report.euler == 2
     assert volume(mesh) == pytest.approx(0.5, rel=0.08)  # a cell's part at the border
 
 
 def test_nothing_is_an_empty_mesh_and_nan_is_refused():
-    assert len(dual_contour(with_gradient(lambda x: 1 + 0 * x[:, 0]), 16).faces) == 0
+    assert len(contour(lambda x: 1 + 0 * x[:, 0], 16).faces) == 0
     with pytest.raises(InputError, match="NaN"):
-        dual_contour(with_gradient(lambda x: x[:, 0] * torch.nan), 16)
+        contour(lambda x: x[:, 0] * torch.nan, 16)
 
 
 def loop_of(count):
