@@ -11,6 +11,7 @@ from torch import Tensor
 from polyfield.cuda.composite import composite, visible_samples
 from polyfield.fields.appearance import InLightOf, rows_of
 from polyfield.fields.field import RadianceField, TrainableField
+from polyfield.render.cones import density_of
 from polyfield.render.exposure import at_mean_exposure
 from polyfield.render.packed import keep_samples
 from polyfield.render.samplers import Guide, place_samples
@@ -74,7 +75,7 @@ def fit_light(
     stops = torch.zeros(3, device=device, requires_grad=exposure)
     with torch.no_grad():
         samples = place_samples(field, guide, origins, directions, sampling)
-        density, features = field.density(samples.position)
+        density, features = density_of(field, samples.position, samples.extent)
         seen = visible_samples(density, samples.length, samples.ray_offsets, STOP)
         samples = keep_samples(samples, seen)
         density, features = density[seen], features[seen]

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
-from polyfield.fields.field import RadianceField
+from polyfield.fields.field import RadianceField, SurfaceField
 from polyfield.fields.similarity import Similarity
+from polyfield.render.cones import density_of
 from polyfield.render.occupancy import OccupancyGrid
 
 
@@ -45,12 +46,12 @@ class FieldAlongRays:
         t_ends: Float[Tensor, "*intervals"],
         ray_indices: Int[Tensor, " samples"] | None = None,
     ) -> Float[Tensor, "*intervals"]:
-        """Densities at the middles of intervals, at least 0, in 1 / t.
+        """Densities at the middles of intervals, or over them, at least 0, in 1 / t.
 
         For OccGridEstimator packed, for PropNetEstimator, which gives two arguments, batched.
         """
-        x, ray, there, lengths, _ = self._points(t_starts, t_ends, ray_indices)
-        density = self.field.density(x)[0] * lengths[ray]
+        x, extent, ray, there, lengths, _ = self._points(t_starts, t_ends, ray_indices)
+        density = density_of(self.field, x, extent)[0] * lengths[ray]
         return _spread(density, there).view(t_starts.shape)
 
     def rgb_sigma_fn(
@@ -60,8 +61,8 @@ class FieldAlongRays:
         ray_indices: Int[Tensor, " samples"] | None = None,
     ) -> tuple[Float[Tensor, "*intervals 3"], Float[Tensor, "*intervals"]]:
         """Colours in [0, 1], black where nothing is, and densities, for `nerfacc.rendering`."""
-        x, ray, there, lengths, directions = self._points(t_starts, t_ends, ray_indices)
-        density, features = self.field.density(x)
+        x, extent, ray, there, lengths, directions = self._points(t_starts, t_ends, ray_indices)
+        density, features = density_of(self.field, x, extent)
         color = self.field.color(features, self.field.encode_directions(directions)[ray])
         density = _spread(density * lengths[ray], there)
         return _spread(color, there).view(*t_starts.shape, 3), density.view(t_starts.shape)
@@ -77,8 +78,9 @@ class FieldAlongRays:
 
     def _points(
         self, t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Of intervals where something may be: middles in the unit cube, rays, which of all.
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+        """Of intervals where something may be: middles in the unit cube, halves as vectors where
+        the field wants them, rays, which of all.
 
         Then of every ray: what t counts in, in the unit cube, and its unit direction there.
         """
@@ -91,7 +93,11 @@ class FieldAlongRays:
         middle = 0.5 * (first + last) * lengths[every]
         x = self.to_field.apply(self.origins)[every] + middle[:, None] * directions[every]
         there = self._holds(x.detach(), (last - first) * lengths.detach()[every])
-        return x[there], every[there], there, lengths, directions
+        extent = None
+        if isinstance(self.field, SurfaceField):
+            half = 0.5 * (last - first) * lengths[every]
+            extent = (half[:, None] * directions[every])[there]
+        return x[there], extent, every[there], there, lengths, directions
 
     def _ray_of(self, t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor | None) -> Tensor:
         """The ray of every interval, flat."""

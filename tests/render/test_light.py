@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from polyfield.cuda.composite import visible_samples
 from polyfield.fields.appearance import InLightOf
+from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import build_field
 from polyfield.render.exposure import MOST_STOPS, at_mean_exposure
 from polyfield.render.light import Light, fit_light
@@ -132,6 +135,19 @@ def test_with_nothing_to_find_the_light_is_that_of_the_mean(field):
     found = fitted(plain, shown(plain) * 0.5, exposure=False)
     assert torch.equal(found.stops, torch.zeros(3)) and found.code is None
     torch.testing.assert_close(on(found, plain), shown(plain), atol=1e-6, rtol=1e-5)
+
+
+def test_of_a_field_that_knows_pieces_of_rays_the_light_is_found_over_them(field):
+    """Of a wall within one long piece, its middle alone would show something else."""
+    surface = SurfaceRadiance(build_plain(field), "neus", 0.3)
+    surface.log_sharpness.data.fill_(6.0)
+    sampling = replace(SAMPLING, step=0.1, pieces=True)
+    grid, stops = full_grid(1, 32, torch.device("cpu")), torch.tensor([0.7, -0.4, 0.2])
+    with torch.no_grad():
+        seen = render_rays(surface, grid, *rays(), sampling)
+    target = Light(stops, None).on(seen.color, seen.opacity, rays()[2])
+    found = fit_light(surface, grid, *rays(), target, sampling, exposure=True)
+    torch.testing.assert_close(found.stops, stops, atol=0.01, rtol=0)
 
 
 def test_a_light_puts_on_what_the_exposure_takes_off():

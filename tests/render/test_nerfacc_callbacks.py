@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from polyfield.cuda.composite import composite
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
+from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import FIELDS, arguments_of, build_field
 from polyfield.render.nerfacc_callbacks import FieldAlongRays
 from polyfield.render.occupancy import full_grid
@@ -117,6 +118,38 @@ def test_marched_samples_give_our_image_where_the_grid_is_partly_off(nerfacc, na
     assert 0.01 < opacity.mean() < 0.99
     torch.testing.assert_close(color, rendered.color, atol=1e-5, rtol=0)
     torch.testing.assert_close(opacity[:, 0], rendered.opacity, atol=1e-5, rtol=0)
+
+
+def test_a_field_that_knows_pieces_of_rays_is_asked_over_intervals(nerfacc):
+    """A surface half of whose rays end within one interval: middles alone would not tell."""
+    field = SurfaceRadiance(built("hash-grid"), "neus", 0.3)
+    with torch.no_grad():
+        field.log_sharpness.fill_(5.0)
+    origins, directions = rays()
+    directions = normalize(directions, dim=1)
+    sampling = Sampling(step=0.05, cone=0.0, near=0.1, pieces=True)
+    grid = full_grid(1, 32, CPU)
+    rendered = render_rays(field, grid, origins, directions, BACKGROUND.expand(RAYS, 3), sampling)
+    full = march_rays(grid, origins, directions, sampling, 0, 0, False)
+    counts = full.ray_offsets.diff().long()
+    begin, end = torch.zeros(2, RAYS, int(counts.max()))
+    here = torch.arange(begin.shape[1]) < counts[:, None]
+    begin[here], end[here] = full.distance - full.length / 2, full.distance + full.length / 2
+    for back in (Similarity.identity(), FRAME.inverse()):
+        away = directions @ back.rotation.T.float()
+        seen = FieldAlongRays(field, back.apply(origins), away, back.inverse(), grid)
+        ends = begin * back.scale, end * back.scale
+        color, opacity, *_ = nerfacc.rendering(
+            *ends, rgb_sigma_fn=seen.rgb_sigma_fn, render_bkgd=BACKGROUND
+        )
+        torch.testing.assert_close(color, rendered.color, atol=2e-3, rtol=0)
+        torch.testing.assert_close(opacity[:, 0], rendered.opacity, atol=2e-3, rtol=0)
+        _, density = seen.rgb_sigma_fn(*ends)
+        assert torch.equal(seen.sigma_fn(*ends), density)
+    assert rendered.opacity.max() > 0.9
+    points = field.density(full.position)[0] * full.length
+    pieces = field.density(full.position, full.extent)[0] * full.length
+    assert (points - pieces).abs().max() > 0.5
 
 
 @pytest.mark.parametrize("name", FIELDS)
