@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from polyfield.cuda.errors import InputError, MissingExtraError
-from polyfield.cuda.nearest import center_tree, nearest
+from polyfield.cuda.nearest import CenterTree, center_tree, nearest
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_metrics import SurfaceSampler, SurfaceSamples
 
@@ -21,6 +22,7 @@ RIM = 12  # neighbours whose plane a point without a normal lies in
 NEAREST = 6  # discs that may be the nearest
 COVERED = 1.6  # radii that a disc reaches: points strewn at random leave gaps between the others
 LEAST_POINTS = 64
+PIECE = 1 << 15  # points at once
 
 
 @runtime_checkable
@@ -108,18 +110,19 @@ class CloudShape:
         if len(points) < LEAST_POINTS:
             raise InputError("a cloud", f"{len(points)} points", f"at least {LEAST_POINTS}")
         tree = center_tree(points.float())
-        rows = torch.cat([nearest(part, tree, RIM + 1) for part in points.float().split(1 << 16)])
-        around = points[rows.long()] - points[:, None]
-        farthest = around.norm(dim=2).amax(1)
-        # A disc's share of the area that its neighbours fill.
-        radius = (farthest / RIM**0.5).clamp_min(1e-9)
+        parts = [_neighbourhood(part, points, tree) for part in points.split(PIECE)]
+        radius, planes = (torch.cat(each) for each in zip(*parts, strict=True))
         if normals is None:
-            _, axes = torch.linalg.eigh(around.mT @ around)
-            return cls(points, axes[:, :, 0], radius, False)
+            return cls(points, planes, radius, False)
         length = normals.norm(dim=1, keepdim=True)
         if not bool((length > 0).all() & length.isfinite().all()):
             raise InputError("a cloud", "normals without direction", "unit normals, or none")
         return cls(points, normals / length, radius, True)
+
+    @cached_property
+    def tree(self) -> CenterTree:
+        """Of the points: what makes the nearest quick to find."""
+        return center_tree(self.points.float())
 
     @property
     def low(self) -> Float[Tensor, " 3"]:
@@ -153,7 +156,7 @@ class CloudShape:
         self, x: Float64[Tensor, "n 3"]
     ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, "n 3"]]:
         """To the nearest of the discs about the nearest points."""
-        parts = [self._distance(part, rows) for part, rows in self._near(x)]
+        parts = [self._distance(part) for part in x.split(PIECE)]
         distance, slope = (torch.cat(each) for each in zip(*parts, strict=True))
         return distance, slope
 
@@ -169,11 +172,8 @@ class CloudShape:
         )
         return torch.from_numpy(winding) > INSIDE
 
-    def _near(self, x: Tensor) -> list[tuple[Tensor, Int64[Tensor, "n k"]]]:
-        tree = center_tree(self.points.float())
-        return [(part, nearest(part.float(), tree, NEAREST).long()) for part in x.split(1 << 15)]
-
-    def _distance(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = nearest(x.float(), self.tree, NEAREST).long()
         away = x[:, None] - self.points[rows]
         normal = self.normals[rows]
         height = (away * normal).sum(2, keepdim=True)
@@ -184,6 +184,17 @@ class CloudShape:
         distance, best = vectors.norm(dim=2).min(1)
         chosen = vectors[torch.arange(len(x)), best]
         return distance, normalize(chosen, dim=1, eps=1e-60)
+
+
+def _neighbourhood(
+    some: Tensor, points: Tensor, tree: CenterTree
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, "n 3"]]:
+    """Of some of the points: the radius of a disc, and the normal of the plane of neighbours."""
+    around = points[nearest(some.float(), tree, RIM + 1).long()] - some[:, None]
+    # A disc's share of the area that its neighbours fill.
+    radius = around.norm(dim=2).amax(1) / RIM**0.5
+    _, axes = torch.linalg.eigh(around.mT @ around)
+    return radius.clamp_min(1e-9), axes[:, :, 0]
 
 
 def _package(purpose: str) -> ModuleType:
