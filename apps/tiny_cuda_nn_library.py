@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import cast
 
 import torch
 
@@ -30,4 +31,4 @@ def tiny_cuda_nn_library(device: torch.device) -> TinyCudaNn:
     ) as error:  # it looks for its GPU's build when loaded
         got = f"does not load: {str(error)[:200]}"
         raise InputError(NAME, got, "bindings for this GPU", "Run polyfield doctor.") from error
-    return library  # type: ignore[return-value]
+    return cast(TinyCudaNn, library)

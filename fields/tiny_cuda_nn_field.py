@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.mlp import truncated_exponential
 from polyfield.fields.field import TrainableField
+from polyfield.fields.tiny_cuda_nn import network_to_json
 from polyfield.fields.tiny_cuda_nn_radiance import (
     RadianceParameters,
     radiance_from_flat,
@@ -63,18 +64,17 @@ class TinyCudaNnRadiance(nn.Module):
         self.config, parameters = radiance_to_flat(field, "directions")
         self.warp = field.warp
         self._encode_directions = field.encode_directions
-        said = self.config.to_json()
-        widths = self.config.density_widths
+        widths, neurons = self.config.density_widths, self.config.n_neurons
         self.density_network = library.NetworkWithInputEncoding(
             n_input_dims=3,
             n_output_dims=widths[-1],
-            encoding_config=said["encoding"],  # type: ignore[arg-type]
-            network_config=said["network"],  # type: ignore[arg-type]
+            encoding_config=self.config.grid.to_json(),
+            network_config=network_to_json(neurons, 1),
         )
         self.color_network = library.Network(
             n_input_dims=widths[-1] + self.config.degree**2,
             n_output_dims=3,
-            network_config={**said["rgb_network"], "output_activation": "Sigmoid"},  # type: ignore[dict-item]
+            network_config=network_to_json(neurons, 2) | {"output_activation": "Sigmoid"},
         )
         self._take(parameters)
 
