@@ -86,8 +86,9 @@ def fit(
     target = settings.target if settings else options.target
     source = read_source(path, mask, seed, target)
     if isinstance(source, DistanceSource) and source.target != "udf":
-        for line in openness(source):
-            tell(line)
+        warning = openness(source)
+        if warning is not None:
+            tell(warning)
     if settings is None:
         settings = settings_for(source, path, options)
     _check_same(source, settings, path)
@@ -201,18 +202,18 @@ def settings_for(source: RasterSource | DistanceSource, path: Path, options: Fit
     return settings
 
 
-def openness(source: DistanceSource) -> list[str]:
+def openness(source: DistanceSource) -> str | None:
     """A warning where so much of a mesh's surface is missing that inside means little."""
     if not isinstance(source.shape, MeshShape):
-        return []
+        return None
     report = mesh_report(source.shape.mesh)
     rim = sum(each.length for each in report.openings) / source.shape.area**0.5
     if rim <= OPEN:
-        return []
+        return None
     openings = (
         f"{report.boundary_loops:,} openings, their rims {rim:.2g} times the root of its area"
     )
-    return [f"warning: the mesh is open ({openings}): its inside is a guess; --as udf needs none"]
+    return f"warning: the mesh is open ({openings}): its inside is a guess; --as udf needs none"
 
 
 def described(source: RasterSource | DistanceSource) -> str:

@@ -173,7 +173,7 @@ TARGETS: tuple[Target, ...] = (
         "points",
         lambda: [fuzz_samples.point_cloud(), fuzz_samples.point_cloud(text=True)],
         (),
-        lambda folder: read_points(folder / "points.ply", "points.ply"),
+        lambda folder: read_points(folder / "points.ply", "points.ply", normals=True),
     ),
     Target(
         "camera-path",

@@ -1,4 +1,4 @@
-"""Fewer faces: a mesh with its shape and its topology, in as many triangles as are asked for."""
+"""Fewer faces: the shape of a mesh in as many triangles as are asked for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
     """The mesh in about that many faces, edges collapsed where its shape changes least.
 
     Without colours and normals, which belong to its old vertices. A mesh of fewer faces stays as it
-    is. Edges on a rim stay, as do all whose end would pinch the surface, so it may keep more faces
-    than asked for. Raises InputError for fewer than 4 faces, MissingExtraError without the package
-    for it. Source: Garland and Heckbert, Surface simplification using quadric error metrics (1997).
+    is. Edges on a rim stay, so an open mesh may keep more faces than asked for. Raises InputError
+    for fewer than 4 faces, MissingExtraError without the package for it. Source: Garland and
+    Heckbert, Surface simplification using quadric error metrics (1997).
     """
     if faces < 4:
         raise InputError("simplified: faces", str(faces), "at least 4")
