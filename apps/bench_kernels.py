@@ -25,6 +25,7 @@ from polyfield.apps.bench_surface import (
     surface_against_scikit_image,
     surface_against_vtk,
 )
+from polyfield.apps.bench_tangent_planes import vertices_against_reference
 from polyfield.cuda.backend import VARIABLE
 from polyfield.cuda.errors import InputError
 
@@ -46,6 +47,7 @@ RACES: dict[str, Callable[[], Race]] = {
     "surface/pymcubes": surface_against_pymcubes,
     "surface/scikit-image": surface_against_scikit_image,
     "surface/vtk": surface_against_vtk,
+    "udf-vertices/reference": vertices_against_reference,
 }
 
 

@@ -26,6 +26,7 @@ from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.surface import surfaces
 from polyfield.cuda.table_adam import hash_grid_adam_
+from polyfield.cuda.tangent_planes import Placement, place_vertices, quads_that_go
 
 
 def hash_grid_exercise(dimensions: int, features: int, smoothstep: bool) -> list[Tensor]:
@@ -185,6 +186,18 @@ def spherical_harmonics_exercise(degree: int) -> list[Tensor]:
     return [out, grad]
 
 
+def tangent_planes_exercise() -> list[Tensor]:
+    """Vertices of cells whose planes are anyhow, and quads between them."""
+    random = torch.Generator().manual_seed(14)
+    low, foot, normal = torch.rand(3, 70, 3, generator=random, dtype=torch.float64)
+    normal = torch.nn.functional.normalize(normal - 0.5, dim=1)
+    reliable = torch.rand(70, generator=random) < 0.8
+    rows = torch.randint(70, (70, 27), generator=random)
+    found = place_vertices(low, 0.5, foot, normal, reliable, rows, Placement())
+    quad = torch.randint(70, (70, 4), generator=random)
+    return [*found, *quads_that_go(quad, found)]
+
+
 NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
 
 # One instantiation at least of every struct that has a KERNEL line.
@@ -203,6 +216,7 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "occupancy": occupancy_exercise,
     "surface": partial(surface_exercise, 0.0),
     "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
+    "tangent_planes": tangent_planes_exercise,
 }
 
 # Every instantiation, and what chooses branches within one.
@@ -253,4 +267,5 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         f"spherical_harmonics {degree}": partial(spherical_harmonics_exercise, degree)
         for degree in range(8)
     },
+    "tangent_planes": tangent_planes_exercise,
 }

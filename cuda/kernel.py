@@ -29,9 +29,11 @@ _SCALARS = {
     "u32": ctypes.c_uint32,
     "i64": ctypes.c_int64,
     "float": ctypes.c_float,
+    "double": ctypes.c_double,
 }
 _ELEMENTS = {
     "float": (torch.float32,),
+    "double": (torch.float64,),
     "half": (torch.float16,),
     "int": (torch.int32,),
     "u32": (torch.int32, torch.uint32),

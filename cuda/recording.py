@@ -101,7 +101,8 @@ def _described(
     parts = [_numbers(len(name)), name, _numbers(*grid, owned, len(body)), body]
     parts.append(_numbers(len(tensors)))
     for tensor, old, new in zip(tensors.values(), before, after, strict=True):
-        parts += [_numbers(tensor.dtype == torch.float32, len(old)), old, new]
+        width = {torch.float32: 4, torch.float64: 8}.get(tensor.dtype, 0)
+        parts += [_numbers(width, len(old)), old, new]
     order = list(tensors)
     pointers = []
     for each, value in members:

@@ -8,12 +8,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from polyfield.extract.tangent_planes import EDGE, NONE, PLANE, Vertices
+from polyfield.cuda.tangent_planes import NONE, PLANE, Vertices, quads_that_go
 from polyfield.extract.unsigned_samples import Samples, number_of
 
 EdgeFilter = Literal["none", "smooth", "robust", "sharp"]
-FLAT = 0.25  # least to largest singular value of four corners, below which they lie in a plane
-PLANE_COSINE, EDGE_COSINE = 0.85, 0.5
 OPPOSED = {"none": 2.0, "smooth": 0.0, "robust": 0.5, "sharp": 0.5}
 
 
@@ -71,7 +69,7 @@ def triangles(
     """
     if not len(quad):
         return quad.new_zeros(0, 3)
-    keep, first = _agreeing(quad, vertices)
+    keep, first = quads_that_go(quad, vertices)
     faces = _split(quad[keep], first[keep])
     if not mended:
         return faces
@@ -109,32 +107,6 @@ def _split(quad: Tensor, first: Tensor) -> Tensor:
     one = torch.where(first[:, None], torch.stack([a, b, c], 1), torch.stack([b, c, d], 1))
     two = torch.where(first[:, None], torch.stack([c, d, a], 1), torch.stack([d, a, b], 1))
     return torch.stack([one, two], 1).view(-1, 3)
-
-
-def _agreeing(quad: Tensor, vertices: Vertices) -> tuple[Tensor, Tensor]:
-    """Which quads go with their vertices, and whether their diagonal begins at the first corner."""
-    corner, kind, direction = (
-        column[quad] for column in (vertices.position, vertices.kind, vertices.direction)
-    )
-    plane, edge = kind == PLANE, kind == EDGE
-    off = corner - corner.mean(1, keepdim=True)
-    values, axes = torch.linalg.eigh(off.mT @ off)
-    values = values.clamp_min(0).sqrt()
-    coplanar = values[:, 0] < FLAT * values[:, 2]
-    along = (direction * axes[:, None, :, 0]).sum(2).abs()
-    goes = ~((plane & (along < PLANE_COSINE)) | (edge & (along > EDGE_COSINE))).any(1)
-    # Not in a plane: the normal of each corner's own triangle.
-    after, before = corner.roll(-1, 1), corner.roll(1, 1)
-    own = torch.linalg.cross(after - corner, before - corner)
-    own = torch.nn.functional.normalize(own, dim=2, eps=1e-300)
-    agrees = ~(plane & ((direction * own).sum(2).abs() < PLANE_COSINE)).any(1)
-    opposite = ~(plane[:, :2] | plane[:, 2:]).all(1) & (plane.sum(1) <= 2)
-    # The diagonal from corner 0 to 2, where a flat corner is 1 or 3, or both creases are.
-    any_plane = plane.any(1)
-    odd_plane = plane[:, 1] | plane[:, 3]
-    first = torch.where(any_plane, odd_plane, edge[:, 0] & edge[:, 2])
-    first = torch.where(coplanar, True, first)
-    return torch.where(coplanar, goes, agrees & opposite), first
 
 
 def oriented(position: Float64[Tensor, "v 3"], faces: Int64[Tensor, "f 3"]) -> Int64[Tensor, "f 3"]:

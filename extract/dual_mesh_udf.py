@@ -11,9 +11,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.tangent_planes import NONE, Placement, place_vertices
 from polyfield.extract.dual_faces import EdgeFilter, oriented, quads, triangles
 from polyfield.extract.mesh import Mesh
-from polyfield.extract.tangent_planes import NONE, Placement, place_vertices
 from polyfield.extract.unsigned_samples import (
     Domain,
     Samples,
@@ -26,6 +26,7 @@ from polyfield.extract.unsigned_samples import (
 MOST_DEPTH = 10
 SCALE, SHIFT = 1.01, (0.011, 0.013, 0.017)  # of the lattice: no face of an object lies on it
 SAME = 1e-7  # between two vertices that are one
+MIXED = 0x9E3779B97F4A7C15 - (1 << 64)  # an odd number whose bits are well mixed
 WIDE = 0.1  # of a cell's edge: what a vertex may be off its planes
 
 
@@ -70,7 +71,7 @@ class DualMeshReport:
 
 
 class DualMesh(NamedTuple):
-    """A mesh in the unit cube, the kind of each vertex (tangent_planes), and how it went."""
+    """A mesh in the unit cube, the kind of each vertex (see tangent_planes), and how it went."""
 
     mesh: Mesh
     kind: Int64[Tensor, " v"]
@@ -111,14 +112,14 @@ def unsigned_mesh(
     if bool(samples.distance.isnan().any() | samples.foot_distance.isnan().any()):
         raise InputError("unsigned_mesh", "NaN", "distances", "The field has diverged.")
     cells = domain.cells
-    offsets = torch.cartesian_prod(*[torch.arange(3, device=place)] * 3)
-    rows = samples.rows(number_of(2 * leaves[:, None] + offsets, 2 * cells + 1))
+    rows = samples.rows_of_leaves(leaves, 2 * cells + 1)
     vertices = place_vertices(
         domain.lattice(2 * leaves),
         domain.edge,
-        samples.foot[rows],
-        samples.gradient[rows],
-        samples.reliable[rows],
+        samples.foot,
+        samples.gradient,
+        samples.reliable,
+        rows,
         options.placement,
     )
     found = quads(leaves, vertices, samples, cells, options.edge_filter)
@@ -159,9 +160,11 @@ def _merged(position: Float64[Tensor, "n 3"]) -> Int64[Tensor, " n"]:
     # By two grids: a pair on a border of the one lies within a cell of the other, or nearly all do.
     for shift in (0.0, 0.5):
         cell = (position / SAME + shift).floor().long()
-        _, group = cell.unique(dim=0, return_inverse=True)
-        first = torch.full_like(number, len(number)).scatter_reduce(0, group, number, "amin")
-        number = first[group]
+        _, group = number_of(cell, MIXED).unique(return_inverse=True)
+        first = torch.full_like(number, len(number)).scatter_reduce(0, group, number, "amin")[group]
+        # Cells far apart may have one number, the product of a mixing that overflows.
+        near = (cell == cell[first]).all(1)
+        number = torch.where(near, number[first], number)
     return number
 
 

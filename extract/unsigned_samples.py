@@ -101,6 +101,16 @@ class Samples:
         """Of points that are among them."""
         return torch.searchsorted(self.number, number)
 
+    def rows_of_leaves(
+        self, leaves: Int64[Tensor, "leaves 3"], side: int
+    ) -> Int64[Tensor, "leaves 27"]:
+        """Of the points that each leaf has, in their order; side: of their lattice."""
+        across = torch.cartesian_prod(*[torch.arange(3, device=leaves.device)] * 2)
+        columns = torch.cat([across, torch.zeros_like(across[:, :1])], 1)
+        # The three points of a column follow each other: only the first is looked for.
+        first = self.rows(number_of(2 * leaves[:, None] + columns, side))
+        return (first[:, :, None] + torch.arange(3, device=leaves.device)).view(-1, 27)
+
 
 def number_of(index: Int64[Tensor, "*shape 3"], side: int) -> Int64[Tensor, "*shape"]:
     """Of places of a lattice of so many points a side, in their order."""

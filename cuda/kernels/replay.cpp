@@ -83,30 +83,49 @@ Library open_library(const char* path) {
   return found;
 }
 
-// How many numbers of a tensor are not what the recorded launch left; the first goes to `where`.
-size_t differing(const char* got, const std::vector<char>& expected, bool floats, size_t& where) {
-  size_t count = 0;
-  const auto differs = [&](size_t i) {
-    if (!count++) where = i;
-  };
-  if (!floats) {
-    for (size_t i = 0; i < expected.size(); ++i)
-      if (got[i] != expected[i]) differs(i);
-    return count;
+// Whether number i of two tensors is the same, for numbers of a type, but for TOLERANCE.
+template <class Number>
+class Numbers {
+ public:
+  Numbers(const char* got, const std::vector<char>& expected)
+      : a(expected.size() / sizeof(Number)), b(a.size()) {
+    std::memcpy(a.data(), got, a.size() * sizeof(Number));
+    std::memcpy(b.data(), expected.data(), b.size() * sizeof(Number));
+    for (Number v : b)
+      if (std::isfinite(v)) largest = std::fmax(largest, std::fabs((double)v));
   }
-  const size_t n = expected.size() / sizeof(float);
-  std::vector<float> a(n), b(n);
-  std::memcpy(a.data(), got, n * sizeof(float));
-  std::memcpy(b.data(), expected.data(), n * sizeof(float));
+  size_t count() const { return a.size(); }
+  bool same(size_t i) const {
+    const bool same_bits = !std::memcmp(&a[i], &b[i], sizeof(Number));
+    return same_bits || std::fabs((double)a[i] - b[i]) <= TOLERANCE * largest;  // not of a NaN
+  }
+
+ private:
+  std::vector<Number> a, b;
   double largest = 0;
-  for (float v : b)
-    if (std::isfinite(v)) largest = std::fmax(largest, std::fabs(v));
-  for (size_t i = 0; i < n; ++i) {
-    const bool same_bits = !std::memcmp(&a[i], &b[i], sizeof(float));
-    const bool close = std::fabs((double)a[i] - b[i]) <= TOLERANCE * largest;  // not of a NaN
-    if (!same_bits && !close) differs(i);
-  }
+};
+
+template <class Compared>
+size_t differing(const Compared& compared, size_t& where) {
+  size_t count = 0;
+  for (size_t i = 0; i < compared.count(); ++i)
+    if (!compared.same(i) && !count++) where = i;
   return count;
+}
+
+struct Bytes {
+  const char* got;
+  const std::vector<char>& expected;
+  size_t count() const { return expected.size(); }
+  bool same(size_t i) const { return got[i] == expected[i]; }
+};
+
+// How many numbers of a tensor are not what the recorded launch left; the first goes to `where`.
+// width: of a floating number, 4 or 8 bytes; 0 for all else.
+size_t differing(const char* got, const std::vector<char>& expected, uint64_t width, size_t& where) {
+  if (width == sizeof(float)) return differing(Numbers<float>(got, expected), where);
+  if (width == sizeof(double)) return differing(Numbers<double>(got, expected), where);
+  return differing(Bytes{got, expected}, where);
 }
 
 bool replay_one(Reader& in, const std::vector<Library>& libraries, int number) {
@@ -116,9 +135,9 @@ bool replay_one(Reader& in, const std::vector<Library>& libraries, int number) {
   std::vector<char> body = in.text(in.number());
   std::vector<Block> blocks;
   std::vector<std::vector<char>> after;
-  std::vector<bool> floats;
+  std::vector<uint64_t> widths;
   for (uint64_t count = in.number(); count; --count) {
-    floats.push_back(in.number());
+    widths.push_back(in.number());
     const size_t size = in.number();
     blocks.push_back(block_of(in.text(size)));
     after.push_back(in.text(size));
@@ -145,10 +164,10 @@ bool replay_one(Reader& in, const std::vector<Library>& libraries, int number) {
   bool good = true;
   for (size_t i = 0; i < blocks.size(); ++i) {
     size_t where = 0;
-    const size_t count = differing(blocks[i].get(), after[i], floats[i], where);
+    const size_t count = differing(blocks[i].get(), after[i], widths[i], where);
     if (!count) continue;
     std::fprintf(stderr, "DIFFERS: %s: tensor %zu: %zu %s, the first at %zu\n", name.c_str(), i, count,
-                 floats[i] ? "numbers" : "bytes", where);
+                 widths[i] ? "numbers" : "bytes", where);
     good = false;
   }
   return good;

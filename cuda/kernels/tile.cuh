@@ -47,6 +47,7 @@ FN double square_root(double x) { return sqrt(x); }
 FN void sine_and_cosine(float x, float& sine, float& cosine) { sincosf(x, &sine, &cosine); }
 FN float round_down(float x) { return floorf(x); }
 FN float absolute(float x) { return fabsf(x); }
+FN double absolute(double x) { return fabs(x); }
 FN float larger(float a, float b) { return fmaxf(a, b); }
 FN float smaller(float a, float b) { return fminf(a, b); }
 FN float bits_to_float(u32 b) { return __uint_as_float(b); }
@@ -101,6 +102,7 @@ FN float square_root(float x) { return __builtin_sqrtf(x); }
 FN double square_root(double x) { return __builtin_sqrt(x); }
 FN float round_down(float x) { return __builtin_floorf(x); }
 FN float absolute(float x) { return __builtin_fabsf(x); }
+FN double absolute(double x) { return __builtin_fabs(x); }
 FN float larger(float a, float b) { return a > b ? a : b; }
 FN float smaller(float a, float b) { return a < b ? a : b; }
 FN float logarithm(float x) { return __builtin_logf(x); }

@@ -39,6 +39,7 @@ def test_the_rows_have_the_names_that_were_agreed():
         "surface/pymcubes",
         "surface/scikit-image",
         "surface/vtk",
+        "udf-vertices/reference",
     ]
     assert [name for name in RACES if name != "hash-both/drjit-as-installed"] == agreed
 

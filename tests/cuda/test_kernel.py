@@ -29,7 +29,7 @@ def test_arguments_are_read_off_the_struct_in_order():
     assert [f.declaration for f in fields] == ["const float* x", "int* out", "int n", "float scale"]
 
 
-@pytest.mark.parametrize("line", ["int a, b;", "double x;", "Level* levels;", "int a[3];"])
+@pytest.mark.parametrize("line", ["int a, b;", "long double x;", "Level* levels;", "int a[3];"])
 def test_members_that_could_not_be_packed_are_refused(line):
     with pytest.raises(BackendError, match="expected"):
         parse_fields(BODY.replace("int n;", line), "Body")

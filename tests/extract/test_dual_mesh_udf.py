@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.tangent_planes import CORNER, EDGE, PLANE
 from polyfield.extract.dual_mesh_udf import DualMeshOptions, unsigned_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_report import mesh_report
-from polyfield.extract.tangent_planes import CORNER, EDGE, PLANE
 
 # Lengths of the specification are in halves of the cube's side.
 

@@ -1,4 +1,7 @@
-"""One vertex in each cell from the tangent planes around it: flat, on a crease, or in a corner."""
+"""Tangent planes of an unsigned distance: the vertex that a cell's make, and faces that go with it.
+
+One vertex a cell: flat, on a crease, or in a corner. Source: DualMesh-UDF (arXiv:2309.08878).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,17 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from polyfield.cuda.backend import backend_of
+from polyfield.cuda.kernel import constant, kernel, launch
+
 PLANE, EDGE, CORNER, NONE = 0, 1, 2, 3
 LEAST = 3  # planes that make a vertex
 EXACT, ROOM = 1e-5, 1e-4  # of a cell's edge, beyond it: what still counts as inside
 WIDER = (1e-4, 0.02, 0.07, 0.12, 0.17, 0.22, 0.27)  # where feet may lie, at the second attempt
 PARALLEL = 1e-4
 CELLS = 1 << 13  # solved at once
+FLAT = 0.25  # least to largest singular value of four corners, below which they lie in a plane
+PLANE_COSINE, EDGE_COSINE = 0.85, 0.5
 
 
 @dataclass(frozen=True)
@@ -46,20 +54,103 @@ class Vertices(NamedTuple):
 def place_vertices(
     low: Float64[Tensor, "n 3"],
     edge: float,
-    foot: Float64[Tensor, "n 27 3"],
-    normal: Float64[Tensor, "n 27 3"],
-    reliable: Bool[Tensor, "n 27"],
+    foot: Float64[Tensor, "planes 3"],
+    normal: Float64[Tensor, "planes 3"],
+    reliable: Bool[Tensor, " planes"],
+    rows: Int64[Tensor, "n 27"],
     placement: Placement,
 ) -> Vertices:
     """A vertex for each cell by rank-aware least squares over tangent planes, NONE where none fits.
 
     low: corner of each cell of that edge. foot, normal: planes, of which `reliable` count; a plane
-    and its mirror image are the same. Source: DualMesh-UDF (arXiv:2309.08878), section 3.3, and
-    its authors' code for the second attempt.
+    and its mirror image are the same. rows: of the 27 that each cell sees. Of a cell of kind NONE
+    the rest says nothing. Source: DualMesh-UDF (arXiv:2309.08878), section 3.3, and its authors'
+    code for the second attempt.
     """
-    columns = low.split(CELLS), foot.split(CELLS), normal.split(CELLS), reliable.split(CELLS)
-    parts = [_place(*part, edge, placement) for part in zip(*columns, strict=True)]
+    if backend_of(low.device) == "reference":
+        return place_vertices_reference(low, edge, foot, normal, reliable, rows, placement)
+    found = Vertices(
+        torch.empty_like(low),
+        rows.new_empty(len(low)),
+        torch.empty_like(low),
+        low.new_empty(len(low)),
+    )
+    inputs = [tensor.contiguous() for tensor in (low, foot, normal, reliable, rows)]
+    factors = placement.corner_factor, placement.edge_factor, placement.plane_factor
+    body = kernel("tangent_planes", "PlaneVertices")
+    sizes = len(low), edge, *factors, placement.cutoff
+    launch(body, (_tiles(low), 1), *inputs, *found, *sizes)
+    return found
+
+
+def place_vertices_reference(
+    low: Float64[Tensor, "n 3"],
+    edge: float,
+    foot: Float64[Tensor, "planes 3"],
+    normal: Float64[Tensor, "planes 3"],
+    reliable: Bool[Tensor, " planes"],
+    rows: Int64[Tensor, "n 27"],
+    placement: Placement,
+) -> Vertices:
+    """The specification in plain torch."""
+    parts = []
+    for some, seen in zip(low.split(CELLS), rows.split(CELLS), strict=True):
+        columns = foot[seen], normal[seen], reliable[seen]
+        parts.append(_place(some, *columns, edge, placement))
     return Vertices(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def quads_that_go(
+    quad: Int64[Tensor, "n 4"], vertices: Vertices
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Which quads go with their vertices, and whether their diagonal begins at the first corner.
+
+    Four corners in a plane: normals must be near its own, creases must lie in it. Others: every
+    corner on a flat part must have its triangle, and creases run along the diagonal.
+    Source: DualMesh-UDF (arXiv:2309.08878), section 3.4, and its authors' code.
+    """
+    if backend_of(quad.device) == "reference":
+        return quads_that_go_reference(quad, vertices)
+    keep, first = (torch.empty(len(quad), dtype=torch.bool, device=quad.device) for _ in range(2))
+    columns = quad, vertices.position, vertices.direction, vertices.kind
+    inputs = [tensor.contiguous() for tensor in columns]
+    sizes = len(quad), FLAT, PLANE_COSINE, EDGE_COSINE
+    launch(kernel("tangent_planes", "PlaneQuads"), (_tiles(quad), 1), *inputs, keep, first, *sizes)
+    return keep, first
+
+
+def quads_that_go_reference(
+    quad: Int64[Tensor, "n 4"], vertices: Vertices
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """The specification in plain torch."""
+    if not len(quad):
+        return quad.new_zeros(0, dtype=torch.bool), quad.new_zeros(0, dtype=torch.bool)
+    corner, kind, direction = (
+        column[quad] for column in (vertices.position, vertices.kind, vertices.direction)
+    )
+    plane, edge = kind == PLANE, kind == EDGE
+    off = corner - corner.mean(1, keepdim=True)
+    values, axes = torch.linalg.eigh(off.mT @ off)
+    values = values.clamp_min(0).sqrt()
+    coplanar = values[:, 0] < FLAT * values[:, 2]
+    along = (direction * axes[:, None, :, 0]).sum(2).abs()
+    goes = ~((plane & (along < PLANE_COSINE)) | (edge & (along > EDGE_COSINE))).any(1)
+    # Not in a plane: the normal of each corner's own triangle.
+    after, before = corner.roll(-1, 1), corner.roll(1, 1)
+    own = torch.linalg.cross(after - corner, before - corner)
+    own = torch.nn.functional.normalize(own, dim=2, eps=1e-300)
+    agrees = ~(plane & ((direction * own).sum(2).abs() < PLANE_COSINE)).any(1)
+    opposite = ~(plane[:, :2] | plane[:, 2:]).all(1) & (plane.sum(1) <= 2)
+    # The diagonal from corner 0 to 2, where a flat corner is 1 or 3, or both creases are.
+    any_plane = plane.any(1)
+    odd_plane = plane[:, 1] | plane[:, 3]
+    first = torch.where(any_plane, odd_plane, edge[:, 0] & edge[:, 2])
+    first = torch.where(coplanar, True, first)
+    return torch.where(coplanar, goes, agrees & opposite), first
+
+
+def _tiles(rows: Tensor) -> int:
+    return -(-len(rows) // constant("tangent_planes", "PLANES_CELLS"))
 
 
 def _place(
