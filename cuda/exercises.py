@@ -24,6 +24,10 @@ from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
+from polyfield.cuda.splat_color import splat_color
+from polyfield.cuda.splat_project import SplatCamera, SplatModel, splat_project
+from polyfield.cuda.splat_raster import splat_raster
+from polyfield.cuda.ssim import ssim
 from polyfield.cuda.surface import surfaces
 from polyfield.cuda.table_adam import hash_grid_adam_
 from polyfield.cuda.tangent_planes import Placement, place_vertices, quads_that_go
@@ -198,6 +202,34 @@ def tangent_planes_exercise() -> list[Tensor]:
     return [*found, *quads_that_go(quad, found)]
 
 
+def splats_exercise(model: SplatModel, channels: int) -> list[Tensor]:
+    """Gaussians seen by a camera and drawn, with all gradients; lists longer than a batch."""
+    random = torch.Generator().manual_seed(15)
+    means, log_scales, more = torch.randn(3, 150, 4, generator=random)
+    middles = 0.5 * means[:, :3] + torch.tensor([0.0, 0, 2])
+    numbers = middles, log_scales[:, :3] - 2, more, means[:, 3].clone()
+    harmonics = torch.randn(150, 9, 3, generator=random)
+    color = torch.rand(150, channels, generator=random)
+    pose = torch.cat([torch.eye(3), torch.full((3, 1), 0.1)], 1)
+    leaves = [tensor.requires_grad_() for tensor in (*numbers, harmonics, color, pose)]
+    lens = torch.tensor([[20.0, 22], [18, 15], [0.1, 0.02], [0.0, 0]])
+    view = SplatCamera(leaves[-1], lens[0], lens[1], lens[2:].reshape(-1), 37, 30, model)
+    means, scales, turns, logits = leaves[:4]
+    seen = splat_project(means, scales, turns, logits, view, antialiased=True)
+    tint = splat_color(means, harmonics, pose.detach()[:, 3], seen.rows)
+    drawn = splat_raster(seen, color[seen.rows], 37, 30)
+    loss = drawn.sums.square().sum() + drawn.left.square().sum() + seen.depths.sum() + tint.sum()
+    return [*seen, tint, *drawn, *torch.autograd.grad(loss, leaves)]
+
+
+def ssim_exercise() -> list[Tensor]:
+    """Two images of two channels, and the gradient to the first."""
+    random = torch.Generator().manual_seed(16)
+    x, y = torch.rand(2, 2, 21, 35, 2, generator=random)
+    found = ssim(x.requires_grad_(), y)
+    return [found, *torch.autograd.grad(found, x)]
+
+
 NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
 
 # One instantiation at least of every struct that has a KERNEL line.
@@ -216,6 +248,9 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "occupancy": occupancy_exercise,
     "surface": partial(surface_exercise, 0.0),
     "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
+    "splats": partial(splats_exercise, "pinhole", 3),
+    "splats of a fisheye": partial(splats_exercise, "fisheye", 1),
+    "ssim": ssim_exercise,
     "tangent_planes": tangent_planes_exercise,
 }
 
@@ -267,5 +302,11 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         f"spherical_harmonics {degree}": partial(spherical_harmonics_exercise, degree)
         for degree in range(8)
     },
+    **{
+        f"splats {model} {channels}": partial(splats_exercise, model, channels)
+        for model in ("pinhole", "fisheye")
+        for channels in (1, 3, 4, 8)
+    },
+    "ssim": ssim_exercise,
     "tangent_planes": tangent_planes_exercise,
 }

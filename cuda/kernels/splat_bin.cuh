@@ -1,0 +1,109 @@
+// Which squares of 16 x 16 pixels each Gaussian reaches: counted, then written down as pairs.
+#pragma once
+#include "tile.cuh"
+
+constexpr int BIN_ROWS = 64;  // in one tile
+constexpr int BIN_SIDE = 16;
+constexpr float BIN_ROOM = 1e-3f;  // added to what counts as reached: rounding must lose no pixel
+
+// A Gaussian's ellipse on the sensor, within which it is drawn.
+struct SplatEllipse {
+  float x, y, half_x, half_y;
+  float A, B, C;
+  float reach;  // of the exponent's double
+  int x0, x1, y0, y1;
+
+  FN void load(const float* mean, const float* conic, float opacity, const float* extent, int columns, int rows) {
+    x = mean[0], y = mean[1], half_x = extent[0], half_y = extent[1];
+    A = conic[0], B = conic[1], C = conic[2];
+    reach = 2 * logarithm(larger(255 * opacity, 1.f)) + BIN_ROOM;
+    x0 = square_of(x - half_x, columns), x1 = square_of(x + half_x, columns) + 1;
+    y0 = square_of(y - half_y, rows), y1 = square_of(y + half_y, rows) + 1;
+  }
+  static FN int square_of(float at, int count) {
+    const float square = round_down(at * (1.f / BIN_SIDE));
+    return square < 0 ? 0 : square > count - 1 ? count - 1 : (int)square;
+  }
+  // Whether any pixel's middle of a square may be within: the least exponent over their rectangle.
+  FN bool reaches(int column, int row) const {
+    const float left = column * BIN_SIDE + 0.5f - x, right = left + (BIN_SIDE - 1);
+    const float top = row * BIN_SIDE + 0.5f - y, bottom = top + (BIN_SIDE - 1);
+    const bool in_x = left <= 0 && right >= 0, in_y = top <= 0 && bottom >= 0;
+    if (in_x && in_y) return true;
+    float least = 3e38f;
+    if (!in_x) {
+      const float ex = left > 0 ? left : right;
+      const float ey = between(-B * ex / C, top, bottom);
+      least = smaller(least, A * ex * ex + 2 * B * ex * ey + C * ey * ey);
+    }
+    if (!in_y) {
+      const float ey = top > 0 ? top : bottom;
+      const float ex = between(-B * ey / A, left, right);
+      least = smaller(least, A * ex * ex + 2 * B * ex * ey + C * ey * ey);
+    }
+    return least <= reach;
+  }
+  static FN float between(float at, float low, float high) { return at < low ? low : at > high ? high : at; }
+};
+
+// means2d [n, 2], conics [n, 3], opacities [n], extents [n, 2] -> counts [n] of squares reached.
+struct SplatCount {
+  const float* means2d;
+  const float* conics;
+  const float* opacities;
+  const float* extents;
+  int* counts;
+  int n;
+  int columns;
+  int rows;
+
+  FN void operator()(int tile, int) const {
+    const int first = tile * BIN_ROWS, left = n - first;
+    LANES_IN_ORDER(lane, left < BIN_ROWS ? left : BIN_ROWS) {
+      const size_t i = first + lane;
+      SplatEllipse ellipse;
+      ellipse.load(means2d + 2 * i, conics + 3 * i, opacities[i], extents + 2 * i, columns, rows);
+      int count = 0;
+      for (int row = ellipse.y0; row < ellipse.y1; ++row)
+        for (int column = ellipse.x0; column < ellipse.x1; ++column) count += ellipse.reaches(column, row);
+      counts[i] = count;
+    }
+  }
+};
+
+// offsets [n]: where each one's pairs begin -> keys: its view's square in the upper half, its depth's
+// bits in the lower; owners: which Gaussian. view [n]: of which the squares are numbered one by one.
+struct SplatPairs {
+  const float* means2d;
+  const float* conics;
+  const float* opacities;
+  const float* extents;
+  const float* depths;
+  const int* view;
+  const i64* offsets;
+  i64* keys;
+  int* owners;
+  int n;
+  int columns;
+  int rows;
+
+  FN void operator()(int tile, int) const {
+    const int first = tile * BIN_ROWS, left = n - first;
+    LANES_IN_ORDER(lane, left < BIN_ROWS ? left : BIN_ROWS) {
+      const size_t i = first + lane;
+      SplatEllipse ellipse;
+      ellipse.load(means2d + 2 * i, conics + 3 * i, opacities[i], extents + 2 * i, columns, rows);
+      i64 at = offsets[i];
+      const i64 depth = float_to_bits(depths[i]);  // numbers above 0 order as their bits do
+      for (int row = ellipse.y0; row < ellipse.y1; ++row)
+        for (int column = ellipse.x0; column < ellipse.x1; ++column) {
+          if (!ellipse.reaches(column, row)) continue;
+          const i64 square = ((i64)view[i] * rows + row) * columns + column;
+          keys[at] = square << 32 | depth, owners[at] = (int)i, ++at;
+        }
+    }
+  }
+};
+
+KERNEL(SplatCount)
+KERNEL(SplatPairs)

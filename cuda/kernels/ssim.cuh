@@ -1,0 +1,154 @@
+// How alike two images are in structure (SSIM), in windows of 11 x 11 pixels weighted by a Gaussian
+// of 1.5; beyond the border there is 0. A tile is a square of 16 x 16 pixels of one channel.
+#pragma once
+#include "wide.cuh"
+
+constexpr int SSIM_REACH = 5;
+constexpr int SSIM_ROWS = 26;    // of a square and what its windows reach
+constexpr int SSIM_STRIDE = 32;
+constexpr float SSIM_FLAT = 1e-4f;    // what keeps quotients of flat windows finite
+constexpr float SSIM_EVEN = 9e-4f;
+
+FN float ssim_weight(int tap) {
+  const float weight[6] = {0.0010283801f, 0.0075987582f, 0.0360007721f, 0.1093606895f, 0.2130055377f, 0.2660117249f};
+  return weight[tap < 6 ? tap : 10 - tap];
+}
+
+// A square of a channel of an image [H, W, C], with what its windows reach; 0 beyond the border.
+FN void ssim_load(const float* image, float* into, int left, int top, int width, int height, int channels, int channel) {
+  LANES(i, SSIM_ROWS * SSIM_STRIDE) {
+    const int x = left - SSIM_REACH + i % SSIM_STRIDE, y = top - SSIM_REACH + i / SSIM_STRIDE;
+    const bool inside = x >= 0 && x < width && y >= 0 && y < height;
+    into[i] = inside ? image[((size_t)y * width + x) * channels + channel] : 0;
+  }
+}
+
+// Of rows that a window reaches, the weighted sum along them, or across.
+FN Wide ssim_along(const float* from, int g) {
+  Wide sum = ssim_weight(0) * wide_load(from + wide_at(g, SSIM_STRIDE));
+  UNROLL for (int k = 1; k < 11; ++k) sum = sum + ssim_weight(k) * wide_load(from + wide_at(g, SSIM_STRIDE) + k);
+  return sum;
+}
+FN Wide ssim_across(const float* rows, int g) {
+  Wide sum = ssim_weight(0) * wide_load(rows + WIDE * g);
+  UNROLL for (int k = 1; k < 11; ++k) sum = sum + ssim_weight(k) * wide_load(rows + WIDE * g + 16 * k);
+  return sum;
+}
+
+// x, y [images, H, W, C] -> sums [images C, tiles] of the likeness over each square; slopes
+// [3, images, H, W, C], where they are there: of the likeness by the mean of x, of x x and of x y.
+struct Ssim {
+  const float* x;
+  const float* y;
+  float* sums;
+  float* slopes;
+  int images;
+  int width;
+  int height;
+  int channels;
+  int columns;
+
+  FN void operator()(int tile, int plane) const {
+    TILE float own[SSIM_ROWS * SSIM_STRIDE], other[SSIM_ROWS * SSIM_STRIDE];
+    TILE float rows[5 * SSIM_ROWS * 16], likeness[1];
+    const int left = WIDE_SIDE * (tile % columns), top = WIDE_SIDE * (tile / columns);
+    const int image = plane / channels, channel = plane % channels;
+    const size_t pixels = (size_t)width * height * channels;
+    ssim_load(x + pixels * image, own, left, top, width, height, channels, channel);
+    ssim_load(y + pixels * image, other, left, top, width, height, channels, channel);
+    LANES(only, 1) likeness[0] = 0;
+    SYNC();
+    WIDE_ROWS(g, SSIM_ROWS) {
+      Wide sum[5];
+      UNROLL for (int m = 0; m < 5; ++m) sum[m] = wide_of(0.f);
+      UNROLL for (int k = 0; k < 11; ++k) {
+        const Wide a = wide_load(own + wide_at(g, SSIM_STRIDE) + k), b = wide_load(other + wide_at(g, SSIM_STRIDE) + k);
+        const Wide wa = ssim_weight(k) * a, wb = ssim_weight(k) * b;
+        sum[0] = sum[0] + wa, sum[1] = sum[1] + wb, sum[2] = sum[2] + wa * a;
+        sum[3] = sum[3] + wb * b, sum[4] = sum[4] + wa * b;
+      }
+      UNROLL for (int m = 0; m < 5; ++m) wide_store(rows + m * SSIM_ROWS * 16 + WIDE * g, sum[m]);
+    }
+    SYNC();
+    Wide total = wide_of(0.f);
+    WIDE_GROUPS(g, 0, WIDE_SIDE) {
+      Wide mean[5];
+      UNROLL for (int m = 0; m < 5; ++m) mean[m] = ssim_across(rows + m * SSIM_ROWS * 16, g);
+      const Wide square_x = mean[0] * mean[0], square_y = mean[1] * mean[1], product = mean[0] * mean[1];
+      const Wide a = square_x + square_y + SSIM_FLAT, b = mean[2] - square_x + mean[3] - square_y + SSIM_EVEN;
+      const Wide c = 2 * product + SSIM_FLAT, d = 2 * (mean[4] - product) + SSIM_EVEN;
+      const Wide by = 1.f / (a * b), value = c * d * by;
+      const int at = top + (int)wide_y(g);
+      const WideMask within = (wide_x(g) + (float)left < (float)width) & (wide_of((float)at) < (float)height);
+      total = total + wide_select(within, value, wide_of(0.f));
+      if (slopes && at < height) {
+        const Wide by_square = -c * by, by_product = 2 * by;
+        // b falls by the square of the mean, d by the product of the means.
+        const Wide of_mean = 2 * by * mean[1] * (d - c) - 2 * mean[0] * value / a + 2 * mean[0] * value / b;
+        const Wide of[3] = {of_mean, by_square * d / b, by_product * c};
+        const size_t begin = ((size_t)at * width + left) * channels + channel + pixels * image;
+        UNROLL for (int m = 0; m < 3; ++m) put(slopes + m * pixels * images + begin, of[m], g, width - left);
+      }
+    }
+    wide_sum_to(likeness, total);
+    SYNC();
+    LANES(only, 1) sums[(size_t)plane * gridded() + tile] = likeness[0];
+  }
+
+  FN int gridded() const { return columns * ((height + 15) / 16); }
+
+  FN void put(float* row, Wide value, int group, int room) const {
+#if defined(__CUDACC__) || defined(BLOCK_OF_THREADS)
+    if ((group & 15) < room) row[(size_t)(group & 15) * channels] = value;
+#else
+    const int count = room < 16 ? room : 16;
+    for (int i = 0; i < count; ++i) row[(size_t)i * channels] = value[i];
+#endif
+  }
+};
+
+// slopes as Ssim gave them -> grad [images, H, W, C]: scale times the gradient of the sum of the
+// likeness to x.
+struct SsimPull {
+  const float* x;
+  const float* y;
+  const float* slopes;
+  const float* scale;
+  float* grad;
+  int images;
+  int width;
+  int height;
+  int channels;
+  int columns;
+
+  FN void operator()(int tile, int plane) const {
+    TILE float from[3 * SSIM_ROWS * SSIM_STRIDE], rows[3 * SSIM_ROWS * 16], found[3 * WIDE_PIXELS];
+    const int left = WIDE_SIDE * (tile % columns), top = WIDE_SIDE * (tile / columns);
+    const int image = plane / channels, channel = plane % channels;
+    const size_t pixels = (size_t)width * height * channels;
+    for (int m = 0; m < 3; ++m)
+      ssim_load(slopes + m * pixels * images + pixels * image, from + m * SSIM_ROWS * SSIM_STRIDE, left, top, width,
+                height, channels, channel);
+    SYNC();
+    for (int m = 0; m < 3; ++m) {
+      WIDE_ROWS(g, SSIM_ROWS)
+      wide_store(rows + m * SSIM_ROWS * 16 + WIDE * g, ssim_along(from + m * SSIM_ROWS * SSIM_STRIDE, g));
+    }
+    SYNC();
+    for (int m = 0; m < 3; ++m) {
+      WIDE_GROUPS(g, 0, WIDE_SIDE)
+      wide_store(found + m * WIDE_PIXELS + WIDE * g, ssim_across(rows + m * SSIM_ROWS * 16, g));
+    }
+    SYNC();
+    LANES(i, WIDE_PIXELS) {
+      const int at_x = left + (i & 15), at_y = top + (i >> 4);
+      if (at_x < width && at_y < height) {
+        const size_t at = ((size_t)at_y * width + at_x) * channels + channel + pixels * image;
+        grad[at] = scale[0] * (found[i] + 2 * x[at] * found[WIDE_PIXELS + i] + y[at] * found[2 * WIDE_PIXELS + i]);
+      }
+    }
+  }
+};
+
+KERNEL(Ssim)
+KERNEL(SsimPull)
