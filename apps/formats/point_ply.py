@@ -17,19 +17,9 @@ from torch import Tensor
 
 from polyfield.apps.files import MOST_TEXT_BYTES, open_plain, replacing
 from polyfield.apps.formats.json_fields import LARGEST
+from polyfield.apps.formats.ply_elements import ORDERS, TYPES
 from polyfield.cuda.errors import InputError
 
-_TYPES = {
-    **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
-    **dict.fromkeys(("short", "int16"), "i2"),
-    **dict.fromkeys(("ushort", "uint16"), "u2"),
-    **dict.fromkeys(("int", "int32"), "i4"),
-    **dict.fromkeys(("uint", "uint32"), "u4"),
-    **dict.fromkeys(("float", "float32"), "f4"),
-    **dict.fromkeys(("double", "float64"), "f8"),
-}
-_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _WANTED, _NORMAL = {"x", "y", "z", "red", "green", "blue"}, {"nx", "ny", "nz"}
 _LONGEST_HEADER = _LONGEST_LINE = 1 << 16
 _ROWS = 1 << 14  # of a text, read at once
@@ -142,7 +132,7 @@ def _header(file: BinaryIO, where: str) -> _Header:
         if words[:1] == ["end_header"]:
             break
         if words[:1] == ["format"]:
-            order = _ORDERS.get(words[1] if len(words) > 1 else "")
+            order = ORDERS.get(words[1] if len(words) > 1 else "")
         elif words[:1] == ["element"]:
             if count < 0 and (len(words) != 3 or words[1] != "vertex"):
                 raise InputError(at, f"{line[:80]!r}", _EXPECTED)
@@ -153,9 +143,9 @@ def _header(file: BinaryIO, where: str) -> _Header:
                 if not digits:
                     raise InputError(at, f"{words[2][:40]!r} vertices", "a whole number")
         elif words[:1] == ["property"] and element == "vertex":
-            if len(words) != 3 or words[1] not in _TYPES or words[2] in names:
+            if len(words) != 3 or words[1] not in TYPES or words[2] in names:
                 raise InputError(at, f"{line[:80]!r}", _EXPECTED)
-            types.append(_TYPES[words[1]])
+            types.append(TYPES[words[1]])
             names.append(words[2])
     if count > _MOST_POINTS:
         raise InputError(where, f"{count} vertices", f"at most {_MOST_POINTS:,}")

@@ -1,0 +1,222 @@
+"""Gaussians in PLY files as 3D Gaussian Splatting writes them, and as its kin do.
+
+Source: scene/gaussian_model.py of 3DGS, 2DGS and Mip-Splatting; specification and variants of their
+readers. Numbers are as before activation, harmonics channel by channel, quaternions (w, x, y, z).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from polyfield.apps.files import open_plain
+from polyfield.apps.formats.ply_elements import (
+    Element,
+    PlyHeader,
+    check_size,
+    columns,
+    read_header,
+    read_table,
+)
+from polyfield.apps.formats.splat_values import (
+    CONSTANT,
+    FLAT_LOG_SCALE,
+    SplatFile,
+    World,
+    array_of,
+    check_count,
+    in_pieces,
+    logits_of,
+    opacities_of,
+    pieces,
+    splats_of,
+)
+from polyfield.cuda.errors import InputError
+from polyfield.fields.splats import HIGHEST_DEGREE, Splats
+
+_EXPECTED = "a PLY of Gaussians: x y z, f_dc or colours, opacity, scales, rotations"
+_QUATERNION = [f"rot_{i}" for i in range(4)]
+_ACTIVATED = (
+    "warning: looks activated: every opacity lies in [0, 1] and every scale is positive, as if "
+    "written after sigmoid and exp; read as logits and logarithms, as the format has them"
+)
+
+
+def read_splat_ply(path: Path, where: str) -> SplatFile:
+    """The Gaussians of a PLY, as they are: none is left out.
+
+    Columns are found by name, of any type, in binary of either byte order or text. Also of 2DGS
+    (two scales: the third becomes 1e-6), of Mip-Splatting before it is fused (`filter_3D` goes into
+    scales and opacities), with colours red, green, blue in place of f_dc, without normals, and of
+    any degree to 4. InputError, which begins with `where`, for another file or one that is cut off.
+    """
+    try:
+        with open_plain(path) as file:
+            header = read_header(file, where)
+            element = header.element("vertex")
+            if element is None:
+                raise InputError(where, "no element vertex", _EXPECTED)
+            notes: list[str] = []
+            stride, degree = _degree(element, where, notes)
+            _check_columns(element, where)
+            check_count(where, element.count, degree)
+            beyond = check_size(file, header, where)
+            table = read_table(file, header, "vertex", where)
+    except OSError as error:
+        got = f"cannot be read ({error.strerror or error})"
+        raise InputError(where, got, _EXPECTED) from error
+    if beyond:
+        notes.append(f"warning: {beyond} bytes follow what its header states")
+    others = [each.name[:40] for each in header.elements if each.name != "vertex"]
+    if others:
+        notes.append(f"elements that are no Gaussians are passed over: {', '.join(others)}")
+    flat = "scale_2" not in element.names
+    mode = _last(header, r"SplatRenderMode:\s*(default|mip|2dgs)")
+    antialiased = mode == "mip" or _last(header, r"antialiased\s+([01])\b") == "1"
+    scales = _scales(table, flat)
+    logits = in_pieces(len(table), 1, lambda rows: columns(table, ["opacity"], rows))[:, 0]
+    if not flat and bool(((logits >= 0) & (logits <= 1)).all()) and bool((scales > 0).all()):
+        notes.append(_ACTIVATED)
+    if flat:
+        notes.append("2D Gaussians: the missing third scale is 1e-6")
+    if "filter_3D" in element.names:
+        antialiased = True
+        _bake_filter(table, scales, logits)
+        notes.append("the 3D filter of Mip-Splatting went into scales and opacities")
+    splats = splats_of(
+        in_pieces(len(table), 3, lambda rows: columns(table, ["x", "y", "z"], rows)),
+        scales,
+        in_pieces(len(table), 4, lambda rows: columns(table, _QUATERNION, rows)),
+        logits,
+        _harmonics(table, element, stride, degree),
+        antialiased,
+    )
+    return SplatFile(splats, _form(header, flat), "RDF", _world(header), tuple(notes))
+
+
+def splat_ply_bytes(
+    splats: Splats, world: World = "right-down-forward", normals: bool = True
+) -> Iterator[bytes]:
+    """The file, piece by piece: order and types of 3DGS, normals of 0, which some readers want.
+
+    An antialiased model says so in a comment, a +Z-up world in nerfstudio's words. Where every
+    third scale is the one that stands for none, the file is one of 2DGS, which has none.
+    """
+    scales = array_of(splats.log_scales)
+    flat = bool((scales[:, 2] == np.float32(FLAT_LOG_SCALE)).all())
+    scales = scales[:, : 2 if flat else 3]
+    held = splats.harmonics.shape[1]
+    names = ["x", "y", "z", *(["nx", "ny", "nz"] if normals else [])]
+    names += [f"f_dc_{i}" for i in range(3)] + [f"f_rest_{i}" for i in range(3 * (held - 1))]
+    names += ["opacity", *(f"scale_{i}" for i in range(scales.shape[1])), *_QUATERNION]
+    lines = ["ply", "format binary_little_endian 1.0"]
+    if world == "z-up":
+        lines += ["comment Generated by polyfield", "comment Vertical Axis: z"]
+    if splats.antialiased or flat:
+        lines.append(f"comment SplatRenderMode: {'mip' if splats.antialiased else '2dgs'}")
+    lines.append(f"element vertex {splats.count}")
+    lines += [f"property float {name}" for name in names]
+    yield ("\n".join([*lines, "end_header"]) + "\n").encode()
+    means, harmonics = array_of(splats.means), array_of(splats.harmonics)
+    logits, turns = array_of(splats.opacity_logits), array_of(splats.quaternions)
+    for rows in pieces(splats.count):
+        count = rows.stop - rows.start
+        parts = [means[rows], np.zeros((count, 3 if normals else 0), np.float32)]
+        parts += [harmonics[rows, 0], _by_channel(harmonics[rows, 1:])]
+        parts += [logits[rows, None], scales[rows], turns[rows]]
+        yield np.concatenate(parts, 1).astype("<f4").tobytes()
+
+
+def _by_channel(harmonics: np.ndarray) -> np.ndarray:
+    return harmonics.transpose(0, 2, 1).reshape(len(harmonics), -1)
+
+
+def _degree(element: Element, where: str, notes: list[str]) -> tuple[int, int]:
+    """Coefficients of each channel that the file has, and the highest band that they fill."""
+    count = sum(name.startswith("f_rest_") for name in element.names)
+    if missing := {f"f_rest_{i}" for i in range(count)} - set(element.names):
+        got = f"{count} properties f_rest_*, without {min(missing)}"
+        raise InputError(where, got, "numbers from 0 without a gap")
+    if count % 3:
+        raise InputError(where, f"{count} properties f_rest_*", "as many of each of 3 channels")
+    stride = count // 3
+    degree = min(math.isqrt(stride + 1) - 1, HIGHEST_DEGREE)
+    if (degree + 1) ** 2 != stride + 1:
+        notes.append(
+            f"warning: {count} properties f_rest_* are no whole degree; those of {degree} are kept"
+        )
+    return stride, degree
+
+
+def _check_columns(element: Element, where: str) -> None:
+    wanted = ["x", "y", "z", "opacity", "scale_0", "scale_1", *_QUATERNION]
+    plain = all(f"f_dc_{i}" in element.names for i in range(3))
+    wanted += [] if plain else ["red", "green", "blue"]
+    if missing := [name for name in wanted if name not in element.names]:
+        got = f"its vertices have no {', '.join(missing)}"
+        raise InputError(where, got, _EXPECTED)
+    kinds = dict(element.columns)
+    if not plain and not {kinds[name] for name in ("red", "green", "blue")} <= {"u1", "f4", "f8"}:
+        got = f"colours of type {kinds['red']}"
+        raise InputError(where, got, "bytes, or numbers from 0 to 1")
+
+
+def _scales(table: np.ndarray, flat: bool) -> np.ndarray:
+    names = [f"scale_{i}" for i in range(2 if flat else 3)]
+    scales = np.full((len(table), 3), FLAT_LOG_SCALE, np.float32)
+    for rows in pieces(len(table)):
+        scales[rows, : len(names)] = columns(table, names, rows)
+    return scales
+
+
+def _bake_filter(table: np.ndarray, scales: np.ndarray, logits: np.ndarray) -> None:
+    """sigma^2 grows by that of the filter, and opacity shrinks as volumes grow; in place.
+
+    Source: Mip-Splatting (arXiv:2311.16493), section 5.1.
+    """
+    for rows in pieces(len(table)):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            width = columns(table, ["filter_3D"], rows).astype(np.float64)
+            before = 2 * scales[rows].astype(np.float64)
+            after = np.logaddexp(before, np.log(width**2))
+            scales[rows] = after / 2
+            shrunk = np.exp((before - after).sum(1) / 2)
+            logits[rows] = logits_of(opacities_of(logits[rows].astype(np.float64)) * shrunk)
+
+
+def _harmonics(table: np.ndarray, element: Element, stride: int, degree: int) -> np.ndarray:
+    count = (degree + 1) ** 2
+    rest = [f"f_rest_{c * stride + k}" for k in range(count - 1) for c in range(3)]
+    plain = all(f"f_dc_{i}" in element.names for i in range(3))
+    colors = dict(element.columns).get("red", "")
+
+    def of(rows: slice) -> np.ndarray:
+        if plain:
+            return columns(table, ["f_dc_0", "f_dc_1", "f_dc_2", *rest], rows)
+        found = columns(table, ["red", "green", "blue", *rest], rows)
+        found[:, :3] = (found[:, :3] / (255 if colors == "u1" else 1) - 0.5) / CONSTANT
+        return found
+
+    return in_pieces(len(table), 3 * count, of).reshape(len(table), count, 3)
+
+
+def _last(header: PlyHeader, pattern: str) -> str:
+    """What the last comment that matches has to say, in small letters; the first group."""
+    found = [re.search(pattern, comment, re.IGNORECASE) for comment in header.comments]
+    return next((match[1].lower() for match in reversed(found) if match), "")
+
+
+def _world(header: PlyHeader) -> World:
+    """z-up where nerfstudio says it, or we in its words; by "z" others mean that -z is up."""
+    known = _last(header, r"(Generated by (?:Nerf?studio|polyfield))") != ""
+    up = _last(header, r"^Vertical Axis:\s*(\S+)")
+    return "z-up" if known and up == "z" else "right-down-forward"
+
+
+def _form(header: PlyHeader, flat: bool) -> str:
+    orders = {"": "text", "<": "binary, little-endian", ">": "binary, big-endian"}
+    return f"PLY of {'2DGS' if flat else '3DGS'} ({orders[header.order]})"
