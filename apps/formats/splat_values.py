@@ -108,7 +108,7 @@ def opacities_of(logits: np.ndarray) -> np.ndarray:
 
 def rounded_bytes(values: np.ndarray) -> np.ndarray:
     """The nearest of 0 to 255, halves upwards, NaN to 0."""
-    return np.floor(np.nan_to_num(np.clip(values, 0, 255)) + values.dtype.type(0.5)).astype("u1")
+    return np.floor(np.nan_to_num(np.clip(values, 0, 255)).astype(np.float64) + 0.5).astype("u1")
 
 
 def log_scales_of(scales: np.ndarray) -> np.ndarray:
