@@ -29,7 +29,7 @@ from polyfield.cuda.splat_project import SplatCamera, SplatModel, splat_project
 from polyfield.cuda.splat_raster import splat_raster
 from polyfield.cuda.ssim import ssim
 from polyfield.cuda.surface import surfaces
-from polyfield.cuda.table_adam import hash_grid_adam_
+from polyfield.cuda.table_adam import hash_grid_adam_, row_adam_
 from polyfield.cuda.tangent_planes import Placement, place_vertices, quads_that_go
 
 
@@ -219,7 +219,10 @@ def splats_exercise(model: SplatModel, channels: int) -> list[Tensor]:
     tint = splat_color(means, harmonics, pose.detach()[:, 3], seen.rows)
     drawn = splat_raster(seen, color[seen.rows], 37, 30)
     loss = drawn.sums.square().sum() + drawn.left.square().sum() + seen.depths.sum() + tint.sum()
-    return [*seen, tint, *drawn, *torch.autograd.grad(loss, leaves)]
+    grads = torch.autograd.grad(loss, leaves)
+    first, second = torch.zeros(2, 150, 3)
+    row_adam_(means.detach(), grads[0].clone(), first, second, torch.full((3,), 0.01), 1)
+    return [*seen, tint, *drawn, *grads, means, first, second]
 
 
 def ssim_exercise() -> list[Tensor]:

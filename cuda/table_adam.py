@@ -131,6 +131,39 @@ def lazy_adam_reference_(
 
 
 @torch.no_grad()
+def row_adam_(
+    value: Float[Tensor, "n w"],
+    grad: Float[Tensor, "n w"],
+    first_moment: Float[Tensor, "n w"],
+    second_moment: Float[Tensor, "n w"],
+    rates: Float[Tensor, " w"],
+    step: int,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-15,
+) -> None:
+    """One step of Adam on rows whose gradient is not all zero, in place; it is zeroed on the way.
+
+    rates: of each column. Other rows keep their bits, moments included. step counts from 1. Raises
+    InputError for step < 1. Source: Adam (arXiv:1412.6980).
+    """
+    _check_step(step)
+    if backend_of(value.device) == "reference" or value.dtype != torch.float32:
+        rows = (grad != 0).any(1)
+        m = betas[0] * first_moment[rows] + (1 - betas[0]) * grad[rows]
+        v = betas[1] * second_moment[rows] + (1 - betas[1]) * grad[rows].square()
+        size = (v / (1 - betas[1] ** step)).sqrt() + eps
+        value[rows] -= rates * (m / (1 - betas[0] ** step)) / size
+        first_moment[rows], second_moment[rows] = m, v
+        grad.zero_()
+        return
+    grid = -(-len(value) // constant("adam", "ADAM_ROWS")), 1
+    state = value, first_moment, second_moment, grad, rates.contiguous(), *value.shape
+    _, *numbers = _numbers(0.0, step, betas, eps)
+    beta1, beta2, eps, _, _, *corrections = numbers
+    launch(kernel("adam", "RowAdam"), grid, *state, beta1, beta2, eps, *corrections)
+
+
+@torch.no_grad()
 def adam_(
     parameter: Float[Tensor, "*shape"],
     grad: Float[Tensor, "*shape"],

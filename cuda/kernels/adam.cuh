@@ -4,6 +4,7 @@
 #include "tile.cuh"
 
 constexpr int ADAM_NUMBERS = 1024;  // in one tile
+constexpr int ADAM_ROWS = 64;
 
 // One number's step of Adam; a number whose gradient is zero is left alone, moments included. The
 // gradient is zeroed on the way. steps, where given, counts each number's own visits.
@@ -73,3 +74,35 @@ struct LazyAdam {
 };
 
 KERNEL(LazyAdam)
+
+// The same for rows of so many numbers, each column at a rate of its own: a row is left alone where
+// all of its gradient is zero.
+struct RowAdam {
+  float* value;
+  float* first_moment;
+  float* second_moment;
+  float* grad;
+  const float* rates;
+  int n;
+  int width;
+  float beta1;
+  float beta2;
+  float eps;
+  float correction1;
+  float correction2;
+
+  FN void operator()(int tile, int) const {
+    const int first = tile * ADAM_ROWS, left = n - first;
+    LANES_IN_ORDER(lane, left < ADAM_ROWS ? left : ADAM_ROWS) {
+      const size_t begin = (size_t)width * (first + lane);
+      bool touched = false;
+      for (int i = 0; i < width; ++i) touched |= grad[begin + i] != 0;
+      if (!touched) continue;
+      const AdamStep step = {value, first_moment, second_moment, nullptr, grad, 1, beta1, beta2, eps,
+                             0, 0, correction1, correction2};
+      for (int i = 0; i < width; ++i) step.one(begin + i, rates[i] * correction1, correction2);
+    }
+  }
+};
+
+KERNEL(RowAdam)

@@ -1,13 +1,10 @@
-"""Colours by spherical harmonics: against plain torch, orthonormal, and cut at 0."""
+"""Colours by spherical harmonics: against plain torch, and cut at 0."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.splat_color import harmonics_basis, splat_color, splat_color_reference
+from polyfield.cuda.splat_color import splat_color, splat_color_reference
 
 pytestmark = pytest.mark.kernels
 
@@ -46,29 +43,6 @@ def test_gradients_of_the_specification_are_finite_differences():
     assert torch.autograd.gradcheck(
         lambda *numbers: splat_color_reference(*numbers, index, 3), leaves
     )
-
-
-def test_the_functions_are_orthonormal():
-    """Over the sphere, by a quadrature that is exact for them."""
-    nodes, weights = np.polynomial.legendre.leggauss(5)
-    z, share = torch.from_numpy(nodes), torch.from_numpy(weights)
-    turn = 2 * math.pi * torch.arange(9).double() / 9
-    z, turn = (grid.reshape(-1) for grid in torch.meshgrid(z, turn, indexing="ij"))
-    flat = (1 - z**2).sqrt()
-    way = torch.stack([flat * turn.cos(), flat * turn.sin(), z], 1)
-    basis = harmonics_basis(way, 3)
-    weight = share.repeat_interleave(9) * 2 * math.pi / 9
-    product = basis.T @ (weight[:, None] * basis)
-    torch.testing.assert_close(product, torch.eye(16).double(), rtol=0, atol=1e-12)
-
-
-def test_signs_and_order_are_those_of_splat_files():
-    """Band 1 is (-y, z, -x); of the second the third grows towards z."""
-    basis = harmonics_basis(torch.eye(3).double(), 2)
-    a = math.sqrt(3 / (4 * math.pi))
-    expected = torch.tensor([[0, 0, -a], [-a, 0, 0], [0, a, 0]]).double()
-    torch.testing.assert_close(basis[:, 1:4], expected)
-    assert basis[2, 6] > 0 > basis[0, 6] and basis[0, 8] > 0 > basis[1, 8]
 
 
 def test_without_degrees_a_colour_is_the_same_from_everywhere(device):

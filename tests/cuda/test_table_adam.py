@@ -3,7 +3,7 @@ import torch
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.hash_grid import HashGridLayout, hash_grid_reference
-from polyfield.cuda.table_adam import adam_, hash_grid_adam_, lazy_adam_reference_
+from polyfield.cuda.table_adam import adam_, hash_grid_adam_, lazy_adam_reference_, row_adam_
 
 pytestmark = pytest.mark.kernels
 
@@ -146,6 +146,32 @@ def test_lazy_adam_equals_torch_where_every_gradient_is_nonzero():
         grad = parameter.grad
         lazy_adam_reference_(mine, grad, first, second, None, 0.01, step, (0.8, 0.97), 1e-3)
     torch.testing.assert_close(mine, parameter.detach())
+
+
+def test_rows_are_stepped_at_rates_of_their_columns(device):
+    """Those with a gradient as torch steps them; the others keep their bits, moments included."""
+    random = torch.Generator().manual_seed(2)
+    start = torch.randn(70, 5, generator=random)
+    rates = torch.tensor([0.1, 0.01, 0.0, 0.3, 0.02])
+    columns = [start[:, [c]].double().requires_grad_() for c in range(5)]
+    groups = [{"params": [p], "lr": float(r)} for p, r in zip(columns, rates, strict=True)]
+    theirs = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-15)
+    value, first, second = (t.to(device) for t in (start, 0 * start, 0 * start))
+    still = torch.arange(70) % 3 == 0
+    for step in range(1, 4):
+        grad = torch.randn(70, 5, generator=random)
+        grad[:, 1] = 0  # a number without a gradient in a row with one is stepped
+        grad[still] = 0
+        for c, column in enumerate(columns):
+            column.grad = grad[:, [c]].double()
+        theirs.step()
+        given = grad.to(device)
+        row_adam_(value, given, first, second, rates.to(device), step)
+        assert not given.any()
+    expected = torch.cat([column.detach() for column in columns], 1)
+    torch.testing.assert_close(value.cpu().double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(value.cpu()[still], start[still])
+    assert not first[still].any() and not second[still].any()
 
 
 def test_a_step_number_zero_is_refused():

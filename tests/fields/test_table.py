@@ -13,6 +13,7 @@ from polyfield.apps import checkpoint
 from polyfield.cuda.errors import InputError
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import TrainableField
+from polyfield.fields.gaussians import Gaussians, gaussians_at
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.signal import Signal
@@ -293,6 +294,7 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
     beside += [build_signal("mlp", {"waves": 16}, 2, 3)]
     beside += [SurfaceRadiance(built("hash-grid"), "neus", 0.3)]
     beside += [TinyCudaNnRadiance(built("hash-grid"), tiny_cuda_nn_library)]
+    beside += [Gaussians(gaussians_at(torch.rand(4, 3), torch.rand(4, 3)))]
     whole = [*(built(name) for name in FIELDS), *beside]
     whole += [build_field(name, {}, warp=build_warp(warp)) for name in FIELDS for warp in WARPS]
     used = {type(part) for field in whole for part in field.modules()}
