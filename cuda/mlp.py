@@ -83,11 +83,15 @@ def truncated_exponential(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
 def initial_weights(widths: tuple[int, ...], generator: Generator | None = None) -> Tensor:
     """Weights [parameters] on the CPU, uniform within +-sqrt(6 / (in + out)) (Xavier, Glorot)."""
     check_widths(widths)
-    parts = []
+    # Filled part by part: on the device "meta" torch.cat loads torch's compiler, for seconds.
+    weights = torch.empty(parameter_count(widths))
+    begin = 0
     for inputs, outputs in pairwise(widths):
         bound = math.sqrt(6 / (inputs + outputs))
-        parts.append(torch.empty(inputs * outputs).uniform_(-bound, bound, generator=generator))
-    return torch.cat(parts)
+        part = weights[begin : begin + inputs * outputs]
+        part.uniform_(-bound, bound, generator=generator)
+        begin += inputs * outputs
+    return weights
 
 
 def parameter_count(widths: tuple[int, ...]) -> int:
