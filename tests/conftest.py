@@ -9,10 +9,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-BACKENDS = ["cpu", "reversed", "emulated"]
+BACKENDS = [
+    "cpu",
+    pytest.param("reversed", marks=pytest.mark.host_build),
+    pytest.param("emulated", marks=pytest.mark.host_build),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
 
 
-@pytest.fixture(params=[*BACKENDS, pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=BACKENDS)
 def device(request, monkeypatch):
     """The device of a test's tensors, once for each implementation of the kernels.
 
