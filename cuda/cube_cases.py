@@ -252,20 +252,18 @@ _PRICES = [[_price(a, b) for b in range(12)] for a in range(12)]
 def _disk(loop: Loop) -> tuple[Triangle, ...]:
     """The cheapest triangulation of a loop."""
     n = len(loop)
-
-    @cache
-    def best(i: int, j: int) -> tuple[float, tuple[Triangle, ...]]:
-        if j - i < 2:
-            return 0.0, ()
+    # Of the part from i to j: its price and its triangles, from the short parts to the whole.
+    best: dict[tuple[int, int], tuple[float, tuple[Triangle, ...]]] = {}
+    best |= {(i, i + 1): (0.0, ()) for i in range(n - 1)}
+    for i, j in ((i, i + length) for length in range(2, n) for i in range(n - length)):
         options = [
-            (best(i, k)[0] + best(k, j)[0], (*best(i, k)[1], (i, k, j), *best(k, j)[1]))
+            (best[i, k][0] + best[k, j][0], (*best[i, k][1], (i, k, j), *best[k, j][1]))
             for k in range(i + 1, j)
         ]
         cost, triangles = min(options)
         side = 0.0 if j - i == n - 1 else _PRICES[loop[i]][loop[j]]
-        return cost + side, triangles
-
-    return tuple((loop[i], loop[k], loop[j]) for i, k, j in best(0, n - 1)[1])
+        best[i, j] = cost + side, triangles
+    return tuple((loop[i], loop[k], loop[j]) for i, k, j in best[0, n - 1][1])
 
 
 @cache
@@ -277,39 +275,44 @@ def _annulus(one: Loop, other: Loop) -> tuple[Triangle, ...]:
 
 
 def _strip(one: Loop, back: Loop) -> tuple[float, tuple[Triangle, ...]]:
+    """The cheapest strip between two loops that are cut open at their beginnings, and its price."""
     n, m = len(one), len(back)
-
-    @cache
-    def best(
-        i: int, j: int, from_start: bool, from_first: bool
-    ) -> tuple[float, tuple[Triangle, ...]]:
-        """From the diagonal between i of the one and j of the other to the end.
-
-        from_start: the strip met j at the beginning of the one; from_first: i at that of the other.
-        """
+    # From the diagonal between i of the one and j of the other to the end, from the end on. The
+    # third tells whether the strip met j at the beginning of the one, the fourth whether it met i
+    # at that of the other.
+    best: dict[tuple[int, int, bool, bool], tuple[float, tuple[Triangle, ...]]] = {}
+    for i, j in product(range(n, -1, -1), range(m, -1, -1)):
         a, b = one[i % n], back[j % m]
-        # A whole loop about one vertex would draw the diagonal between the two beginnings twice.
-        if (i == n and from_start) or (j == m and from_first):
-            return inf, ()
-        if (i, j) == (n, m):
-            return 0.0, ()
-        options = []
-        if i < n:
-            options.append(((a, one[(i + 1) % n], b), best(i + 1, j, from_start, j == 0)))
-        if j < m:
-            options.append(((back[(j + 1) % m], b, a), best(i, j + 1, i == 0, from_first)))
-        # Three vertices on one face would lie flat on it, as a neighbour's could.
-        return min(
-            (cost + _PRICES[a][b] + (inf if _flat(triangle) else 0.0), (triangle, *rest))
-            for triangle, (cost, rest) in options
-        )
+        for from_start, from_first in _APART if i and j else _TOGETHER:
+            at = i, j, from_start, from_first
+            # A whole loop about one vertex would draw the diagonal between the beginnings twice.
+            if (i == n and from_start) or (j == m and from_first):
+                best[at] = inf, ()
+                continue
+            if (i, j) == (n, m):
+                best[at] = 0.0, ()
+                continue
+            options = []
+            if i < n:
+                c = one[(i + 1) % n]
+                options.append((c, (a, c, b), best[i + 1, j, from_start, j == 0]))
+            if j < m:
+                c = back[(j + 1) % m]
+                options.append((c, (c, b, a), best[i, j + 1, i == 0, from_first]))
+            # Three vertices on one face would lie flat on it, as a neighbour's could.
+            shared = _ON_FACES[a] & _ON_FACES[b]
+            best[at] = min(
+                (
+                    cost + _PRICES[a][b] + (inf if shared & _ON_FACES[c] else 0.0),
+                    (triangle, *rest),
+                )
+                for c, triangle, (cost, rest) in options
+            )
+    return best[0, 0, True, True]
 
-    return best(0, 0, True, True)
 
-
-def _flat(triangle: Triangle) -> bool:
-    a, b, c = triangle
-    return bool(_ON_FACES[a] & _ON_FACES[b] & _ON_FACES[c])
+_TOGETHER = ((True, True),)  # while the strip is at one of the beginnings
+_APART = ((False, False), (False, True), (True, False))  # it left them one after the other
 
 
 def _split(
