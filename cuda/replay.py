@@ -28,10 +28,10 @@ Meaning = Literal["block", "cpu", "reversed"]
 # numbers differ by a multiple of it, and what kernels do has strides of 2, 3 and powers of 2.
 BLOCK = 5
 _FLAGS = {
-    "thread": ("-O1", "-g", "-fsanitize=thread"),
+    "thread": ("-O1", "-g1", "-fsanitize=thread"),
     "address": (
         "-O1",
-        "-g",
+        "-g1",
         "-fsanitize=address,undefined,float-cast-overflow",
         "-fno-sanitize-recover=undefined,float-cast-overflow",
     ),
