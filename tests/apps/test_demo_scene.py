@@ -159,13 +159,12 @@ def test_every_part_of_the_surface_is_seen_by_several_training_cameras():
         vertices, _ = solid.mesh()
         points = vertices[:: max(1, len(vertices) // 300)]
         points = (points + 2e-3 * solid.normal(points)).float()
-        seen = torch.zeros(len(points))
-        for pose in train:
-            way = points - pose[:, 3]
-            length = way.norm(dim=1)
-            origins = pose[:, 3].expand_as(points).contiguous()
-            distance, _ = demo_light.first_hit(origins, way / length[:, None], SOLIDS)
-            seen += distance > length
+        way = points - train[:, None, :, 3]
+        length = way.norm(dim=2)
+        origins = train[:, None, :, 3].expand_as(way).reshape(-1, 3)
+        directions = (way / length[..., None]).view(-1, 3)
+        distance, _ = demo_light.first_hit(origins, directions, SOLIDS)
+        seen = (distance.view(length.shape) > length).sum(0)
         others = [other.distance(points) for other in SOLIDS if other is not solid]
         gap = torch.stack(others).amin(0)
         assert (seen[gap > 0.03] >= 2).all(), solid.name  # all but the closest to a contact
