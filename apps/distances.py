@@ -135,7 +135,7 @@ class DistanceSource:
         self,
         value: Callable[[Tensor], Tensor],
         slope: Callable[[Tensor], Tensor],
-        count: int = MEASURED,
+        count: int,
     ) -> DistanceScore:
         """Figures of a field, at points that it did not learn from. slope: its gradient."""
         random = step_generator(self.seed, _HELD_OUT + 2)

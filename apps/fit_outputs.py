@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polyfield.apps.compact_file import SUFFIX, placed_tensors, write_compact
-from polyfield.apps.distances import SIDE, DistanceScore, DistanceSource
+from polyfield.apps.distances import MEASURED, SIDE, DistanceScore, DistanceSource
 from polyfield.apps.fit_surface import surface_mesh
 from polyfield.apps.fitted import Fitted, load_fitted
 from polyfield.apps.formats.exr import write_exr
@@ -134,7 +134,7 @@ def write_distances(
 ) -> Outputs:
     """The surface of what was learned of a mesh, its errors, a cut through both, and figures."""
     file, file_bytes = _write_small(folder, fitted)
-    score = source.measure(fitted.values, fitted.slope)
+    score = source.measure(fitted.values, fitted.slope, MEASURED)
     reconstruction, error = folder.path / "reconstruction.ply", folder.path / "error.ply"
     mesh = surface_mesh(fitted, RESOLUTION // (2 if source.target == "udf" else 1))
     off = source.distance(source.to_field.apply(mesh.vertices)).abs() / (SIDE * FULL_DISTANCE)

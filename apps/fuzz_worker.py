@@ -117,8 +117,11 @@ class Worker:
 
     def _start(self) -> None:
         ours, theirs = Pipe()
+        gc.freeze()  # what is here already is no garbage of files, and large to look through
         self._pid = os.fork()
-        if not self._pid:
+        if self._pid:
+            gc.unfreeze()
+        else:
             try:
                 ours.close()
                 _serve(theirs, self._read, self._allowance, self._limits)

@@ -223,13 +223,9 @@ def _lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
         raise InputError(where, "not a text file", "UTF-8, as COLMAP writes it") from error
 
 
-def _bears(line: str) -> bool:
-    return bool(line) and not line.startswith("#")
-
-
 def _text_cameras(path: Path, where: str) -> Iterator[tuple[int, ModelCamera]]:
     for number, line in _lines(path, where):
-        if not _bears(line):
+        if not line or line.startswith("#"):
             continue
         at, parts = f"{where}, line {number}", line.split()
         if len(parts) > 1 and parts[1] not in PARAMETERS:
@@ -245,7 +241,7 @@ def _text_cameras(path: Path, where: str) -> Iterator[tuple[int, ModelCamera]]:
 def _text_images(path: Path, where: str) -> Iterator[ModelImage]:
     lines = _lines(path, where)
     for number, line in lines:
-        if not _bears(line):
+        if not line or line.startswith("#"):
             continue
         at, parts = f"{where}, line {number}", line.split(maxsplit=9)
         if len(parts) != 10:

@@ -3,12 +3,14 @@ import math
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from polyfield.apps import fit as fit_module
+from polyfield.apps import loop
 from polyfield.apps.checkpoint import latest
 from polyfield.apps.export import Export, export
 from polyfield.apps.fit import fit, summary
@@ -139,13 +141,25 @@ def test_ctrl_c_says_how_to_go_on(image, tmp_path, monkeypatch):
         fit(Fit(image, parameters=12_000, steps=30, out=tmp_path / "run"))
 
 
-def test_minutes_fix_a_plan_and_are_kept(image, tmp_path):
-    messages = []
-    out = tmp_path / "run"
+def test_minutes_fix_a_plan_and_are_kept(image, tmp_path, monkeypatch):
+    """By a clock that only reading, a second, and steps, 20 ms each, move."""
+    now, messages, out = [1000.0], [], tmp_path / "run"
+    for module in (fit_module, loop):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def taking(seconds, function):
+        def slow(*arguments):
+            now[0] += seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(SignalTask, "step", taking(0.02, SignalTask.step))
+    monkeypatch.setattr(fit_module, "read_source", taking(1.0, fit_module.read_source))
     result = fit(Fit(image, parameters=12_000, minutes=0.05, out=out), on_message=messages.append)
-    assert result.seconds < 3 and result.steps > 20
-    assert any(message.startswith("plan: ") and "ms" in message for message in messages)
-    assert RunFolder.open(out).config()["schedule"]["steps"] >= result.steps
+    assert 2.8 < result.seconds <= 3 and result.seconds == pytest.approx(1 + 0.02 * result.steps)
+    assert any(message.startswith("plan: ") and "20.0 ms" in message for message in messages)
+    assert RunFolder.open(out).config()["schedule"]["steps"] == result.steps
 
 
 def test_what_a_mask_leaves_out_is_filled_in_and_not_learned(tmp_path):
