@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from polyfield.apps import distances, fit_outputs
 from polyfield.apps import fit as fit_module
-from polyfield.apps import fit_outputs
 from polyfield.apps.export import Export, export
 from polyfield.apps.fit import fit, summary
 from polyfield.apps.fit_options import Fit
@@ -17,6 +17,17 @@ from polyfield.apps.render import Render, render
 from polyfield.cuda.errors import InputError
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_report import mesh_report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_points():
+    """Known distances are most of the work; an eighth of them tells as much of so small a field."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "POOL", 3 << 14)
+        patch.setattr(distances, "PLACES", 1 << 15)
+        patch.setattr(fit_outputs, "MEASURED", 1 << 14)
+        patch.setattr(fit_outputs, "SLICE", 128)
+        yield
 
 
 @pytest.fixture(scope="module")
