@@ -6,8 +6,11 @@ import os
 # two cores, whose idle threads spin, take three times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import checked_calls  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+checked_calls.install()
 
 BACKENDS = [
     "cpu",
