@@ -12,6 +12,31 @@ import torch  # noqa: E402
 
 checked_calls.install()
 
+# A minute of one core and more. They come first: left to the end, one of two workers has nothing to
+# do meanwhile.
+LONG_FILES = (
+    "test_wheel.py",
+    "test_sanitizers.py",
+    "test_gpu_compile.py",
+    "test_fit_surface.py",
+    "test_surface_runs.py",
+    "test_commands.py",
+    "test_bench_scenes.py",
+    "test_fit.py",
+)
+
+
+def pytest_configure(config):
+    """Keeps whole files in our order; xdist would put those of many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, the rest as it was."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 BACKENDS = [
     "cpu",
     pytest.param("reversed", marks=pytest.mark.host_build),

@@ -18,7 +18,7 @@ from polyfield.apps.main import main
 from polyfield.apps.run_folder import RunFolder
 from polyfield.cuda.errors import InputError, PolyfieldError
 
-STEPS, FIELDS = 200, ("hash-grid", "tri-plane")
+STEPS, FIELDS = 120, ("hash-grid", "tri-plane")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def found(scene, tmp_path_factory):
 def test_each_field_is_trained_and_measured(found):
     out, rows, said = found
     assert [row["name"] for row in rows] == [
-        "ball-hash-grid-200-steps-3",
-        "ball-tri-plane-200-steps-3",
+        "ball-hash-grid-120-steps-3",
+        "ball-tri-plane-120-steps-3",
     ]
     assert [row.field for row in said] == list(FIELDS)
     for row in rows:
         run = out / row["name"]
         assert max(steps_in(run / "checkpoints")) == row["steps"] == STEPS
-        assert row["budget"] == "200 steps" and 0 < row["minutes"] < 5
+        assert row["budget"] == "120 steps" and 0 < row["minutes"] < 5
         config = json.loads((run / "config.json").read_text())
         assert config["settings"]["field"] == row["field"] and config["settings"]["seed"] == 3
         assert 100e6 < row["peak_bytes"] < 3e9 and row["view_size"] == "40x40"
@@ -80,8 +80,8 @@ def test_what_was_measured_is_not_measured_again(found, scene, monkeypatch):
         with pytest.raises(PolyfieldError):
             rows_of(scene, out, steps, seed)
     assert [words[-5:] for words in asked] == [
-        ["--resume", "--steps", "200", "--seed", "4"],
-        ["--resume", "--steps", "400", "--seed", "3"],
+        ["--resume", "--steps", "120", "--seed", "4"],
+        ["--resume", "--steps", "240", "--seed", "3"],
     ]
     assert len({words[words.index("--out") + 1] for words in asked}) == 2
 

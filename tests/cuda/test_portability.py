@@ -55,6 +55,9 @@ def build(folder, compiler, system, processor):
     return folder / "_cpu.so"
 
 
+for_one_worker = pytest.mark.xdist_group("aarch64")  # which builds once
+
+
 @pytest.fixture(scope="module")
 def aarch64(tmp_path_factory):
     """A compiler for 64-bit ARM, and the folder in which it has built the module."""
@@ -65,6 +68,7 @@ def aarch64(tmp_path_factory):
     return compiler, folder / "build"
 
 
+@for_one_worker
 def test_it_compiles_for_arm_under_linux(aarch64):
     _, folder = aarch64
     image = (folder / "_cpu.so").read_bytes()
@@ -171,6 +175,7 @@ def launches(monkeypatch):
     return made
 
 
+@for_one_worker
 def test_its_kernels_compute_the_same_on_arm(aarch64, launches, tmp_path):
     compiler, folder = aarch64
     emulator = shutil.which("qemu-aarch64")
