@@ -17,6 +17,7 @@ from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import TrueView, true_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
+from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField, SurfaceField
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.cameras import Cameras
@@ -165,13 +166,16 @@ class RadianceTask:
     def _distances(self, step: int) -> Tensor:
         """What is wrong with distances as such; its gradients are left with the field."""
         settings, field = self.trained.settings, self.trained.field
-        weights = settings.eikonal, settings.curvature
-        if not isinstance(field, SurfaceField) or not any(weights):
+        eikonal, curvature = settings.eikonal, settings.curvature
+        if not isinstance(field, SurfaceField) or not (eikonal or curvature):
             return torch.zeros((), device=self.device)
         random = torch.rand(1, generator=step_generator(settings.seed, step))
         apart = COARSE * (FINE / COARSE) ** float(random)
+        for _, part in field.named_modules():
+            if isinstance(part, CoarseToFine):
+                apart, curvature = part.cell, curvature * part.share
         x = points_of_space(self.trained.grid, DISTANCES, step, settings.seed)
-        error = distance_error(field.distance, x, apart, *weights)
+        error = distance_error(field.distance, x, apart, eikonal, curvature)
         error.backward()
         return error.detach()
 

@@ -12,6 +12,7 @@ import torch
 from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.scene import Scene, load_scene
+from polyfield.apps.schedule import MOST_STEPS
 from polyfield.apps.train_options import MOST_DISTORTION, Networks, Pixel, Surface
 from polyfield.cuda.errors import InputError
 from polyfield.fields.nested_numbers import has_shape
@@ -72,6 +73,8 @@ class Settings:
     """Weight of the error of slopes of distances."""
     curvature: float = 0.0
     """Weight of the curvature of distances."""
+    coarse_to_fine: int = 0
+    """Steps over which the levels of a surface's hash grid open; 0: all at once."""
     networks: Networks = "polyfield"
     """Whose kernels train the grid and the networks."""
     warp: dict = attribute(default_factory=dict)
@@ -188,6 +191,8 @@ def read_settings(values: Any, where: str) -> Settings:
             found.real(key, 0.0, MOST_DISTORTION)
     if type(found.values.get("learned_background", False)) is not bool:
         raise found.refuse("learned_background", "true or false")
+    if "coarse_to_fine" in found.values:
+        found.whole("coarse_to_fine", 0, MOST_STEPS)
     if "exposures" in found.values:
         found.whole("exposures", 0, MOST_PHOTOGRAPHS)
     if found.text("scene") is None:

@@ -267,6 +267,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
         surface=options.surface,
         eikonal=options.eikonal if surface else 0.0,
         curvature=options.curvature if surface else 0.0,
+        coarse_to_fine=options.coarse_to_fine,
         pixel=options.pixel,
         loss=options.loss,
         images=options.images,

@@ -75,6 +75,9 @@ class Train:
     curvature: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the curvature of distances, for --surface: smoother where photographs show little,
     and less of small detail."""
+    coarse_to_fine: Annotated[int, arg(metavar="N")] = 0
+    """Steps over which the levels of the hash grid open, the coarsest first, for --surface: slopes
+    are then looked at over cells of the finest one that is open. 0: all are open at once."""
     depth: Annotated[float, arg(metavar="W")] = 0.0
     """Weight of the scene's depth images: rays are drawn to end where those say."""
     learned_background: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -145,6 +148,12 @@ def check(options: Train) -> None:
     if options.surface != "none" and (options.field == "mlp" or options.networks != "polyfield"):
         got = f"{options.surface[:80]} with --field {options.field}, --networks {options.networks}"
         raise InputError("--surface", got, "a field with an encoding, and polyfield's networks")
+    if not 0 <= options.coarse_to_fine <= MOST_STEPS:
+        got = str(options.coarse_to_fine)[:80]
+        raise InputError("--coarse-to-fine", got, f"0 to {MOST_STEPS:,} steps")
+    if options.coarse_to_fine and (options.surface == "none" or options.field != "hash-grid"):
+        got = f"with --surface {options.surface[:80]}, --field {options.field}"
+        raise InputError("--coarse-to-fine", got, "a surface on --field hash-grid")
     if options.networks != "polyfield" and options.field != "hash-grid":
         got = f"{options.networks[:80]} with --field {options.field}"
         raise InputError("--networks", got, "--field hash-grid")

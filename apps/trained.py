@@ -16,10 +16,12 @@ from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.settings import Color, Settings, read_settings
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
+from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.contraction import Contraction
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import Part, RadianceField, TrainableField
 from polyfield.fields.proposal import ProposalNetwork
+from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import build_field
@@ -199,6 +201,8 @@ def build(settings: Settings, device: torch.device) -> Trained:
         field = build_field(settings.field, settings.arguments, generator, warp)
         if settings.surface != "none":
             radius = SPHERE * 2.0 ** (1 - settings.grid_levels)
+            if settings.coarse_to_fine and isinstance(field, Radiance):
+                field.encoding = CoarseToFine(field.encoding, settings.coarse_to_fine)
             field = SurfaceRadiance(field, settings.surface, radius)
         for _, module in field.named_modules():
             if isinstance(module, Planes):

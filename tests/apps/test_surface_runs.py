@@ -1,11 +1,12 @@
 """Distances learned from photographs: trained, resumed, shown, cut and refused like any field."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 
-from polyfield.apps import checkpoint
+from polyfield.apps import checkpoint, radiance_task
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.formats.mesh_files import read_mesh
@@ -15,6 +16,7 @@ from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
+from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.hash_grid import HashGridArguments
 from polyfield.fields.surface_radiance import SHARPNESS, SurfaceRadiance
 
@@ -88,9 +90,10 @@ def views_have_normals(run, tmp_path):
     assert (tmp_path / "views" / "r_1.normal.png").is_file()
 
 
-def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch):
+@pytest.mark.parametrize("coarse_to_fine", [0, 20])
+def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch, coarse_to_fine):
     whole = tmp_path / "whole"
-    train(options(scene, whole, steps=24))
+    train(options(scene, whole, steps=24, coarse_to_fine=coarse_to_fine))
     step = RadianceTask.step
 
     def broken(self, number, rate):
@@ -101,12 +104,35 @@ def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch)
     monkeypatch.setattr(RadianceTask, "step", broken)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(options(scene, out, steps=24))
+        train(options(scene, out, steps=24, coarse_to_fine=coarse_to_fine))
     monkeypatch.setattr(RadianceTask, "step", step)
     train(Train(out=out, resume=True, device="cpu", report=False))
     first, second = (checkpoint.latest(each / "checkpoints").tensors for each in (whole, out))
     assert first.keys() == second.keys() and "field.log_sharpness" in first
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_levels_open_with_the_steps_and_a_run_is_seen_as_far_as_it_is_open(
+    scene, tmp_path, monkeypatch
+):
+    looked, error = [], radiance_task.distance_error
+
+    def noting(distances, x, apart, eikonal, curvature):
+        looked.append((apart, curvature))
+        return error(distances, x, apart, eikonal, curvature)
+
+    monkeypatch.setattr(radiance_task, "distance_error", noting)
+    out = tmp_path / "run"
+    train(options(scene, out, steps=11, coarse_to_fine=20, curvature=0.001))
+    opening = load(out, CPU).field.radiance.encoding
+    assert isinstance(opening, CoarseToFine)
+    assert float(opening.opened) == 3.0  # two of four and, after the step numbered 10, one more
+    # From cells of the second level, 16 * 3^(1/3) nodes a side, to those of the third.
+    sides = [16 * 3 ** (k / 3) - 1 for k in (1, 2)]
+    assert [looked[0][0], looked[-1][0]] == pytest.approx([1 / s for s in sides], rel=1e-5)
+    assert looked[0][1] == 0.001
+    assert looked[-1][1] == pytest.approx(0.001 * sides[0] / sides[1], rel=1e-5)
+    assert all(a > b for (a, _), (b, _) in pairwise(looked))
 
 
 def test_without_the_eikonal_error_slopes_are_what_they_like(scene, tmp_path):
@@ -126,7 +152,7 @@ def test_settings_written_before_surfaces_were_are_read(scene, tmp_path):
     out = tmp_path / "run"
     train(Train(scene, out=out, steps=2, device="cpu", report=False))
     config = json.loads((out / "config.json").read_text())
-    for key in ("surface", "eikonal", "curvature", "networks"):
+    for key in ("surface", "eikonal", "curvature", "networks", "coarse_to_fine"):
         del config["settings"][key]
     del config["settings"]["sampling"]["pieces"]
     (out / "config.json").write_text(json.dumps(config))
@@ -141,6 +167,7 @@ def test_settings_written_before_surfaces_were_are_read(scene, tmp_path):
         ({"field": "mlp", "sizes": ""}, "--surface"),
         ({"networks": "tiny-cuda-nn"}, "--surface"),
         ({"space": "unbounded"}, "--space bounded"),
+        ({"field": "tri-plane", "sizes": "", "coarse_to_fine": 9}, "--coarse-to-fine"),
         ({"eikonal": -1.0}, "--eikonal"),
         ({"curvature": float("nan")}, "--curvature"),
     ],

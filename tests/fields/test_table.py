@@ -11,6 +11,7 @@ from torch import Generator, nn
 import polyfield.fields
 from polyfield.apps import checkpoint
 from polyfield.cuda.errors import InputError
+from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import TrainableField
 from polyfield.fields.gaussians import Gaussians, gaussians_at
@@ -293,6 +294,7 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
     beside += [built_signal(name, 2) for name in SIGNALS]
     beside += [build_signal("mlp", {"waves": 16}, 2, 3)]
     beside += [SurfaceRadiance(built("hash-grid"), "neus", 0.3)]
+    beside += [CoarseToFine(built("hash-grid").encoding, 10)]
     beside += [TinyCudaNnRadiance(built("hash-grid"), tiny_cuda_nn_library)]
     beside += [Gaussians(gaussians_at(torch.rand(4, 3), torch.rand(4, 3)))]
     whole = [*(built(name) for name in FIELDS), *beside]
