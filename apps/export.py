@@ -36,6 +36,7 @@ from polyfield.extract.mesh_metrics import MeshScore, compare_at
 from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.simplify import simplified
 from polyfield.extract.texture import Color, baked, unwrapped
+from polyfield.extract.trimmed import trimmed
 from polyfield.extract.visibility import Project, seen_in_depth_maps
 from polyfield.fields.field import SurfaceField, TrainableField
 from polyfield.render.surface_losses import slope_and_curvature
@@ -145,6 +146,9 @@ def export(options: Export) -> ExportResult:
         raise InputError("--sharp", "the run has densities", "one of distances", remedy)
     if options.level is not None and isinstance(trained.field, SurfaceField):
         raise InputError("--level", "the run has distances", "none: their surface lies at 0")
+    if options.fused and isinstance(trained.field, SurfaceField) and trained.field.ends:
+        remedy = "Leave it out."
+        raise InputError("--fused", "the run has a sheet with two sides", "an inside", remedy)
     if options.fused and (options.sharp or options.level is not None):
         raise InputError("--fused", "with --sharp or --level", "neither: it cuts depth maps")
     if options.fused:
@@ -226,8 +230,13 @@ def fused_surface(trained: Trained, resolution: int, keep_unseen: bool = False) 
 
 
 def _color(field: TrainableField, x: Tensor, directions: Tensor) -> Tensor:
-    harmonics = field.encode_directions(directions.contiguous())
-    return field.color(field.density(x.contiguous())[1], harmonics)
+    """Seen along the directions; of a sheet, which has one colour in files, from both its sides."""
+    features = field.density(x.contiguous())[1]
+    ways = [directions]
+    if isinstance(field, SurfaceField) and field.ends:
+        ways.append(-directions)
+    seen = [field.color(features, field.encode_directions(way.contiguous())) for way in ways]
+    return torch.stack(seen).mean(0)
 
 
 def _users_color(trained: Trained) -> Color:
@@ -249,30 +258,45 @@ def _zero_surface(
     keep_unseen: bool,
     sharp: bool,
 ) -> Mesh:
-    """Where a field's distance is 0, in the user's frame, with normals from its slope: closed.
+    """Where a field's distance is 0, in the user's frame, with normals from its slope: closed, or
+    cut off at the rim where its surface may end.
 
     Of its components those go, as wholes, that no training camera sees, unless keep_unseen.
     """
     device = trained.grid.bits.device
 
+    def across(x: Tensor) -> Tensor:
+        return field.signed_distances(x)[:, 0]
+
     def slope(x: Tensor) -> Tensor:
-        return slope_and_curvature(field.distance, x, 0.5 / resolution)[0]
+        return slope_and_curvature(across, x, 0.5 / resolution)[0]
 
     if sharp:
-        mesh = dual_contour(field.distance, slope, resolution, STEEPEST, device=device)
+        mesh = dual_contour(across, slope, resolution, STEEPEST, device=device)
     else:
-        mesh = distance_mesh(field.distance, resolution, STEEPEST, device=device)
+        mesh = distance_mesh(across, resolution, STEEPEST, device=device)
+    if field.ends and len(mesh.faces):
+        mesh = trimmed(mesh, _beyond(field, mesh.vertices, resolution))
     if len(mesh.faces) and not keep_unseen:
         mesh = mesh.with_faces(seen_components(mesh, _seen(trained, 2 / (resolution - 1))))
     mesh = remove_floaters(mesh)
     if not len(mesh.faces):
         raise InputError("the field", "no surface that a camera sees", "one", "Train longer.")
     slopes = [
-        slope_and_curvature(field.distance, part, 1 / resolution)[0]
-        for part in mesh.vertices.split(CHUNK)
+        slope_and_curvature(across, part, 1 / resolution)[0] for part in mesh.vertices.split(CHUNK)
     ]
     normals = normalize(torch.cat(slopes), dim=1)
     return painted(mesh, color, normals).transformed(trained.to_field.inverse())
+
+
+def _beyond(field: SurfaceField, vertices: Tensor, resolution: int) -> Tensor:
+    """How far beyond the rim of a sheet, or nearly out of the unit cube, vertices lie.
+
+    Where the surface leaves the cube there is nothing but the wall that closed its mesh.
+    """
+    beyond = [field.signed_distances(part)[:, 1] for part in vertices.split(CHUNK)]
+    wall = (vertices - 0.5).abs().amax(1) - (0.5 - 0.5 / resolution)
+    return torch.maximum(torch.cat(beyond), wall)
 
 
 def _written(

@@ -175,7 +175,7 @@ class RadianceTask:
             if isinstance(part, CoarseToFine):
                 apart, curvature = part.cell, curvature * part.share
         x = points_of_space(self.trained.grid, DISTANCES, step, settings.seed)
-        error = distance_error(field.distance, x, apart, eikonal, curvature)
+        error = distance_error(field.signed_distances, x, apart, eikonal, curvature)
         error.backward()
         return error.detach()
 

@@ -263,7 +263,7 @@ def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, M
     surface = options.surface != "none"
     settings = replace(
         settings,
-        sampling=replace(settings.sampling, pieces=options.surface == "neus"),
+        sampling=replace(settings.sampling, pieces=options.surface in ("neus", "neudf")),
         surface=options.surface,
         eikonal=options.eikonal if surface else 0.0,
         curvature=options.curvature if surface else 0.0,

@@ -11,7 +11,7 @@ from polyfield.apps.schedule import MOST_STEPS
 from polyfield.cuda.errors import InputError
 
 Pixel = Literal["centre", "point", "mean"]
-Surface = Literal["none", "neus", "volsdf"]
+Surface = Literal["none", "neus", "volsdf", "neudf"]
 Networks = Literal["polyfield", "tiny-cuda-nn"]
 Space = Literal["auto", "bounded", "unbounded", "ndc"]
 MOST_DISTORTION = 1e3
@@ -69,7 +69,8 @@ class Train:
     drawn smoothly from one to the next."""
     surface: Surface = "none"
     """Learn distances to a surface, below 0 inside, in place of densities: for meshes. neus and
-    volsdf are ways from a distance to a density; neus is exact where views graze the surface."""
+    volsdf are ways from a distance to a density; neus is exact where views graze the surface. neudf
+    is for what has no inside, such as cloth: its surface may end."""
     eikonal: Annotated[float, arg(metavar="W")] = 0.01
     """Weight of the error of slopes of distances, which are 1 everywhere, for --surface."""
     curvature: Annotated[float, arg(metavar="W")] = 0.0

@@ -20,6 +20,7 @@ from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.contraction import Contraction
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import Part, RadianceField, TrainableField
+from polyfield.fields.open_surface import OpenSurfaceRadiance
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.radiance import Radiance
 from polyfield.fields.similarity import Similarity
@@ -203,7 +204,10 @@ def build(settings: Settings, device: torch.device) -> Trained:
             radius = SPHERE * 2.0 ** (1 - settings.grid_levels)
             if settings.coarse_to_fine and isinstance(field, Radiance):
                 field.encoding = CoarseToFine(field.encoding, settings.coarse_to_fine)
-            field = SurfaceRadiance(field, settings.surface, radius)
+            if settings.surface == "neudf":
+                field = OpenSurfaceRadiance(field, radius)
+            else:
+                field = SurfaceRadiance(field, settings.surface, radius)
         for _, module in field.named_modules():
             if isinstance(module, Planes):
                 module.total_variation = settings.total_variation

@@ -103,8 +103,16 @@ class Paced(Protocol):
 class SurfaceField(RadianceField, Protocol):
     """A radiance field that is one of distances to a surface."""
 
+    ends: bool
+    """The surface may end: it is a sheet with two sides, and has no inside."""
+
     def distance(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """Signed, in sides of the unit cube, below 0 inside."""
+        """In sides of the unit cube, below 0 inside; never below 0 where the surface ends."""
+        ...
+
+    def signed_distances(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n k"]:
+        """What the distance is made of: across the surface as if it went on, and, where it ends,
+        beyond its rim. The surface is where the first is 0 and the second not above 0."""
         ...
 
     def density(

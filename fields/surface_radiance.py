@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from polyfield.cuda.errors import InputError
-from polyfield.fields.field import TrainableField
+from polyfield.fields.field import RadianceField, TrainableField
 from polyfield.fields.radiance import Radiance
 
 DensityRule = Literal["neus", "volsdf"]
@@ -39,15 +39,11 @@ class SurfaceRadiance(nn.Module):
     learning_rate = Radiance.learning_rate
     cones = costly = False
     warp: nn.Module | None = None
+    ends = False
 
     def __init__(self, radiance: TrainableField, rule: DensityRule, radius: float):
         super().__init__()
-        if not isinstance(radiance, Radiance):
-            got = type(radiance).__name__
-            raise InputError("--surface", got, "a field with an encoding: not mlp")
-        if radiance.warp is not None:
-            raise InputError("--surface", "a field of all space", "a bounded one, --space bounded")
-        self.radiance, self.rule, self.radius = radiance, rule, radius
+        self.radiance, self.rule, self.radius = encoded_radiance(radiance), rule, radius
         self.log_sharpness = nn.Parameter(torch.tensor([math.log(SHARPNESS)]))
 
     @property
@@ -62,7 +58,11 @@ class SurfaceRadiance(nn.Module):
 
     def distance(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """To the surface, in sides of the unit cube, below 0 inside. x in the unit cube."""
-        return self._distance(x)[0]
+        return self.near(x)[0]
+
+    def signed_distances(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1"]:
+        """The distance, in a column."""
+        return self.near(x)[0][:, None]
 
     def density(
         self, x: Float[Tensor, "n 3"], extent: Float[Tensor, "n 3"] | None = None
@@ -74,15 +74,10 @@ class SurfaceRadiance(nn.Module):
         """
         sharpness = self.sharpness
         if extent is None or self.rule == "volsdf":
-            distance, features = self._distance(x)
+            distance, features = self.near(x)
             return _density(self.rule, sharpness, distance), features
-        begin, end = x - extent, x + extent
-        # Pieces mostly follow each other: where one ends the next begins, and is not asked again.
-        fresh = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        fresh[1:] = (begin[1:] - end[:-1]).abs().amax(1) > SAME
-        distance, features = self._distance(torch.cat([end, begin[fresh]]))
-        first = torch.arange(-1, len(x) - 1, device=x.device)
-        first[fresh] = torch.arange(len(x), len(distance), device=x.device)
+        places, first = ends_of_pieces(x, extent)
+        distance, features = self.near(places)
         depth = softplus(-sharpness * distance)
         thickness = (depth[: len(x)] - depth[first]).clamp_min(0)
         length = 2 * extent.norm(dim=1).clamp_min(1e-9)
@@ -104,21 +99,34 @@ class SurfaceRadiance(nn.Module):
         """Where there may be something, deep inside not: what an occupancy grid is to follow."""
         return NearSurface(self)
 
-    def _distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def near(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
+        """`distance`, and the features that `color` takes."""
         features = self.radiance.features(x)
-        away = ((x - 0.5).square().sum(1) + ROUNDED**2).sqrt()
-        return away - self.radius + SHARE * features[:, 0], features
+        return to_sphere(x, self.radius) + SHARE * features[:, 0], features
+
+
+class Near(RadianceField, Protocol):
+    """A radiance field that knows how near a surface is."""
+
+    @property
+    def sharpness(self) -> Float[Tensor, " 1"]:
+        """In 1 / side of the unit cube."""
+        ...
+
+    def near(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
+        """Its distance in sides of the unit cube, and the features that `color` takes."""
+        ...
 
 
 class NearSurface:
     """A band about a surface as a density, no thinner than a cell of a grid."""
 
-    def __init__(self, field: SurfaceRadiance):
+    def __init__(self, field: Near):
         self.field = field
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 16"]]:
         """4 s Phi (1 - Phi) of the distance, which falls on both sides; and the features."""
-        distance, features = self.field._distance(x)
+        distance, features = self.field.near(x)
         sharpness = self.field.sharpness.clamp(max=BAND)
         outside, inside = ((side * sharpness * distance).sigmoid() for side in (1, -1))
         return 4 * sharpness * outside * inside, features
@@ -132,6 +140,37 @@ class NearSurface:
     ) -> Float[Tensor, "n 3"]:
         """The field's."""
         return self.field.color(features, harmonics)
+
+
+def encoded_radiance(field: TrainableField) -> Radiance:
+    """The field, if distances may take the place of its density; InputError if not."""
+    if not isinstance(field, Radiance):
+        raise InputError("--surface", type(field).__name__, "a field with an encoding: not mlp")
+    if field.warp is not None:
+        raise InputError("--surface", "a field of all space", "a bounded one, --space bounded")
+    return field
+
+
+def to_sphere(x: Float[Tensor, "n 3"], radius: float) -> Float[Tensor, " n"]:
+    """Distance to a sphere about the middle of the unit cube, below 0 inside, without a kink."""
+    return ((x - 0.5).square().sum(1) + ROUNDED**2).sqrt() - radius
+
+
+def ends_of_pieces(
+    x: Float[Tensor, "n 3"], extent: Float[Tensor, "n 3"]
+) -> tuple[Float[Tensor, "places 3"], Int64[Tensor, " n"]]:
+    """Where pieces of rays about x end, and behind these other places where one begins.
+
+    extent: half of each. Also the row, among all places, of the beginning of each piece: pieces
+    mostly follow each other, and where one ends the next begins and is not asked again.
+    """
+    begin, end = x - extent, x + extent
+    fresh = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    fresh[1:] = (begin[1:] - end[:-1]).abs().amax(1) > SAME
+    places = torch.cat([end, begin[fresh]])
+    first = torch.arange(-1, len(x) - 1, device=x.device)
+    first[fresh] = torch.arange(len(x), len(places), device=x.device)
+    return places, first
 
 
 def _density(rule: DensityRule, sharpness: Tensor, distance: Tensor) -> Tensor:

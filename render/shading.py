@@ -76,7 +76,7 @@ def shade_rays(
         harmonics = field.encode_directions(direction)
         for first, last in runs_of_rays(samples, most):
             part = some_rays(samples, first, last)
-            parts.append(_shade(field, part, harmonics[first:last], normals))
+            parts.append(_shade(field, part, harmonics[first:last], normals, sampling.pieces))
     return Shaded(
         torch.cat([part.color for part in parts]),
         torch.cat([part.opacity for part in parts]),
@@ -100,14 +100,21 @@ def density_normals(
     return normalize(-gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny), dim=1)
 
 
-def _shade(field: RadianceField, samples: Samples, harmonics: Tensor, normals: bool) -> Shaded:
+def _shade(
+    field: RadianceField, samples: Samples, harmonics: Tensor, normals: bool, pieces: bool
+) -> Shaded:
     density, features = density_of(field, samples.position, samples.extent)
     kept = visible_samples(density, samples.length, samples.ray_offsets, STOP)
     samples, density, features = keep_samples(samples, kept), density[kept], features[kept]
     color = field.color(features, harmonics[samples.ray.long()])
     channels = [color, samples.distance[:, None]]
     if normals:
-        channels.append(density_normals(field, samples.position))
+        normal = density_normals(field, samples.position)
+        if pieces and samples.extent is not None:
+            # A piece may end behind the surface that it meets; whatever is seen faces the eye.
+            away = (normal * samples.extent).sum(1, keepdim=True) > 0
+            normal = torch.where(away, -normal, normal)
+        channels.append(normal)
     out = composite(density, samples.length, torch.cat(channels, 1), samples.ray_offsets)
     values = out.values
     return Shaded(values[:, :3], out.opacity, values[:, 3], values[:, 4:] if normals else None)

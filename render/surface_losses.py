@@ -16,29 +16,29 @@ TAPS = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
 
 
 def slope_and_curvature(
-    distance: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]],
+    distance: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n *k"]],
     x: Float[Tensor, "n 3"],
     apart: float,
-) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+) -> tuple[Float[Tensor, "n *k 3"], Float[Tensor, " n *k"]]:
     """The gradient of a function, and the trace of its second derivatives, from five values each.
 
-    apart: from x to the other four. Of a quadratic function the trace is exact, and the gradient
-    off by apart / sqrt(3) times the mixed second derivative of the other two axes. Differentiable
-    as often as the function once. Source: Neuralangelo (arXiv:2306.03092), section 3.2, with four
-    points in place of six.
+    Of a function of k columns, of each. apart: from x to the other four. Of a quadratic function
+    the trace is exact, and the gradient off by apart / sqrt(3) times the mixed second derivative of
+    the other two axes. Differentiable as often as the function once. Source: Neuralangelo
+    (arXiv:2306.03092), section 3.2, with four points in place of six.
     """
     step = apart / 3**0.5
     taps = TAPS.to(x)
     places = torch.cat([x[None], x + step * taps[:, None]])
-    middle, *around = distance(places.reshape(-1, 3)).view(5, -1)
-    values = torch.stack(around, 1)
+    middle, *around = distance(places.reshape(-1, 3)).unflatten(0, (5, len(x)))
+    values = torch.stack(around, -1)
     slope = (values @ taps) / (4 * step)
-    curvature = (0.5 * values.sum(1) - 2 * middle) / step**2
+    curvature = (0.5 * values.sum(-1) - 2 * middle) / step**2
     return slope, curvature
 
 
 def distance_error(
-    distance: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]],
+    distances: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n k"]],
     x: Float[Tensor, "n 3"],
     apart: float,
     eikonal: float,
@@ -46,10 +46,14 @@ def distance_error(
 ) -> Float[Tensor, ""]:
     """Weighted means of (|gradient| - 1)^2 and of |trace of the second derivatives|.
 
+    These are of the first column. Of the others, which know where a surface ends and are the same
+    all along it, gradients count that are longer than 1.
     Source: IGR (arXiv:2002.10099), eq. 2; Neuralangelo (arXiv:2306.03092), eq. 8.
     """
-    slope, trace = slope_and_curvature(distance, x, apart)
-    return eikonal * (slope.norm(dim=1) - 1).square().mean() + curvature * trace.abs().mean()
+    slope, trace = slope_and_curvature(distances, x, apart)
+    off = slope.norm(dim=2) - 1
+    error = off[:, 0].square().mean() + off[:, 1:].clamp_min(0).square().sum(1).mean()
+    return eikonal * error + curvature * trace[:, 0].abs().mean()
 
 
 def points_of_space(grid: OccupancyGrid, count: int, step: int, seed: int) -> Float[Tensor, "n 3"]:

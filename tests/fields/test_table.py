@@ -15,6 +15,7 @@ from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import TrainableField
 from polyfield.fields.gaussians import Gaussians, gaussians_at
+from polyfield.fields.open_surface import OpenSurfaceRadiance
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.signal import Signal
@@ -294,6 +295,7 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
     beside += [built_signal(name, 2) for name in SIGNALS]
     beside += [build_signal("mlp", {"waves": 16}, 2, 3)]
     beside += [SurfaceRadiance(built("hash-grid"), "neus", 0.3)]
+    beside += [OpenSurfaceRadiance(built("hash-grid"), 0.3)]
     beside += [CoarseToFine(built("hash-grid").encoding, 10)]
     beside += [TinyCudaNnRadiance(built("hash-grid"), tiny_cuda_nn_library)]
     beside += [Gaussians(gaussians_at(torch.rand(4, 3), torch.rand(4, 3)))]

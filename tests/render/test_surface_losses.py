@@ -32,7 +32,7 @@ def test_of_a_quadratic_the_trace_is_exact_and_the_slope_as_far_off_as_is_said(v
 
 def test_a_sphere_s_distance_has_no_eikonal_error_and_curvature_2_over_r():
     def distance(x):
-        return x.norm(dim=1) - 0.3
+        return x.norm(dim=1, keepdim=True) - 0.3
 
     x = normalize(POINTS - 0.5, dim=1) * 0.4
     assert float(distance_error(distance, x, 1e-3, 1.0, 0.0)) < 1e-5
@@ -43,13 +43,32 @@ def test_a_sphere_s_distance_has_no_eikonal_error_and_curvature_2_over_r():
 
 def test_slopes_that_are_not_1_count_by_the_square_of_what_they_are_off():
     for steep in (0.0, 0.5, 3.0):
-        error = distance_error(lambda x, k=steep: k * x[:, 1], POINTS, 0.01, 2.0, 1.0)
+        error = distance_error(lambda x, k=steep: k * x[:, 1:2], POINTS, 0.01, 2.0, 1.0)
         assert float(error) == pytest.approx(2 * (steep - 1) ** 2, abs=1e-6)
+
+
+def test_of_what_tells_where_a_surface_ends_only_steep_slopes_count():
+    for steep, expected in ((0.0, 0.0), (1.0, 0.0), (3.0, 4.0)):
+        columns = lambda x, k=steep: torch.stack([x[:, 1], k * x[:, 0] + x[:, 2] ** 2 * 0], 1)  # noqa: E731
+        error = distance_error(columns, POINTS, 0.01, 0.5, 1.0)
+        assert float(error) == pytest.approx(0.5 * expected, abs=1e-6)
+
+
+def test_slopes_of_columns_are_those_of_each():
+    functions = [lambda x: x[:, 0] ** 2 + x[:, 1], lambda x: (3 * x[:, 2]).sin()]
+    slope, trace = slope_and_curvature(
+        lambda x: torch.stack([f(x) for f in functions], 1), POINTS, 0.05
+    )
+    assert slope.shape == (200, 2, 3) and trace.shape == (200, 2)
+    for column, function in enumerate(functions):
+        alone = slope_and_curvature(function, POINTS, 0.05)
+        torch.testing.assert_close(slope[:, column], alone[0])
+        torch.testing.assert_close(trace[:, column], alone[1])
 
 
 def test_errors_teach_the_function():
     weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    distance_error(lambda x: weight * x[:, 2], POINTS, 0.01, 1.0, 0.0).backward()
+    distance_error(lambda x: weight * x[:, 2:], POINTS, 0.01, 1.0, 0.0).backward()
     assert float(weight.grad) == pytest.approx(2 * (0.5 - 1.0))
 
 
