@@ -71,6 +71,9 @@ class Export:
     where those are soft."""
     sharp: bool = False
     """Keep edges and corners (dual contouring) in the mesh of signed distances."""
+    tolerance: Annotated[float | None, optional("LENGTH")] = None
+    """How far --sharp may move the surface, in the user's unit, to have fewer and larger faces
+    where it is flat. The default moves nothing."""
     faces: Annotated[int | None, optional("N")] = None
     """Faces that a mesh is simplified to. The default keeps all that the lattice gave."""
     texture: Annotated[int | None, optional("SIZE")] = None
@@ -123,6 +126,11 @@ def export(options: Export) -> ExportResult:
         raise InputError("--texture", got, "a mesh in a .glb")
     if options.reference is not None and options.kind != "mesh":
         raise InputError("--reference", f"with --as {options.kind}", "a mesh to compare with it")
+    if options.tolerance is not None and not options.sharp:
+        raise InputError("--tolerance", "without --sharp", "both", "--faces goes with any mesh.")
+    if options.tolerance is not None and not 0 <= options.tolerance < float("inf"):
+        raise InputError("--tolerance", str(options.tolerance), "a length of 0 or above")
+    tolerance = options.tolerance or 0.0
     reference = None if options.reference is None else read_mesh(options.reference)
     if is_fit(options.run):
         if options.kind == "cameras":
@@ -131,7 +139,8 @@ def export(options: Export) -> ExportResult:
             raise InputError("--fused", "a fit has no views", "a run of `polyfield train`")
         if options.texture is not None:
             raise InputError("--texture", "a fit has no colours", "a run of `polyfield train`")
-        mesh = surface_mesh(load_fitted(options.run, device), options.resolution, options.sharp)
+        fitted = load_fitted(options.run, device)
+        mesh = surface_mesh(fitted, options.resolution, options.sharp, tolerance)
         if options.faces is not None:
             mesh = simplified(mesh, options.faces)
             mesh = replace(mesh, normals=mesh.vertex_normals())
@@ -155,7 +164,12 @@ def export(options: Export) -> ExportResult:
         mesh, level = fused_surface(trained, options.resolution, options.keep_unseen), None
     else:
         mesh, level = surface_of(
-            trained, options.resolution, options.level, options.keep_unseen, options.sharp
+            trained,
+            options.resolution,
+            options.level,
+            options.keep_unseen,
+            options.sharp,
+            tolerance,
         )
     faces = options.faces
     if options.texture is not None and faces is None and len(mesh.faces) > UNWRAPPED:
@@ -180,10 +194,12 @@ def surface_of(
     level: float | None = None,
     keep_unseen: bool = False,
     sharp: bool = False,
+    tolerance: float = 0.0,
 ) -> tuple[Mesh, float]:
     """The mesh of a field in the user's frame, and the density it was cut at, or the distance 0.
 
-    Of the surface, what a training camera sees; all but loose bits if keep_unseen.
+    Of the surface, what a training camera sees; all but loose bits if keep_unseen. tolerance, in
+    the user's unit: of what is sharp, see `dual_contour`.
     """
     field, grid = trained.field, trained.grid
     device = grid.bits.device
@@ -196,7 +212,7 @@ def surface_of(
 
     color = partial(_color, field)
     if isinstance(field, SurfaceField):
-        return _zero_surface(trained, field, color, resolution, keep_unseen, sharp), 0.0
+        return _zero_surface(trained, field, color, resolution, keep_unseen, sharp, tolerance), 0.0
     if level is None:
         origins, directions = _training_rays(trained, device)
         level = surface_level(density, origins, directions)
@@ -257,6 +273,7 @@ def _zero_surface(
     resolution: int,
     keep_unseen: bool,
     sharp: bool,
+    tolerance: float,
 ) -> Mesh:
     """Where a field's distance is 0, in the user's frame, with normals from its slope: closed, or
     cut off at the rim where its surface may end.
@@ -272,14 +289,16 @@ def _zero_surface(
         return slope_and_curvature(across, x, 0.5 / resolution)[0]
 
     if sharp:
-        mesh = dual_contour(across, slope, resolution, STEEPEST, device=device)
+        off = tolerance * trained.to_field.scale
+        mesh = dual_contour(across, slope, resolution, STEEPEST, device=device, tolerance=off)
     else:
         mesh = distance_mesh(across, resolution, STEEPEST, device=device)
     if field.ends and len(mesh.faces):
         mesh = trimmed(mesh, _beyond(field, mesh.vertices, resolution))
     if len(mesh.faces) and not keep_unseen:
         mesh = mesh.with_faces(seen_components(mesh, _seen(trained, 2 / (resolution - 1))))
-    mesh = remove_floaters(mesh)
+    # Where flat parts have few faces, their number says nothing.
+    mesh = remove_floaters(mesh, by_area=tolerance > 0)
     if not len(mesh.faces):
         raise InputError("the field", "no surface that a camera sees", "one", "Train longer.")
     slopes = [

@@ -20,12 +20,14 @@ OFF = 0.15  # of a cell: how far a learned distance may lead past the surface
 STEEPEST = 2.0  # that learned distances change, where those of a mesh change by 1
 
 
-def surface_mesh(fitted: Fitted, resolution: int, sharp: bool = False) -> Mesh:
+def surface_mesh(
+    fitted: Fitted, resolution: int, sharp: bool = False, tolerance: float = 0.0
+) -> Mesh:
     """Where the distance is 0, or inside begins, in the mesh's own frame.
 
     Cells a side of the cube: resolution; without a sign, the power of 2 next to it. sharp: with
-    edges and corners, of what has an inside. InputError where there is no surface, or of an image
-    or a film.
+    edges and corners, of what has an inside; then a tolerance, in the mesh's unit, as
+    `dual_contour`. InputError where there is no surface, or of an image or a film.
     """
     settings = fitted.settings
     if settings.kind != "distance":
@@ -33,19 +35,22 @@ def surface_mesh(fitted: Fitted, resolution: int, sharp: bool = False) -> Mesh:
         raise InputError(settings.signal, got, "distances, which have a surface")
     to_field = Similarity.from_json(settings.to_field or {})
     if settings.target != "udf":
-        mesh, reason = _closed_surface(fitted, resolution, sharp)
+        mesh, reason = _closed_surface(fitted, resolution, sharp, tolerance * to_field.scale)
     elif sharp:
         raise InputError("--sharp", "distances without a sign", "distances with one")
     else:
         mesh, reason = _open_surface(fitted, resolution)
     if len(mesh.faces):
-        mesh = remove_floaters(mesh)
+        # Where flat parts have few faces, their number says nothing.
+        mesh = remove_floaters(mesh, by_area=tolerance > 0)
     if not len(mesh.faces):
         raise InputError("the field", reason, "a surface", "Give it more steps.")
     return replace(mesh, normals=mesh.vertex_normals()).transformed(to_field.inverse())
 
 
-def _closed_surface(fitted: Fitted, resolution: int, sharp: bool) -> tuple[Mesh, str]:
+def _closed_surface(
+    fitted: Fitted, resolution: int, sharp: bool, tolerance: float
+) -> tuple[Mesh, str]:
     logits = fitted.settings.target == "occupancy"  # which are above 0 inside
     sign, steepest = (-1.0, None) if logits else (1.0, STEEPEST)
 
@@ -53,7 +58,13 @@ def _closed_surface(fitted: Fitted, resolution: int, sharp: bool) -> tuple[Mesh,
         return sign * fitted.values(x)[:, 0]
 
     if sharp:
-        mesh = dual_contour(distance, lambda x: sign * fitted.slope(x), resolution, steepest)
+        mesh = dual_contour(
+            distance,
+            lambda x: sign * fitted.slope(x),
+            resolution,
+            steepest,
+            tolerance=tolerance,
+        )
     else:
         mesh = distance_mesh(distance, resolution, steepest)
     return mesh, "nothing is inside"

@@ -51,15 +51,32 @@ def lattice_mesh(
     Memory beyond the result stays near memory_bytes; the result does not depend on it. Raises
     InputError where the field is NaN.
     """
+    return _mesh(lattice, memory_bytes, bisections, device, placed=False)[0]
+
+
+def placed_lattice_mesh(
+    lattice: Lattice, memory_bytes: int, bisections: int, device: torch.device
+) -> tuple[Mesh, Int32[Tensor, "v 3"]]:
+    """As `lattice_mesh`, and where on the lattice each vertex belongs, free of rounding.
+
+    Twice the middle of its edge, in cells: odd along the edge, even across. Of vertices within a
+    cell, twice its middle: odd along all axes.
+    """
+    return _mesh(lattice, memory_bytes, bisections, device, placed=True)
+
+
+def _mesh(
+    lattice: Lattice, memory_bytes: int, bisections: int, device: torch.device, placed: bool
+) -> tuple[Mesh, Int32[Tensor, "places 3"]]:
     blocks = active_blocks(lattice, device)
     if not len(blocks):
         none = torch.zeros(0, 3, device=device)
-        return Mesh(none, none.long())
+        return Mesh(none, none.long()), none.int()
     batch = max(1, memory_bytes // (BYTES_A_NODE * (SIDE + 1) ** 3))
     near = _NearLevel.none(device)
     parts = []
     for some in blocks.split(batch):
-        part, near = _cut(lattice, some, bisections, near)
+        part, near = _cut(lattice, some, bisections, near, placed)
         parts.append(part)
     return _welded(parts)
 
@@ -94,6 +111,8 @@ class _Part:
     """Those on sides of their blocks, which others may have as well."""
     keys: Int64[Tensor, " shared"]
     """Of these, 3 * the node of the lattice where their edge begins + its axis."""
+    place: Int32[Tensor, "placed 3"]
+    """As `placed_lattice_mesh`; none where nobody asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +149,11 @@ def _number(nodes: Int64[Tensor, "n 3"], resolution: int) -> Int64[Tensor, " n"]
 
 
 def _cut(
-    lattice: Lattice, corners: Int64[Tensor, "blocks 3"], bisections: int, near: _NearLevel
+    lattice: Lattice,
+    corners: Int64[Tensor, "blocks 3"],
+    bisections: int,
+    near: _NearLevel,
+    placed: bool,
 ) -> tuple[_Part, _NearLevel]:
     """What lies in some blocks, and the values on their sides that others have to take over."""
     values, near = _values(lattice, corners, near)
@@ -151,7 +174,9 @@ def _cut(
     )
     vertices = (position / lattice.resolution).float()
     keys = 3 * _number(begin[shared], lattice.resolution) + axis[shared]
-    return _Part(vertices, found.corners.int(), shared, keys), near
+    along = (axis[:, None] == 3) | ~across
+    place = (2 * begin + along).int() if placed else corners.new_zeros(0, 3).int()
+    return _Part(vertices, found.corners.int(), shared, keys, place), near
 
 
 def _values(
@@ -190,7 +215,7 @@ def _values(
     return values, near
 
 
-def _welded(parts: list[_Part]) -> Mesh:
+def _welded(parts: list[_Part]) -> tuple[Mesh, Int32[Tensor, "places 3"]]:
     """One mesh, in which blocks share the vertices on their common sides. Empties the list."""
     keys = torch.cat([part.keys for part in parts])
     edges, number = keys.unique(return_inverse=True)
@@ -201,20 +226,26 @@ def _welded(parts: list[_Part]) -> Mesh:
     count = len(edges) + sum(len(part.vertices) - len(part.keys) for part in parts)
     vertices = torch.empty(count, 3, device=keys.device)
     vertices[: len(edges)] = torch.cat([part.vertices[part.shared] for part in parts])[first]
+    placed = any(len(part.place) for part in parts)
+    places = torch.empty(count if placed else 0, 3, dtype=torch.int32, device=keys.device)
+    if placed:
+        places[: len(edges)] = torch.cat([part.place[part.shared] for part in parts])[first]
     drawn = sum(len(part.corners) for part in parts)
     faces = torch.empty(drawn, 3, dtype=torch.int64, device=keys.device)
-    placed, seen, done = len(edges), 0, 0
+    begun, seen, done = len(edges), 0, 0
     while parts:
         part = parts.pop(0)
         alone = ~part.shared
         own, mine = len(part.vertices) - len(part.keys), len(part.keys)
         place = torch.empty(len(part.vertices), dtype=torch.int64, device=keys.device)
         place[part.shared] = number[seen : seen + mine]
-        place[alone] = torch.arange(placed, placed + own, device=keys.device)
-        vertices[placed : placed + own] = part.vertices[alone]
+        place[alone] = torch.arange(begun, begun + own, device=keys.device)
+        vertices[begun : begun + own] = part.vertices[alone]
+        if placed:
+            places[begun : begun + own] = part.place[alone]
         faces[done : done + len(part.corners)] = place[part.corners.long()]
-        placed, seen, done = placed + own, seen + mine, done + len(part.corners)
-    return Mesh(vertices, faces)
+        begun, seen, done = begun + own, seen + mine, done + len(part.corners)
+    return Mesh(vertices, faces), places
 
 
 def _bisect(

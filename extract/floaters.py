@@ -34,12 +34,13 @@ def face_components(faces: Int64[Tensor, "f 3"]) -> Int64[Tensor, " f"]:
 
 
 def large_components(
-    mesh: Mesh, face_share: float = 0.005, diagonal_share: float = 0.05
+    mesh: Mesh, face_share: float = 0.005, diagonal_share: float = 0.05, by_area: bool = False
 ) -> Bool[Tensor, " f"]:
     """Faces of components with at least face_share of all faces and a large enough extent.
 
     Large enough: the diagonal of the component's bounding box is at least diagonal_share of the
-    whole mesh's. The component with the most faces always stays.
+    whole mesh's. The component with the most faces always stays. by_area: faces count by their
+    areas, for meshes whose faces are of many sizes.
     """
     if not len(mesh.faces):
         return torch.zeros(0, dtype=torch.bool, device=mesh.faces.device)
@@ -50,7 +51,10 @@ def large_components(
     high = corners.new_full((len(size), 3), -torch.inf).scatter_reduce_(0, index, corners, "amax")
     extent = (high - low).norm(dim=1)
     whole = (high.amax(0) - low.amin(0)).norm()
-    keep = (size >= face_share * len(mesh.faces)) & (extent >= diagonal_share * whole)
+    if by_area:
+        size = torch.zeros_like(size, dtype=torch.float64)
+        size = size.index_add(0, component, mesh.face_vectors().norm(dim=1))
+    keep = (size >= face_share * float(size.sum())) & (extent >= diagonal_share * whole)
     keep[size.argmax()] = True
     return keep[component]
 
@@ -101,6 +105,7 @@ def remove_floaters(
     face_share: float = 0.005,
     diagonal_share: float = 0.05,
     rings: int = 5,
+    by_area: bool = False,
 ) -> Mesh:
     """The mesh without what no camera sees (where visible is given) and without small components.
 
@@ -109,4 +114,4 @@ def remove_floaters(
     """
     if visible is not None:
         mesh = mesh.with_faces(seen_faces(mesh, visible, rings))
-    return mesh.with_faces(large_components(mesh, face_share, diagonal_share))
+    return mesh.with_faces(large_components(mesh, face_share, diagonal_share, by_area))

@@ -92,6 +92,14 @@ def distance_mesh(
     rest as `density_mesh`. Raises InputError for NaN, a resolution below 2, and a steepest that is
     not above 0.
     """
+    lattice = distance_lattice(distance, resolution, steepest)
+    return lattice_mesh(lattice, memory_bytes, bisections, torch.device(device))
+
+
+def distance_lattice(
+    distance: Callable[[Tensor], Tensor], resolution: int, steepest: float | None = None
+) -> Lattice:
+    """What `distance_mesh` cuts, of the same arguments; raises InputError for what they are."""
     _check("distance_mesh", resolution, 0.0)
     if steepest is not None and not 0 < steepest < float("inf"):
         raise InputError("distance_mesh: steepest", str(steepest), "above 0, or None")
@@ -101,7 +109,7 @@ def distance_mesh(
 
     lattice = Lattice(resolution, 0.0, inside, BARELY_OUTSIDE)
     if steepest is None:
-        return lattice_mesh(lattice, memory_bytes, bisections, torch.device(device))
+        return lattice
     fastest = steepest
 
     def crossed(corners: Tensor, side: int) -> Tensor:
@@ -114,8 +122,7 @@ def distance_mesh(
         rim = ((corners <= 0) | (ends >= resolution)).any(1)
         return ~(away.abs() > fastest * reach) | (rim & (away < 0))
 
-    lattice = replace(lattice, crossed=crossed)
-    return lattice_mesh(lattice, memory_bytes, bisections, torch.device(device))
+    return replace(lattice, crossed=crossed)
 
 
 def _check(name: str, resolution: int, level: float) -> None:

@@ -63,7 +63,20 @@ def test_the_distances_to_a_mesh_are_learned(box, tmp_path, field, monkeypatch):
     written = export(Export(tmp_path / "run", tmp_path / "box.glb", resolution=64))
     assert 0 < written.counts["faces"] < len(mesh.faces)
     sharp = export(Export(tmp_path / "run", tmp_path / "box.ply", resolution=64, sharp=True))
-    assert sharp.quality.boundary_edges == 0  # of so noisy a field not manifold
+    assert sharp.quality.watertight and sharp.quality.non_manifold_vertices == 0
+    coarse = Export(
+        tmp_path / "run", tmp_path / "coarse.ply", resolution=64, sharp=True, tolerance=0.2
+    )
+    flat = export(coarse)
+    assert flat.quality.watertight and flat.counts["faces"] < sharp.counts["faces"] / 4
+    moved = read_mesh(tmp_path / "coarse.ply")
+    middle = moved.vertices[moved.faces].mean(1) - center
+    size = moved.face_vectors().norm(dim=1)
+    assert size[(middle.abs() - half).amax(1).abs() < 0.2].sum() > 0.7 * size.sum()
+    with pytest.raises(InputError, match="--tolerance: without --sharp"):
+        export(Export(tmp_path / "run", tmp_path / "box.ply", tolerance=0.1))
+    with pytest.raises(InputError, match="--tolerance: -1"):
+        export(Export(tmp_path / "run", tmp_path / "box.ply", sharp=True, tolerance=-1.0))
     few = export(Export(tmp_path / "run", tmp_path / "few.ply", resolution=64, faces=500))
     assert few.counts["faces"] <= 500
     with pytest.raises(InputError, match="--fused: a fit has no views"):

@@ -82,6 +82,20 @@ def test_both_thresholds_count_and_the_largest_always_stays():
     assert nothing_is_large.tolist() == [True] * 400 + [False] * 8
 
 
+def test_by_area_a_few_large_faces_weigh_more_than_many_small_ones():
+    small = balls(((0.5, 0.5, 0.5), 0.1))
+    large = Mesh(4 * torch.eye(4)[:, :3], TETRAHEDRON)
+    mesh = Mesh(
+        torch.cat([small.vertices, large.vertices]),
+        torch.cat([small.faces, large.faces + len(small.vertices)]),
+    )
+    ball = [True] * len(small.faces)
+    share = 2 * 4 / len(small.faces)
+    assert large_components(mesh, share, 0.0).tolist() == [*ball, *[False] * 4]
+    kept = large_components(mesh, share, 0.0, by_area=True)
+    assert kept.tolist() == [*[not each for each in ball], *[True] * 4]
+
+
 def test_unseen_bodies_go_and_seen_surfaces_keep_their_hidden_rim():
     mesh = balls(((0.3, 0.5, 0.5), 0.2), ((0.8, 0.5, 0.5), 0.1))
 
