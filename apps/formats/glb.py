@@ -104,15 +104,16 @@ def glb_bytes(mesh: Mesh, texture: Texture | None = None) -> bytes:
         "bufferViews": views,
         "buffers": [{"byteLength": starts[-1]}],
     }
+    return b"".join([*glb_head(document, starts[-1]), *parts])
+
+
+def glb_head(document: dict, binary_bytes: int) -> list[bytes]:
+    """What a .glb holds before the bytes of its one buffer, which must be a multiple of 4."""
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + starts[-1])
-    chunks = (
-        struct.pack("<I4s", len(text), b"JSON"),
-        text,
-        struct.pack("<I4s", starts[-1], b"BIN\0"),
-    )
-    return b"".join([header, *chunks, *parts])
+    header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + binary_bytes)
+    head = struct.pack("<I4s", len(text), b"JSON"), text
+    return [header, *head, struct.pack("<I4s", binary_bytes, b"BIN\0")]
 
 
 def _type(values: np.ndarray) -> str:
