@@ -19,6 +19,7 @@ from polyfield.apps.bench_planes import both_against_reference as planes_against
 from polyfield.apps.bench_race import Absent, Race, Row, hold
 from polyfield.apps.bench_rbf import both_against_reference as rbf_against_reference
 from polyfield.apps.bench_rbf import clusters_against_reference, search_against_reference
+from polyfield.apps.bench_splats import drawn_against_reference
 from polyfield.apps.bench_step import step_against_reference
 from polyfield.apps.bench_surface import (
     surface_against_pymcubes,
@@ -43,6 +44,7 @@ RACES: dict[str, Callable[[], Race]] = {
     "rbf-clusters/reference": clusters_against_reference,
     "rbf-both/reference": rbf_against_reference,
     "composite-both/nerfacc": composite_against_nerfacc,
+    "splats-drawn/reference": drawn_against_reference,
     "step/reference": step_against_reference,
     "surface/pymcubes": surface_against_pymcubes,
     "surface/scikit-image": surface_against_scikit_image,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.fit_render import render_fit
 from polyfield.apps.fitted import is_fit
 from polyfield.apps.formats.png_rows import png_rows
+from polyfield.apps.formats.splat_files import splat_format
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.png_files import to_8bit
 from polyfield.apps.shots import (
@@ -30,10 +31,12 @@ from polyfield.apps.shots import (
     spiral_shots,
     turntable_shots,
 )
+from polyfield.apps.splat_render import read_scene, splat_band, splat_frames, splat_shots
 from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, check_samples_per_pixel, load
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
+from polyfield.fields.splats import splats_to
 from polyfield.render.cameras import Cameras, LensKind
 from polyfield.render.view import View
 
@@ -44,10 +47,11 @@ _NO_FOLDERS = (".avi", ".gif", ".jpg", ".jpeg", ".m4v", ".mkv", ".mov", ".png", 
 
 @dataclass(frozen=True)
 class Render:
-    """Render views of a trained run, or an image or film that was fitted, in any size."""
+    """Render views of a trained run, a file of Gaussians, or what was fitted, in any size."""
 
     run: Positional[Path]
-    """Folder that `polyfield train` or `fit` wrote, or the small file of a fit."""
+    """Folder that `polyfield train` or `fit` wrote, the small file of a fit, or Gaussians in a
+    .ply, .spz, .splat, .ksplat, .sog or .glb."""
     views: Annotated[str, arg(metavar="turntable|test|spiral|interpolate|FILE.json")] = "turntable"
     """A way around the subject; the held-out views; a spiral before a forward-facing capture; a
     flight from view to view; or the camera path in a file of nerfstudio's form."""
@@ -114,6 +118,8 @@ def render(options: Render) -> RenderResult:
         options.seconds,
         options.fps,
     )
+    if splat_format(options.run) is not None:
+        return _render_splats(options, wish, device)
     from_file = Path(options.views).suffix.lower() == ".json"
     if not from_file and options.views not in VIEWS:
         expected = f"{', '.join(VIEWS)} or a camera path FILE.json"
@@ -146,6 +152,30 @@ def render(options: Render) -> RenderResult:
         size = int(cameras.width[index]), int(cameras.height[index])
         files += write_view(out, name, size, bands, trained.to_field)
     return RenderResult(tuple(files), shots.notes)
+
+
+def _render_splats(options: Render, wish: Wish, device: torch.device) -> RenderResult:
+    """As `render`, of a file of Gaussians: in its own world, on white."""
+    for name in ("split", "samples_per_pixel", "scene"):
+        if getattr(options, name) != getattr(Render, name):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(option, "a file of Gaussians has none", "a run of `polyfield train`")
+    name = options.run.name.split(".")[0]
+    out, film = _place(replace(options, out=options.out or Path(f"{name}.mp4")), name)
+    splats, world, notes = read_scene(options.run)
+    shots = splat_shots(splats, world, options.views, wish)
+    splats, cameras = splats_to(splats, device), shots.cameras.to(device)
+    notes = (*notes, *shots.notes)
+    if film:
+        write_video(out, splat_frames(splats, cameras), shots.fps)
+        return RenderResult((str(out),), notes)
+    make_folder(out)
+    files: list[str] = []
+    for index, shot in enumerate(shots.names):
+        size = int(cameras.width[index]), int(cameras.height[index])
+        band = splat_band(splats, cameras, index, normals=True)
+        files += write_view(out, shot, size, [band], Similarity.identity())
+    return RenderResult(tuple(files), notes)
 
 
 def turntable_frames(

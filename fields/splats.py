@@ -103,6 +103,18 @@ def chosen(splats: Splats, rows: Tensor) -> Splats:
     )
 
 
+def splats_to(splats: Splats, device: torch.device | str) -> Splats:
+    """The same Gaussians on another device."""
+    return replace(
+        splats,
+        means=splats.means.to(device),
+        log_scales=splats.log_scales.to(device),
+        quaternions=splats.quaternions.to(device),
+        opacity_logits=splats.opacity_logits.to(device),
+        harmonics=splats.harmonics.to(device),
+    )
+
+
 def of_degree(splats: Splats, degree: int) -> Splats:
     """The Gaussians with bands up to `degree`, 0 to 4: higher ones cut off, missing ones 0."""
     if not 0 <= degree <= HIGHEST_DEGREE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
@@ -40,6 +40,8 @@ class SplatView(NamedTuple):
     """Mean along the optical axis, of a fisheye along the ray, of what is seen; 0 for nothing."""
     half_depth: Float[Tensor, "height width"]
     """Where half of the light is gone; 0 where it never is."""
+    normal: Float[Tensor, "height width 3"] | None
+    """Sum of unit normals by weight, in the axes of the Gaussians; None unless asked for."""
     seen: Projected
     """The Gaussians in it, one a row, with gradients where they were asked for."""
 
@@ -52,20 +54,25 @@ def splat_view(
     degree: int | None = None,
     near: float = NEAR,
     spread: Float[Tensor, "v 2"] | None = None,
+    normals: bool = False,
 ) -> SplatView:
     """The image of one camera, in the frame of the Gaussians.
 
     Pinholes and Kannala and Brandt's fisheyes by the lens's slopes; any other lens by where it maps
     seven points of each Gaussian, without undistorting. degree: of the harmonics, all where none is
-    given. near: nothing is seen at a smaller depth. spread: see `splat_raster`. Differentiable in
-    the Gaussians, the background and the camera's pose. Raises InputError for an equirectangular
+    given. near: nothing is seen at a smaller depth. spread: see `splat_raster`. normals: of each
+    Gaussian the axis along which it is thinnest, towards the camera. Differentiable in the
+    Gaussians, the background and the camera's pose. Raises InputError for an equirectangular
     camera, whose Gaussians would be cut at its border.
     """
     seen = project(splats, cameras, index, near)
     width, height = int(cameras.width[index]), int(cameras.height[index])
     eye = cameras.camera_to_world[index, :, 3].to(splats.means)
     color = splat_color(splats.means, splats.harmonics, eye, seen.rows, degree)
-    channels = torch.cat([color, seen.depths[:, None]], 1)
+    parts = [color, seen.depths[:, None]]
+    if normals:
+        parts.append(facing(splats, eye, seen.rows))
+    channels = torch.cat(parts, 1)
     drawn = splat_raster(seen, channels, width, height, spread=spread)
     return _shown(drawn, seen, background)
 
@@ -75,7 +82,19 @@ def _shown(drawn: Drawn, seen: Projected, background: Tensor) -> SplatView:
     opacity = 1 - left
     color = sums[..., :3] + left[..., None] * background.to(sums)
     depth = sums[..., 3] / opacity.clamp_min(NOTHING)
-    return SplatView(color, opacity, depth, half, seen)
+    normal = sums[..., 4:] if sums.shape[2] > 4 else None
+    return SplatView(color, opacity, depth, half, normal, seen)
+
+
+def facing(
+    splats: Splats | Gaussians, eye: Float[Tensor, " 3"], rows: Int64[Tensor, " v"]
+) -> Float[Tensor, "v 3"]:
+    """Of those Gaussians, the unit axis along which each is thinnest, the way that the eye sees."""
+    axes = rotations(splats.quaternions[rows])
+    thin = splats.log_scales[rows].argmin(1)
+    normal = axes.gather(2, thin[:, None, None].expand(-1, 3, 1))[..., 0]
+    away = (normal * (splats.means[rows] - eye)).sum(1, keepdim=True)
+    return torch.where(away > 0, -normal, normal)
 
 
 def project(

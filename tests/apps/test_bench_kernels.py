@@ -35,6 +35,7 @@ def test_the_rows_have_the_names_that_were_agreed():
         "rbf-clusters/reference",
         "rbf-both/reference",
         "composite-both/nerfacc",
+        "splats-drawn/reference",
         "step/reference",
         "surface/pymcubes",
         "surface/scikit-image",

@@ -49,7 +49,7 @@ def run_with(monkeypatch, tmp_path, code, run):
 
 
 def test_every_block_is_tested_here():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_the_bowl_is_open_with_one_rim():
@@ -59,6 +59,14 @@ def test_the_bowl_is_open_with_one_rim():
     assert (report.boundary_loops, report.euler, report.non_manifold_edges) == (1, 1, 0)
     assert names["found"].reason == "" and report.faces > 3000
     assert names["bowl"](names["mesh"].vertices).max() < 1e-3
+
+
+def test_gaussians_come_near_an_image():
+    names = {}
+    exec(block_with("GaussianOptimiser("), names)
+    assert names["loss"] < 0.05
+    error = (names["view"].color - names["image"]).abs().mean()
+    assert error < 0.04 and names["view"].opacity.mean() > 0.9
 
 
 def test_nerfacc_sees_the_ball_where_it_is_in_the_frame_of_the_input(

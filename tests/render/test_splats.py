@@ -153,8 +153,10 @@ def test_the_depth_of_a_wall_is_its_own(model):
         pose, straight.focal, straight.center, straight.distortion, straight.width,
         straight.height, model,
     )  # fmt: skip
-    shown = splat_view(wall, view, 0, BLACK)
+    shown = splat_view(wall, view, 0, BLACK, normals=True)
     assert shown.opacity.min() > 0.99
+    wanted = -shown.opacity[..., None] * torch.tensor([0.0, 0, 1])
+    torch.testing.assert_close(shown.normal, wanted, rtol=0, atol=1e-5)
     assert (shown.depth - 2.5).abs().max() < 1e-3 and (shown.half_depth - 2.5).abs().max() < 1e-3
 
 

@@ -1,0 +1,129 @@
+"""Views of a file of Gaussians, whoever wrote it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from polyfield.apps.formats.camera_path import read_camera_path
+from polyfield.apps.formats.splat_files import read_splat_file
+from polyfield.apps.formats.splat_values import World
+from polyfield.apps.png_files import to_8bit
+from polyfield.apps.shots import Shots, Wish, length_of_film
+from polyfield.cuda.errors import InputError
+from polyfield.fields.splats import Splats
+from polyfield.render.cameras import Cameras, ideal_cameras
+from polyfield.render.splats import NEAR, splat_view
+from polyfield.render.view import View
+
+SIZE, ANGLE = (800, 800), 50.0  # of views where nobody says; degrees from border to border
+FPS, SECONDS = 30.0, 3.0
+ABOVE = math.radians(20)  # that a turntable looks down
+MOST = 0.95  # of the opacity that a turntable shows: far haze counts for nothing
+ROOM = 1.15  # about that
+BACKGROUND = (1.0, 1.0, 1.0)
+_UP = {"right-down-forward": (0.0, -1.0, 0.0), "z-up": (0.0, 0.0, 1.0)}
+
+
+def read_scene(path: Path) -> tuple[Splats, World, tuple[str, ...]]:
+    """The Gaussians of a file, which way is up in their world, and what there is to say."""
+    file = read_splat_file(path)
+    return file.splats, file.world, tuple(file.notes)
+
+
+def splat_shots(splats: Splats, world: World, views: str, wish: Wish) -> Shots:
+    """A turntable about the Gaussians, or the frames of a camera path in their frame.
+
+    Raises InputError for other views, which only a run has, and for a picture of the whole sphere.
+    """
+    if wish.lens == "equirectangular":
+        raise InputError("--lens equirectangular", "of Gaussians", "perspective or fisheye")
+    if Path(views).suffix.lower() == ".json":
+        if wish.frames is not None:
+            raise InputError("--frames", str(wish.frames)[:80], "no number: the file has them")
+        asked = read_camera_path(Path(views))
+        lens, angle = wish.lens or asked.lens, asked.field_of_view
+        if wish.field_of_view is not None or lens != asked.lens:
+            wished = wish.field_of_view or (180.0 if lens == "fisheye" else ANGLE)
+            angle = torch.full_like(angle, wished)
+        poses = asked.camera_to_world.float()
+        fps, notes = wish.fps or asked.fps or FPS, asked.notes
+        size = wish.size or asked.size or SIZE
+    elif views == "turntable":
+        frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, SECONDS)
+        lens, size = wish.lens or "perspective", wish.size or SIZE
+        degrees = wish.field_of_view or (180.0 if lens == "fisheye" else ANGLE)
+        poses = around(splats, world, frames, min(degrees, ANGLE), size)
+        angle, notes = torch.full((frames,), degrees), ()
+    else:
+        expected = "turntable or a camera path FILE.json: a file of Gaussians has no photographs"
+        raise InputError("--views", repr(views[:80]), expected)
+    names = tuple(f"frame_{index:05d}" for index in range(len(poses)))
+    return Shots(ideal_cameras(poses, lens, angle, *size), names, fps, notes)
+
+
+def around(
+    splats: Splats, world: World, frames: int, degrees: float, size: tuple[int, int]
+) -> Float[Tensor, "frames 3 4"]:
+    """Poses on a circle that sees nearly all of what the Gaussians show, from a little above."""
+    opacity = splats.opacity_logits.double().sigmoid()
+    means = splats.means.double()
+    middle = torch.stack([_median(means[:, axis], opacity) for axis in range(3)])
+    away = (means - middle).norm(dim=1)
+    reach = float(_median(away, opacity, MOST)) or float(splats.log_scales.exp().max())
+    width, height = size
+    half = math.radians(degrees) / 2
+    narrow = math.atan(math.tan(half) * min(1.0, width / height))
+    distance = ROOM * reach / math.sin(narrow)
+    up = torch.tensor(_UP[world], dtype=torch.float64)
+    first = torch.tensor([0.0, 0, -1] if world == "right-down-forward" else [0.0, -1, 0]).double()
+    side = torch.linalg.cross(up, first)
+    turn = torch.arange(frames, dtype=torch.float64)[:, None] * (2 * math.pi / frames)
+    level = turn.cos() * first + turn.sin() * side
+    position = middle + distance * (math.cos(ABOVE) * level + math.sin(ABOVE) * up)
+    forward = normalize(middle - position, dim=1)
+    right = normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=1)
+    down = torch.linalg.cross(forward, right)
+    return torch.stack([right, down, forward, position], 2).float()
+
+
+def splat_band(splats: Splats, cameras: Cameras, index: int, normals: bool = False) -> View:
+    """The whole view of one camera as a single band, depth along rays, on white."""
+    near = NEAR * float(splats.means.std(0).norm().clamp_min(1e-6))
+    back = torch.tensor(BACKGROUND)
+    shown = splat_view(splats, cameras, index, back, near=near, normals=normals)
+    depth = shown.depth
+    if cameras.model == "PINHOLE":
+        depth = depth * _lengths(cameras, index)
+    return View(shown.color.clamp(0, 1), shown.opacity, depth, shown.normal)
+
+
+def splat_frames(splats: Splats, cameras: Cameras) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """What cameras see, one after the other."""
+    for index in range(len(cameras)):
+        yield to_8bit(splat_band(splats, cameras, index).color)
+
+
+def _lengths(cameras: Cameras, index: int) -> Float[Tensor, "height width"]:
+    """Of each pixel's ray as far as it goes forward by 1."""
+    width, height = int(cameras.width[index]), int(cameras.height[index])
+    sizes = []
+    for axis, count in ((0, width), (1, height)):
+        at = torch.arange(count, device=cameras.focal.device) + 0.5
+        sizes.append((at - cameras.center[index, axis]) / cameras.focal[index, axis])
+    return (1 + sizes[0] ** 2 + sizes[1][:, None] ** 2).sqrt()
+
+
+def _median(values: Tensor, weights: Tensor, share: float = 0.5) -> Tensor:
+    """Where that share of the weight is below."""
+    order = values.argsort()
+    total = weights[order].cumsum(0)
+    at = int(torch.searchsorted(total, share * total[-1]).clamp(max=len(values) - 1))
+    return values[order[at]]
