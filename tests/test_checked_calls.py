@@ -27,6 +27,16 @@ def told(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 
 @checked
+def alike(pair: tuple[Float[Tensor, " n"], Float[Tensor, " n"]]) -> None:
+    pass
+
+
+@checked
+def in_words(x: "Float[Tensor, ' n']", y: "Float[Tensor, ' n'] | None" = None) -> None:
+    pass
+
+
+@checked
 def counted(n: int) -> Iterator[int]:
     yield from range(n)
 
@@ -59,6 +69,8 @@ FITS = [
     lambda: kept(ROWS[:1], ROW[:1], short=True),
     lambda: kept(x=ROWS, y=ROW, k=2),
     lambda: told(ROW),  # its n is not that of the call within
+    lambda: alike((ROW, ROW)),
+    lambda: in_words(ROW, None),
     lambda: list(counted(3)),
     lambda: gathered(1, 2, a="b"),
     lambda: as_many(3),
@@ -72,6 +84,8 @@ DOES_NOT_FIT = [
     lambda: kept(ROWS, ROW, short=1),
     lambda: kept(ROWS, ROW, short=True),  # what it returns has another n
     lambda: told(torch.zeros(9)),
+    lambda: alike((ROW, ROW[:3])),
+    lambda: in_words(ROW, ROW[:3]),
     lambda: counted("3"),
     lambda: gathered(1, "2"),
     lambda: gathered(a=1),
