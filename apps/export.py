@@ -21,9 +21,11 @@ from polyfield.apps.fitted import is_fit, load_fitted
 from polyfield.apps.formats.cameras_json import write_cameras
 from polyfield.apps.formats.glb import Texture
 from polyfield.apps.formats.mesh_files import read_mesh, write_mesh, write_points
+from polyfield.apps.formats.splat_files import splat_format
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.png_files import to_8bit
 from polyfield.apps.settings import scene_of
+from polyfield.apps.splat_info import convert_splats
 from polyfield.apps.trained import Trained, load, orbit_cameras
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import extract_surface, painted, surface_level
@@ -52,12 +54,13 @@ SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": ("
 
 @dataclass(frozen=True)
 class Export:
-    """Write what a run has learned: a mesh, points on it, or the cameras."""
+    """Write what a run has learned: a mesh, points on it, or the cameras; or splats again."""
 
     run: Positional[Path]
-    """Folder that `polyfield train` or `fit` wrote."""
+    """Folder that `polyfield train` or `fit` wrote, or a file of Gaussians."""
     out: Path
-    """File to write: .ply, .glb or .obj for a mesh, .ply for points, .json for cameras."""
+    """File to write: .ply, .glb or .obj for a mesh, .ply for points, .json for cameras; for
+    Gaussians .ply, .compressed.ply, .spz, .splat or .glb."""
     kind: Annotated[Literal["mesh", "splats", "points", "cameras"], arg(name="as")] = "mesh"
     """What to write. A field of densities has a mesh, the points on its surface, and cameras."""
     resolution: int = 256
@@ -83,6 +86,9 @@ class Export:
     """A true mesh, in the same frame, that the one written is compared with."""
     scene: Annotated[Path | None, optional("SCENE")] = None
     """Folder of the scene, whose cameras are wanted, if it is no longer where it was."""
+    frame: Literal["auto", "RDF", "RUB", "LUF"] = "auto"
+    """Where x, y and z of a file of Gaussians point (right, left, down, up, front, back), for one
+    that does not say it: many an .spz holds RDF where its format means RUB."""
     device: Annotated[str, DEVICE] = "auto"
     """Where to compute. auto takes a usable GPU, else the CPU."""
 
@@ -101,6 +107,8 @@ class ExportResult:
     """Of a mesh."""
     scores: tuple[MeshScore, ...] = ()
     """Against the reference, where one is given: at 1 % and 0.5 % of its diagonal."""
+    notes: tuple[str, ...] = ()
+    """What was found in a file of Gaussians, and what the one written has no place for."""
 
 
 def export(options: Export) -> ExportResult:
@@ -109,6 +117,8 @@ def export(options: Export) -> ExportResult:
     InputError if this is no run, it has nothing of that kind, the suffix does not go with the kind,
     the file cannot be written, or the field holds no surface.
     """
+    if splat_format(options.run) is not None:
+        return _splats(options)
     suffix, expected = options.out.suffix.lower(), SUFFIXES.get(options.kind, ())
     if not expected:
         raise InputError(
@@ -185,6 +195,20 @@ def export(options: Export) -> ExportResult:
         image = baked(made, normals, _users_color(trained))
     texture = Texture(made.coordinates, to_8bit(image.cpu()))
     return _written(options, made.mesh, reference, level, texture)
+
+
+def _splats(options: Export) -> ExportResult:
+    """A file of Gaussians in another format; what asks for a surface is refused."""
+    plain = Export(options.run, options.out, frame=options.frame, device=options.device)
+    odd = [key for key, value in vars(plain).items() if getattr(options, key) != value]
+    if options.kind == "splats":
+        odd.remove("kind")
+    if odd:
+        name = {"kind": "as"}.get(odd[0], odd[0].replace("_", "-"))
+        raise InputError(f"--{name}", f"with {options.run.name}, of Gaussians", "a run")
+    frame = None if options.frame == "auto" else options.frame
+    count, notes = convert_splats(options.run, options.out, frame)
+    return ExportResult(str(options.out), "splats", {"Gaussians": count}, notes=notes)
 
 
 @torch.no_grad()
@@ -377,7 +401,7 @@ def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tens
 def summary(result: ExportResult) -> str:
     """What was written."""
     counts = ", ".join(f"{count:,} {what}" for what, count in result.counts.items())
-    lines = [f"wrote {result.file}: {counts}"]
+    lines = [*result.notes, f"wrote {result.file}: {counts}"]
     if result.quality is not None:
         lines.append(_quality(result.quality))
     for score in result.scores:

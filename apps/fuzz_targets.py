@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import zstandard
 
-from polyfield.apps import checkpoint, fuzz_samples, fuzz_signals
+from polyfield.apps import checkpoint, fuzz_samples, fuzz_signals, fuzz_splats
 from polyfield.apps.compact_file import MOST_RATIO
 from polyfield.apps.diagnosis_cameras import camera_warnings
 from polyfield.apps.formats.camera_path import read_camera_path
@@ -62,7 +62,7 @@ def allowance(folder: Path, stated_bytes: int = 0) -> int:
     for path in folder.rglob("*"):
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
             size += path.stat().st_size
-            stated += _stated(path)
+            stated += _stated(path) + fuzz_splats.stated_bytes(path)
     return min(_TIMES * size, _MOST) + stated
 
 
@@ -190,6 +190,7 @@ TARGETS: tuple[Target, ...] = (
         _open_run,
     ),
     Target("meshes", fuzz_signals.meshes, (), fuzz_signals.open_mesh),
+    Target("splats", fuzz_splats.splats, (), fuzz_splats.open_splats),
     Target("packed", lambda: [fuzz_signals.packed_field()], (), fuzz_signals.open_packed),
     Target(
         "lpips",

@@ -1,4 +1,4 @@
-"""`polyfield info`: what a scene is, and what will make training on it fail."""
+"""`polyfield info`: what a scene is, and what will make training on it fail; or a splat file."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from polyfield.apps.diagnosis_poses import (
     subject_hull,
 )
 from polyfield.apps.epipolar import matched_pairs
+from polyfield.apps.formats.splat_files import splat_format
 from polyfield.apps.option_help import optional
 from polyfield.apps.scene import Scene, load_scene
+from polyfield.apps.splat_info import SplatInfo, splat_facts, splat_info
 from polyfield.apps.torch_threads import torch_threads
 from polyfield.apps.view_samples import sample_views
 from polyfield.cuda.errors import InputError
@@ -43,10 +45,10 @@ _MOST_SHOWN = 40  # warnings on the terminal
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a scene is and what will make training on it fail."""
+    """Say what a scene is and what will make training on it fail, or what a splat file holds."""
 
     scene: Positional[Path]
-    """Folder of posed images."""
+    """Folder of posed images, or a file of Gaussians."""
     html: Annotated[Path | None, optional("FILE")] = None
     """Write the same as a page, with the cameras drawn and all photographs small."""
 
@@ -165,19 +167,23 @@ def examine(folder: Path) -> Examined:
     )
 
 
-def info_command(options: Info) -> SceneInfo:
-    """`info`, and the page where one is asked for."""
+def info_command(options: Info) -> SceneInfo | SplatInfo:
+    """`info`, and the page where one is asked for; `splat_info` of a file of Gaussians."""
     from polyfield.apps.info_page import write_info_page
 
+    if splat_format(options.scene) is not None:
+        if options.html is not None:
+            raise InputError("--html", "of a file of Gaussians", "a folder of posed images")
+        return splat_info(options.scene)
     examined = examine(options.scene)
     if options.html is not None:
         write_info_page(options.html, examined)
     return examined.info
 
 
-def summary(result: SceneInfo) -> str:
+def summary(result: SceneInfo | SplatInfo) -> str:
     """What was found, for the terminal: facts first, then a line for each warning."""
-    facts = info_facts(result)
+    facts = splat_facts(result) if isinstance(result, SplatInfo) else info_facts(result)
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     lines += [f"{'note':<{width}}  {note}" for note in result.notes]

@@ -74,12 +74,15 @@ def clean(splats: Splats) -> Cleaned:
     number that is not finite, or an opacity below 1/255, is left out.
     """
     logits, scales, turns = splats.opacity_logits, splats.log_scales, splats.quaternions
-    mended = logits.isinf() | scales.isneginf().any(1)
-    logits = torch.where(logits.isinf(), logits.sign() * SUREST, logits)
-    scales = torch.where(scales == torch.inf, torch.nan, scales)
-    scales = scales.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
     still = (turns == 0).all(1)
-    turns = torch.where(still[:, None], turns.new_tensor([1.0, 0, 0, 0]), turns)
+    mended = logits.isinf() | scales.isneginf().any(1) | still
+    # Only what has to change is copied: models are large.
+    if bool(mended.any()):
+        logits = torch.where(logits.isinf(), logits.sign() * SUREST, logits)
+        turns = torch.where(still[:, None], turns.new_tensor([1.0, 0, 0, 0]), turns)
+    if bool((scales.abs() > LARGEST_LOG_SCALE).any()):
+        scales = torch.where(scales == torch.inf, torch.nan, scales)
+        scales = scales.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
     rows = (splats.means, scales, turns, logits[:, None], splats.harmonics.flatten(1))
     finite = torch.stack([row.isfinite().all(1) for row in rows]).all(0)
     seen = logits >= FAINTEST - _ROUNDING
@@ -87,7 +90,7 @@ def clean(splats: Splats) -> Cleaned:
     found = replace(splats, opacity_logits=logits, log_scales=scales, quaternions=turns)
     if not bool(kept.all()):
         found = chosen(found, kept.nonzero()[:, 0])
-    counts = ((mended | still) & kept).sum(), (~finite).sum(), (finite & ~seen).sum()
+    counts = (mended & kept).sum(), (~finite).sum(), (finite & ~seen).sum()
     return Cleaned(found, *map(int, counts))
 
 
@@ -164,6 +167,8 @@ def turned(splats: Splats, source: str, target: str) -> Splats:
 def _flipped(splats: Splats, signs: Float64[Tensor, " 3"]) -> Splats:
     """x -> signs * x. A rotation q turns to one about the flipped axis, in mirrors as well."""
     x, y, z = signs.tolist()
+    if (x, y, z) == (1, 1, 1):
+        return splats
     turns = splats.quaternions.new_tensor([1, y * z, x * z, x * y])
     return replace(
         splats,

@@ -50,13 +50,6 @@ _SH_RANGE = 8.0  # from end to end
 _EXPECTED = "a PLY with elements chunk, vertex and perhaps sh, as PlayCanvas packs Gaussians"
 
 
-def is_compressed(header: PlyHeader) -> bool:
-    """Whether a PLY is of this kind."""
-    vertex = header.element("vertex")
-    packed = vertex is not None and set(_PACKED) <= set(vertex.names)
-    return packed and header.element("chunk") is not None
-
-
 def read_compressed_ply(path: Path, where: str) -> SplatFile:
     """The Gaussians of a compressed PLY, in the file's order, quantised as it has them.
 
@@ -79,28 +72,26 @@ def read_compressed_ply(path: Path, where: str) -> SplatFile:
         columns(chunks, names, slice(None)).reshape(-1, 2, 3) if there else None
         for names, there in zip(_BOUNDS, spans, strict=True)
     ]
-    values = np.empty((count, 3 + 3 + 4 + 3), np.float32)
-    logits = np.empty(count, np.float32)
+    k = 1 + held // 3
+    means, scales = np.empty((count, 3), np.float32), np.empty((count, 3), np.float32)
+    turns, logits = np.empty((count, 4), np.float32), np.empty(count, np.float32)
+    harmonics = np.empty((count, k, 3), np.float32)
     for rows in pieces(count):
         position, rotation, scale, color = (
             packed[name][rows].astype(np.uint32) for name in _PACKED
         )
         chunk = np.arange(rows.start, rows.stop) // _CHUNK
-        values[rows, 0:3] = _within(_unpacked(position, _FIELDS), bounds[0], chunk)
-        values[rows, 3:6] = _within(_unpacked(scale, _FIELDS), bounds[1], chunk)
-        values[rows, 6:10] = _quaternions(rotation)
+        means[rows] = _within(_unpacked(position, _FIELDS), bounds[0], chunk)
+        scales[rows] = _within(_unpacked(scale, _FIELDS), bounds[1], chunk)
+        turns[rows] = _quaternions(rotation)
         shown = _within(_unpacked(color, _COLORS[:3]), bounds[2], chunk)
-        values[rows, 10:] = (shown - 0.5) / CONSTANT
+        harmonics[rows, 0] = (shown - 0.5) / CONSTANT
         logits[rows] = BYTE_LOGITS[color & 255]
-    k = 1 + held // 3
-    harmonics = np.empty((count, k, 3), np.float32)
-    harmonics[:, 0] = values[:, 10:]
     if sh is not None:
         rest = [f"f_rest_{i}" for i in range(held)]
         for rows in pieces(count):
             found = _coefficients(columns(sh, rest, rows)).reshape(-1, 3, k - 1)
             harmonics[rows, 1:] = found.transpose(0, 2, 1)
-    means, scales, turns = (np.ascontiguousarray(values[:, part]) for part in np.s_[0:3, 3:6, 6:10])
     mode = any(comment.lower() == "splatrendermode: mip" for comment in header.comments)
     splats = splats_of(means, scales, turns, logits, harmonics, mode)
     notes = [f"warning: {beyond} bytes follow what its header states"] if beyond else []
@@ -149,7 +140,7 @@ def compressed_ply_bytes(splats: Splats, sort: bool = True) -> Iterator[bytes]:
 def _checked(header: PlyHeader, where: str) -> tuple[int, int]:
     """Gaussians, and coefficients of each beyond the first."""
     vertex, chunk, sh = (header.element(name) for name in ("vertex", "chunk", "sh"))
-    if vertex is None or chunk is None or not is_compressed(header):
+    if vertex is None or chunk is None or not set(_PACKED) <= set(vertex.names):
         raise InputError(where, "no packed vertices and chunks", _EXPECTED)
     for element, kind, names in (
         (chunk, "f4", _BOUNDS[0] + _BOUNDS[1]),

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from polyfield.apps.files import read_plain
 from polyfield.apps.formats.splat_values import (
     BYTE_LOGITS,
     CONSTANT,
-    MOST_BYTES,
     SplatFile,
     array_of,
     check_count,
     in_pieces,
     log_scales_of,
+    mapped,
     opacities_of,
     pieces,
     rounded_bytes,
@@ -42,11 +41,7 @@ def read_dot_splat(path: Path, where: str) -> SplatFile:
     writer cut off in place of rounding. InputError, which begins with `where`, for a length that is
     no multiple of 32, and for numbers that show another kind of file.
     """
-    try:
-        content = read_plain(path, MOST_BYTES)
-    except OSError as error:
-        got = f"cannot be read ({error.strerror or error})"
-        raise InputError(where, got, _EXPECTED) from error
+    content = mapped(path, where, _EXPECTED)
     count, left = divmod(len(content), _ROW.itemsize)
     if left:
         raise InputError(where, f"{len(content)} bytes", _EXPECTED, "Copy it again.")

@@ -30,10 +30,10 @@ class Glb:
     binary: memoryview
 
 
-def parse_glb(content: bytes, where: str) -> Glb:
+def parse_glb(content: bytes | memoryview, where: str) -> Glb:
     """Takes the chunks apart. InputError for another file and for chunks that end beyond it."""
     if len(content) < 20 or content[:4] != b"glTF":
-        raise InputError(where, f"it begins with {content[:4]!r}", _EXPECTED)
+        raise InputError(where, f"it begins with {bytes(content[:4])!r}", _EXPECTED)
     version, total = struct.unpack("<II", content[4:12])
     if version != 2 or not 20 <= total <= len(content):
         got = f"version {version}, {total} bytes of {len(content)}"

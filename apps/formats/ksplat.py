@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from polyfield.apps.files import read_plain
 from polyfield.apps.formats.splat_values import (
     BYTE_LOGITS,
     CONSTANT,
-    MOST_BYTES,
     SplatFile,
     check_count,
     log_scales_of,
+    mapped,
     pieces,
     splats_of,
 )
@@ -51,7 +50,7 @@ class _Section:
     begin: int
 
 
-def looks_like_ksplat(content: bytes) -> bool:
+def looks_like_ksplat(content: bytes | memoryview) -> bool:
     """Whether the first bytes may be such a file's: version 0.1 or later, at least one section."""
     return len(content) >= 12 and content[0] == 0 and content[1] >= 1 and any(content[4:8])
 
@@ -61,11 +60,7 @@ def read_ksplat(path: Path, where: str) -> SplatFile:
 
     InputError, which begins with `where`, for another file, and for counts that it does not hold.
     """
-    try:
-        content = read_plain(path, MOST_BYTES)
-    except OSError as error:
-        got = f"cannot be read ({error.strerror or error})"
-        raise InputError(where, got, _EXPECTED) from error
+    content = mapped(path, where, _EXPECTED)
     if len(content) < _HEADER or not looks_like_ksplat(content):
         raise InputError(where, f"{len(content)} bytes that begin otherwise", _EXPECTED)
     # How many sections were loaded, at 8, may be 0: those that are not have no Gaussians.
@@ -101,7 +96,8 @@ def read_ksplat(path: Path, where: str) -> SplatFile:
             harmonics[to, 0] = (part["rgba"][:, :3] / np.float32(255) - 0.5) / CONSTANT
             sh = part["sh"].astype(np.float32)
             if level == 2:
-                sh = ends[0] + sh / np.float32(255) * (ends[1] - ends[0])
+                sh *= np.float32((ends[1] - ends[0]) / 255)
+                sh += np.float32(ends[0])
             for band in range(1, section.degree + 1):
                 first, last = band**2, (band + 1) ** 2
                 by_channel = sh[:, 3 * (first - 1) : 3 * (last - 1)].reshape(len(sh), 3, -1)
@@ -127,7 +123,7 @@ def _record(level: int, degree: int) -> np.dtype:
 
 
 def _section(
-    content: bytes, number: int, begin: int, level: int, where: str
+    content: memoryview, number: int, begin: int, level: int, where: str
 ) -> tuple[_Section, int]:
     """What the header of a section says, and where the next one's data begin."""
     name = f"{where}: section {number}"
@@ -160,7 +156,7 @@ def _section(
 
 
 def _table(
-    content: bytes, section: _Section, level: int
+    content: memoryview, section: _Section, level: int
 ) -> tuple[np.ndarray, np.ndarray, Callable[[slice], np.ndarray]]:
     """The records, the centres of the buckets, and which of them rows belong to."""
     lengths = np.frombuffer(content, "<u4", section.partial, section.begin)

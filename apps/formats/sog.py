@@ -42,7 +42,11 @@ def read_sog(path: Path, where: str) -> SplatFile:
     InputError, which begins with `where`, for another file, names that lead elsewhere, and pictures
     that do not hold what the JSON states.
     """
-    files = open_files(path, where)
+    with open_files(path, where) as files:
+        return _read(files, where)
+
+
+def _read(files: Files, where: str) -> SplatFile:
     meta = read_meta(files, where)
     version = meta.whole("version", 2, 2) if "version" in meta else 1
     if version == 2:

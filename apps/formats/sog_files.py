@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from polyfield.apps.files import parse_json, read_plain
+from polyfield.apps.files import open_plain, parse_json, read_plain
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.formats.splat_values import MOST_BYTES
 from polyfield.cuda.errors import InputError
@@ -30,18 +32,19 @@ Files = Callable[[str, int], bytes]
 """What is in the file of a name, of so many bytes at most; InputError where it is not there."""
 
 
-def open_files(path: Path, where: str) -> Files:
+@contextmanager
+def open_files(path: Path, where: str) -> Iterator[Files]:
     """The files beside a meta.json, in a folder, or in a zip. InputError where there are none."""
-    if path.is_dir():
-        return _in_folder(path, where)
-    if path.name == META:
-        return _in_folder(path.parent, where)
+    if path.is_dir() or path.name == META:
+        yield _in_folder(path if path.is_dir() else path.parent, where)
+        return
     try:
-        content = read_plain(path, MOST_BYTES)
+        file = open_plain(path)
     except OSError as error:
         got = f"cannot be read ({error.strerror or error})"
         raise InputError(where, got, _EXPECTED) from error
-    return _in_zip(content, where)
+    with file:
+        yield _in_zip(file, where)
 
 
 def read_meta(files: Files, where: str) -> Fields:
@@ -104,22 +107,25 @@ def _in_folder(folder: Path, where: str) -> Files:
     return read
 
 
-def _in_zip(content: bytes, where: str) -> Files:
+def _in_zip(content: BinaryIO, where: str) -> Files:
     # Python's objects take many times the bytes of a directory.
-    end = content.rfind(_END, max(0, len(content) - _END_BYTES - 0xFFFF))
-    size = int.from_bytes(content[end + 12 : end + 16], "little")
-    if end < 0 or size > _DIRECTORY or _WIDE_END in content[max(0, end - 20) : end]:
+    length = content.seek(0, 2)
+    content.seek(max(0, length - _END_BYTES - 0xFFFF))
+    tail = content.read()
+    end = tail.rfind(_END)
+    size = int.from_bytes(tail[end + 12 : end + 16], "little")
+    if end < 0 or size > _DIRECTORY or _WIDE_END in tail[max(0, end - 20) : end]:
         got = "no zip, or one with a long directory"
         raise InputError(where, got, _EXPECTED, "Copy it again.")
     try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
+        archive = zipfile.ZipFile(content)
         entries = {entry.filename: entry for entry in archive.infolist()}
     except Exception as error:  # zipfile raises whatever the bytes lead it to
         got = f"no zip that can be read ({str(error) or type(error).__name__})"
         raise InputError(where, got, _EXPECTED) from error
     total = sum(entry.file_size for entry in entries.values())
-    if total > min(MOST_BYTES, _DEFLATE * len(content)):
-        got = f"files of {total} bytes in {len(content)}"
+    if total > min(MOST_BYTES, _DEFLATE * length):
+        got = f"files of {total} bytes in {length}"
         raise InputError(where, got, "what it can hold", "Copy it again.")
 
     def read(name: str, most: int) -> bytes:

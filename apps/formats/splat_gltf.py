@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from polyfield.apps.files import read_plain
 from polyfield.apps.formats.glb import Y_UP, glb_head
 from polyfield.apps.formats.gltf_accessors import (
     Glb,
@@ -29,13 +28,13 @@ from polyfield.apps.formats.gltf_accessors import (
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.formats.splat_values import (
     CONSTANT,
-    MOST_BYTES,
     SplatFile,
     World,
     array_of,
     check_count,
     log_scales_of,
     logits_of,
+    mapped,
     opacities_of,
     pieces,
     rounded_bytes,
@@ -72,11 +71,7 @@ def read_splat_gltf(path: Path, where: str) -> SplatFile:
     are; any other comes back in right, down, forward. InputError, which begins with `where`, for
     another file, for nodes that shear or mirror, and for accessors that lie beyond their bytes.
     """
-    try:
-        content = read_plain(path, MOST_BYTES)
-    except OSError as error:
-        got = f"cannot be read ({error.strerror or error})"
-        raise InputError(where, got, "a .glb of Gaussians") from error
+    content = mapped(path, where, "a .glb of Gaussians")
     glb = parse_glb(content, where)
     placed = [
         (turn, scale, shift, primitive)
@@ -257,7 +252,7 @@ def _splats(glb: Glb, primitive: Fields) -> Splats:
     if packed:
         inner = extension.part("extensions").part(_SPZ)
         data, _ = buffer_view(glb, inner.values.get("bufferView"))
-        file = splats_of_spz(bytes(data), inner.name("bufferView"))
+        file = splats_of_spz(data, inner.name("bufferView"))
         if file.splats.count != count:
             got = f"an SPZ of {file.splats.count} Gaussians"
             raise InputError(inner.name("bufferView"), got, f"{count}, as its accessors say")

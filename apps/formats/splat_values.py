@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,9 +14,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from polyfield.apps.files import open_plain
 from polyfield.apps.memory import machine_bytes
 from polyfield.cuda.errors import InputError
-from polyfield.fields.splats import LARGEST_LOG_SCALE, Splats, clean
+from polyfield.fields.splats import LARGEST_LOG_SCALE, Splats
 
 World = Literal["right-down-forward", "z-up"]
 """How a user's frame stands: as SfM leaves it, y down and z forward, or with +z up."""
@@ -41,6 +44,21 @@ class SplatFile:
     """Of the frame that the numbers lie in, or lie in once they are turned out of `frame`."""
     notes: tuple[str, ...] = ()
     """What was found or adjusted; what looks wrong begins with "warning: "."""
+
+
+def mapped(path: Path, where: str, expected: str) -> memoryview:
+    """The bytes of a file, of which only those that are looked at take memory.
+
+    InputError, which begins with `where`, where it cannot be read.
+    """
+    try:
+        with open_plain(path) as file:
+            if not os.fstat(file.fileno()).st_size:
+                return memoryview(b"")
+            return np.memmap(file, np.uint8, "r").data
+    except OSError as error:
+        got = f"cannot be read ({error.strerror or error})"
+        raise InputError(where, got, expected) from error
 
 
 def check_count(where: str, count: int, degree: int) -> None:
@@ -170,23 +188,3 @@ def _spread(cells: np.ndarray) -> np.ndarray:
     ):
         cells = (cells | cells << np.uint64(shift)) & np.uint64(mask)
     return cells
-
-
-def cleaned(file: SplatFile) -> tuple[Splats, tuple[str, ...]]:
-    """The Gaussians of a file that can be shown, and what there is to say of the others."""
-    found = clean(file.splats)
-    notes = list(cleaning_notes(found.mended, found.not_finite, found.transparent))
-    if not found.splats.count:
-        got = f"none of its {file.splats.count} Gaussians is finite and seen"
-        raise InputError(file.form, got, "at least one")
-    return found.splats, tuple(notes)
-
-
-def cleaning_notes(mended: int, not_finite: int, transparent: int) -> Iterator[str]:
-    """A sentence for each count of `clean` that is not 0."""
-    if mended:
-        yield f"{mended:,} Gaussians with an opacity without end or a scale of 0 now have numbers"
-    if not_finite:
-        yield f"warning: {not_finite:,} Gaussians with numbers that are not finite are left out"
-    if transparent:
-        yield f"{transparent:,} Gaussians fainter than 1/255 are left out"

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from polyfield.apps.files import read_plain
 from polyfield.apps.formats.splat_values import (
     BYTE_LOGITS,
-    MOST_BYTES,
     SplatFile,
     array_of,
     in_pieces,
     largest_and_three,
+    mapped,
     opacities_of,
     pieces,
     rounded_bytes,
@@ -43,15 +42,10 @@ def read_spz(path: Path, where: str) -> SplatFile:
 
     InputError, which begins with `where`, for another file or one that is cut off.
     """
-    try:
-        content = read_plain(path, MOST_BYTES)
-    except OSError as error:
-        got = f"cannot be read ({error.strerror or error})"
-        raise InputError(where, got, "an SPZ file") from error
-    return splats_of_spz(content, where)
+    return splats_of_spz(mapped(path, where, "an SPZ file"), where)
 
 
-def splats_of_spz(content: bytes, where: str) -> SplatFile:
+def splats_of_spz(content: bytes | memoryview, where: str) -> SplatFile:
     """As `read_spz`, of the bytes of a file."""
     unpacked = unpack(content, where)
     header, notes = unpacked.header, list(unpacked.notes)

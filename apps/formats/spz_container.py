@@ -29,6 +29,7 @@ _COORDINATES, _CAMERA = 0xADBE0003, 0xADBE0002
 _EXTENSION_BYTES = {_COORDINATES: 4, _CAMERA: 12}
 _LONG_HEADER = 32
 _STEP = _MOST_TAIL = 1 << 20
+_PACKED = 1 << 16  # bytes of a gzip stream that are unpacked at once
 _DEFLATE = 1032  # bytes that deflate makes of one, at most
 _MOST_FRACTION = 30
 _MOST_WINDOW = 1 << 27  # of a zstd frame that says what it holds; less of others
@@ -65,7 +66,7 @@ class Unpacked:
     notes: tuple[str, ...]
 
 
-def unpack(content: bytes, where: str) -> Unpacked:
+def unpack(content: bytes | memoryview, where: str) -> Unpacked:
     """The blocks of an SPZ file of any version.
 
     Lengths are compared with what the file can hold before anything is unpacked, and what is
@@ -78,21 +79,20 @@ def unpack(content: bytes, where: str) -> Unpacked:
             return _unpack_frames(content, header, flags, where)
         notes = [f"warning: an SPZ of version {header.version} that is not packed"]
         payload = bytearray(content[: 16 + sum(header.sizes)])
-        rest = content[len(payload) : len(payload) + _MOST_TAIL]
+        rest = bytes(content[len(payload) : len(payload) + _MOST_TAIL])
         return _cut(payload, rest, header, flags, notes, where)
     if content[:2] != GZIP:
-        raise InputError(where, f"it begins with {content[:4]!r}", _EXPECTED)
-    stream = zlib.decompressobj(31)
+        raise InputError(where, f"it begins with {bytes(content[:4])!r}", _EXPECTED)
+    stream = _Inflating(content)
     try:
-        payload = bytearray(stream.decompress(content, 16))
+        payload = stream.read(16)
         header, flags = _header(bytes(payload), where)
         total = 16 + sum(header.sizes)
         if total > _DEFLATE * len(content) + 64:
             got = f"{header.count} Gaussians in {len(content)} bytes"
             raise InputError(where, got, "what the file can hold", "Copy it again.")
-        while len(payload) < total and (more := _next(stream, total - len(payload))):
-            payload += more
-        rest = _next(stream, _MOST_TAIL)
+        payload += stream.read(total - 16)
+        rest = bytes(stream.read(_MOST_TAIL))
     except zlib.error as error:
         raise InputError(where, f"no sound gzip stream ({error})", _EXPECTED) from error
     return _cut(payload, rest, header, flags, [], where)
@@ -125,7 +125,7 @@ def _header_bytes(header: SpzHeader, flags: int, last: int) -> bytes:
     return MAGIC + struct.pack("<IIBBBB", header.version, header.count, *few)
 
 
-def _header(head: bytes, where: str) -> tuple[SpzHeader, int]:
+def _header(head: bytes | memoryview, where: str) -> tuple[SpzHeader, int]:
     if len(head) < 16 or head[:4] != MAGIC:
         raise InputError(where, "no header of SPZ", _EXPECTED)
     version, count, degree, fraction, flags, _ = struct.unpack("<IIBBBB", head[4:16])
@@ -141,10 +141,28 @@ def _header(head: bytes, where: str) -> tuple[SpzHeader, int]:
     return SpzHeader(version, count, degree, fraction, bool(flags & _ANTIALIASED)), flags
 
 
-def _next(stream: zlib._Decompress, most: int) -> bytes:
-    if stream.eof:
-        return b""
-    return stream.decompress(stream.unconsumed_tail, min(most, _STEP))
+class _Inflating:
+    """A gzip member that is unpacked as far as it is read. zlib.error where it is none."""
+
+    def __init__(self, content: bytes | memoryview):
+        self._stream, self._content = zlib.decompressobj(31), memoryview(content)
+        self._at, self._waiting = 0, b""
+
+    def read(self, most: int) -> bytearray:
+        """The next bytes: fewer where the member ends, or the file."""
+        found = bytearray()
+        while len(found) < most and not self._stream.eof:
+            # A little at a time: zlib copies what it is given and does not need yet.
+            if not self._waiting:
+                self._waiting = bytes(self._content[self._at : self._at + _PACKED])
+                self._at += _PACKED
+            ended = not self._waiting
+            more = self._stream.decompress(self._waiting, min(most - len(found), _STEP))
+            self._waiting = self._stream.unconsumed_tail
+            found += more
+            if ended and not more:
+                break
+        return found
 
 
 def _cut(
@@ -169,7 +187,9 @@ def _cut(
     return Unpacked(header, tuple(blocks), frame, tuple(notes))
 
 
-def _unpack_frames(content: bytes, header: SpzHeader, flags: int, where: str) -> Unpacked:
+def _unpack_frames(
+    content: bytes | memoryview, header: SpzHeader, flags: int, where: str
+) -> Unpacked:
     wanted = [size for size in header.sizes if size]
     if len(content) < _LONG_HEADER:
         raise InputError(where, f"{len(content)} bytes", "a header of 32", "Copy it again.")
@@ -225,7 +245,7 @@ def _frame_content(packed: memoryview, expected: int, where: str) -> bytearray:
     return found
 
 
-def _frame(records: bytes, where: str) -> str | None:
+def _frame(records: bytes | memoryview, where: str) -> str | None:
     """The frame that extensions state, if one does; those that nobody knows are passed over."""
     frame, at = None, 0
     while at < len(records):
