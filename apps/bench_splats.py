@@ -10,18 +10,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from polyfield.apps.bench_race import Race
-from polyfield.cuda.splat_project import SplatCamera, splat_project
+from polyfield.cuda.splat_project import Projected, SplatCamera, splat_project
 from polyfield.cuda.splat_raster import Drawn, splat_raster, splat_raster_reference
+from polyfield.fields.splats import Splats
 
 COUNT, SIDE = 2_000, 200
 FILLS = 0.7  # of the image's height
 
 
-def ball(count: int, side: int, seed: int = 0) -> tuple[tuple[Tensor, ...], SplatCamera, Tensor]:
-    """Flat Gaussians that tile a sphere of radius 1, some faint and some opaque, and a camera.
-
-    Their numbers as `splat_project` takes them; the camera; their colours [count, 3].
-    """
+def ball(count: int, side: int, seed: int = 0) -> tuple[Splats, SplatCamera]:
+    """Flat Gaussians that tile a sphere of radius 1, some faint and some opaque, and a camera."""
     random = torch.Generator().manual_seed(seed)
     outward = normalize(torch.randn(count, 3, generator=random), dim=1)
     turns = torch.cat([1 + outward[:, 2:], -outward[:, 1:2], outward[:, :1], 0 * outward[:, :1]], 1)
@@ -29,20 +27,31 @@ def ball(count: int, side: int, seed: int = 0) -> tuple[tuple[Tensor, ...], Spla
     widths = torch.tensor([0.7 * apart, 0.7 * apart, 0.1 * apart])
     opacity = torch.rand(count, generator=random) ** 2
     opacity = torch.where(torch.rand(count, generator=random) < 0.4, 1 - opacity, opacity)
-    logits = opacity.clamp(0.01, 0.99).logit()
-    means = outward + torch.tensor([0.0, 0, 4])
+    splats = Splats(
+        outward + torch.tensor([0.0, 0, 4]),
+        widths.log().expand(count, 3).contiguous(),
+        normalize(turns, dim=1),
+        opacity.clamp(0.01, 0.99).logit(),
+        torch.randn(count, 1, 3, generator=random),
+    )
     pose = torch.cat([torch.eye(3), torch.zeros(3, 1)], 1)
     focal = torch.full((2,), FILLS * 4 * side / 2)
-    camera = SplatCamera(pose, focal, torch.full((2,), side / 2), torch.zeros(4), side, side)
-    numbers = means, widths.log().expand(count, 3).contiguous(), normalize(turns, dim=1), logits
-    return numbers, camera, torch.rand(count, 3, generator=random)
+    center = torch.full((2,), side / 2)
+    return splats, SplatCamera(pose, focal, center, torch.zeros(4), side, side)
+
+
+def seen_of(splats: Splats, camera: SplatCamera) -> Projected:
+    """The Gaussians that the camera sees."""
+    return splat_project(
+        splats.means, splats.log_scales, splats.quaternions, splats.opacity_logits, camera
+    )
 
 
 def drawn_against_reference(count: int = COUNT, side: int = SIDE) -> Race:
     """Binned, sorted and drawn, three channels; what is seen is the same for both sides."""
-    numbers, camera, color = ball(count, side)
-    seen = splat_project(*numbers, camera)
-    tint = color[seen.rows]
+    splats, camera = ball(count, side)
+    seen = seen_of(splats, camera)
+    tint = splats.harmonics[seen.rows, 0]
 
     def image(draw: Callable[..., Drawn]) -> tuple[Tensor, ...]:
         return tuple(draw(seen, tint, side, side))

@@ -160,10 +160,10 @@ def _render_splats(options: Render, wish: Wish, device: torch.device) -> RenderR
         if getattr(options, name) != getattr(Render, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(option, "a file of Gaussians has none", "a run of `polyfield train`")
-    name = options.run.name.split(".")[0]
-    out, film = _place(replace(options, out=options.out or Path(f"{name}.mp4")), name)
     splats, world, notes = read_scene(options.run)
     shots = splat_shots(splats, world, options.views, wish)
+    name = options.run.name.split(".")[0]
+    out, film = _place(replace(options, out=options.out or Path(f"{name}.mp4")), name)
     splats, cameras = splats_to(splats, device), shots.cameras.to(device)
     notes = (*notes, *shots.notes)
     if film:

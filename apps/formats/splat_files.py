@@ -81,7 +81,8 @@ def read_splat_file(path: Path, frame: str | None = None, world: World | None = 
     exporter did is undone. frame: where x, y and z of the file's numbers point, such as "RUB", in
     place of what it says or its format means. world: z-up where the file was made of such a world
     and does not say so; numbers with y up, as in SPZ, are then turned. Gaussians that are not
-    finite or fainter than 1/255 are left out and counted in the notes. InputError for another file, and where none is left.
+    finite or fainter than 1/255 are left out and counted in the notes. InputError for another file,
+    and where none is left.
     """
     form = splat_format(path)
     if form is None:

@@ -1,6 +1,5 @@
 from polyfield.apps.bench_race import hold
-from polyfield.apps.bench_splats import ball, drawn_against_reference
-from polyfield.cuda.splat_project import splat_project
+from polyfield.apps.bench_splats import ball, drawn_against_reference, seen_of
 
 
 def test_both_sides_come_to_the_same():
@@ -9,8 +8,7 @@ def test_both_sides_come_to_the_same():
 
 
 def test_the_ball_fills_most_of_the_image():
-    numbers, camera, _ = ball(3000, 100)
-    seen = splat_project(*numbers, camera)
+    seen = seen_of(*ball(3000, 100))
     assert len(seen.rows) == 3000
     away = (seen.means2d - 50).norm(dim=1)
     assert 0.68 < away.max() / 50 < 0.76

@@ -37,11 +37,11 @@ def shell(n=600, seed=0, degree=2):
     return replace(splats, quaternions=turns, log_scales=thin, harmonics=harmonics)
 
 
-def seen(splats, size=96):
-    """Eight views from around."""
-    poses = around(splats, "right-down-forward", 8, 40.0, (size, size))
+def seen(splats, about, size=96):
+    """Eight views from around another model, one below the other."""
+    poses = around(about, "right-down-forward", 8, 40.0, (size, size))
     cameras = ideal_cameras(poses, "perspective", torch.full((8,), 40.0), size, size)
-    return torch.stack([splat_band(splats, cameras, index).color for index in range(8)])
+    return torch.cat([splat_band(splats, cameras, index).color for index in range(8)])
 
 
 @pytest.fixture
@@ -57,17 +57,16 @@ def model(tmp_path):
 def test_a_file_looks_as_what_it_was_written_from(tmp_path, suffix, least):
     original = shell(degree=0 if suffix == ".splat" else 2)
     write_splats(original, tmp_path / f"shell{suffix}")
-    views = seen(original)
-    assert 0.2 < (views.mean(3) < 0.9).float().mean() < 0.9
-    assert psnr_8bit(seen(read_splats(tmp_path / f"shell{suffix}")), views) > least
+    views = seen(original, original)
+    assert 0.2 < (views.mean(2) < 0.9).float().mean() < 0.9
+    written = read_splats(tmp_path / f"shell{suffix}")
+    assert psnr_8bit(seen(written, original), views) > least
 
 
 def test_two_programs_files_of_one_model_look_alike():
     one, other = (read_splats(sample(name)) for name in ("biker.compressed.ply", "biker.spz"))
-    # One of them was turned on its way: they are compared as each stands in its own file's world.
     assert one.count == other.count
-    views = seen(one, 128)
-    assert psnr_8bit(seen(other, 128), views) > 35
+    assert psnr_8bit(seen(other, one, 128), seen(one, one, 128)) > 35
 
 
 def test_a_camera_path_is_followed_in_the_file_s_own_world(model, tmp_path):
@@ -86,10 +85,12 @@ def test_a_camera_path_is_followed_in_the_file_s_own_world(model, tmp_path):
     color, opacity, depth, normal = (np.asarray(Image.open(file)) for file in result.files)
     assert color.shape == (60, 80, 3) and opacity[30, 40] > 250 and opacity[0, 0] == 0
     assert color[0, 0].tolist() == [255, 255, 255] and depth[0, 0] == 0
-    assert depth[30, 40] == pytest.approx(6000, rel=0.02)  # thousandths: 8 to the middle, less 2
+    # Thousandths: 8 to the middle, less 2, and some of what shines through from 4 behind it.
+    assert 5950 < int(depth[30, 40]) < 7500
     # A disc of half the angle whose sine is 2 / 8.
     radius = 30 / math.tan(math.radians(20)) * math.tan(math.asin(2 / 8))
-    assert (opacity > 127).sum() == pytest.approx(math.pi * radius**2, rel=0.05)
+    # And as far beyond it as its Gaussians are wide.
+    assert math.pi * radius**2 < (opacity > 127).sum() < 1.3 * math.pi * radius**2
     # Towards the camera, which is at -z.
     assert normal[30, 40].tolist() == pytest.approx([127, 127, 0], abs=40)
 
