@@ -94,7 +94,8 @@ def read_splat_file(path: Path, frame: str | None = None, world: World | None = 
     if not found.splats.count:
         got = f"none of its {file.splats.count} Gaussians is finite and seen"
         raise InputError(str(path), got, "at least one")
-    notes = [*file.notes, *_cleaning(found.mended, found.not_finite, found.transparent)]
+    unsaid = [] if frame or file.states_frame else [f"it states no frame: {file.frame} is taken"]
+    notes = [*file.notes, *unsaid, *_cleaning(found.mended, found.not_finite, found.transparent)]
     far = int((found.splats.means.abs() > 1e7).any(1).sum())
     if far:
         notes.append(f"warning: {far:,} Gaussians lie beyond 1e7: float32 has no digits there")

@@ -95,7 +95,7 @@ def read_splat_gltf(path: Path, where: str) -> SplatFile:
     degree = max(splats.degree for splats in found)
     check_count(where, sum(splats.count for splats in found), degree)
     whole = _joined([of_degree(splats, degree) for splats in found])
-    return SplatFile(whole, f"glTF with {EXTENSION}", "RDF", world)
+    return SplatFile(whole, f"glTF with {EXTENSION}", world=world)
 
 
 def splat_gltf_bytes(splats: Splats, world: World = "right-down-forward") -> Iterator[bytes]:

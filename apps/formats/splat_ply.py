@@ -95,7 +95,7 @@ def read_splat_ply(path: Path, where: str) -> SplatFile:
         _harmonics(table, element, stride, degree),
         antialiased,
     )
-    return SplatFile(splats, _form(header, flat), "RDF", _world(header), tuple(notes))
+    return SplatFile(splats, _form(header, flat), world=_world(header), notes=tuple(notes))
 
 
 def splat_ply_bytes(

@@ -40,6 +40,8 @@ class SplatFile:
     """Format and version, for people."""
     frame: str = "RDF"
     """Where +x, +y and +z of the numbers point: see `turned` of fields.splats."""
+    states_frame: bool = True
+    """Whether the file, or else its format beyond doubt, says so."""
     world: World = "right-down-forward"
     """Of the frame that the numbers lie in, or lie in once they are turned out of `frame`."""
     notes: tuple[str, ...] = ()

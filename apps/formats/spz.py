@@ -48,7 +48,7 @@ def read_spz(path: Path, where: str) -> SplatFile:
 def splats_of_spz(content: bytes | memoryview, where: str) -> SplatFile:
     """As `read_spz`, of the bytes of a file."""
     unpacked = unpack(content, where)
-    header, notes = unpacked.header, list(unpacked.notes)
+    header = unpacked.header
     n, k = header.count, (header.degree + 1) ** 2
     position, alpha, color, scale, rotation, sh = (
         np.frombuffer(block, np.uint8).reshape(n, -1) if len(block) else np.empty((n, 0), np.uint8)
@@ -68,10 +68,9 @@ def splats_of_spz(content: bytes | memoryview, where: str) -> SplatFile:
         in_pieces(n, 3 * k, harmonics_of).reshape(n, k, 3),
         header.antialiased,
     )
-    if unpacked.frame is None:
-        notes.append("it states no frame: right, up, back is taken, as the format has it")
     form = f"SPZ of version {header.version} ({header.fractional_bits} fractional bits)"
-    return SplatFile(splats, form, unpacked.frame or FRAME, notes=tuple(notes))
+    stated = unpacked.frame is not None
+    return SplatFile(splats, form, unpacked.frame or FRAME, stated, notes=unpacked.notes)
 
 
 def spz_bytes(splats: Splats, version: int = 3, state_frame: bool | None = None) -> bytes:

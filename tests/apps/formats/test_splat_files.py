@@ -144,10 +144,11 @@ def test_an_spz_is_right_up_back_unless_it_or_the_user_says_otherwise(tmp_path):
     path.write_bytes(spz_bytes(turned(splats, "RDF", "RUB"), 3))
     found = read_splat_file(path)
     torch.testing.assert_close(found.splats.means, splats.means, atol=2**-12, rtol=0)
-    assert any("states no frame" in note for note in found.notes)
+    assert found.notes == ("it states no frame: RUB is taken",)
     path.write_bytes(spz_bytes(splats, 3))
-    found = read_splat_file(path, frame="RDF").splats
-    torch.testing.assert_close(found.means, splats.means, atol=2**-12, rtol=0)
+    found = read_splat_file(path, frame="RDF")
+    torch.testing.assert_close(found.splats.means, splats.means, atol=2**-12, rtol=0)
+    assert found.notes == ()
     # Version 4 says its frame, here another one.
     content = bytearray(spz_bytes(turned(splats, "RDF", "LUF"), 4))
     content[40] = 7

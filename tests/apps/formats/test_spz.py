@@ -188,14 +188,14 @@ def test_a_file_that_says_its_frame_is_believed(number, frame):
     blocks = cut(one(), [9, 1, 3, 3, 4])
     for content in (packed(3, one(), records, flags=2), frames_file(blocks, 2, records)):
         found = read(content)
-        assert found.frame == frame and found.notes == ()
+        assert found.frame == frame and found.states_frame and found.notes == ()
 
 
 def test_our_version_4_says_its_frame_unless_told_otherwise():
-    assert read(spz_bytes(model(3), 4)).notes == ()
+    assert read(spz_bytes(model(3), 4)).states_frame
     for content in (spz_bytes(model(3), 4, False), spz_bytes(model(3), 3)):
         found = read(content)
-        assert found.frame == "RUB" and "states no frame" in found.notes[0]
+        assert found.frame == "RUB" and not found.states_frame
     with pytest.raises(InputError, match="SPZ version: 3, frame stated: True"):
         spz_bytes(model(3), 3, True)
     with pytest.raises(InputError, match="SPZ version: 2"):
