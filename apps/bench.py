@@ -14,6 +14,7 @@ from polyfield.apps.bench_fields import fields_summary, image_rows, read_photogr
 from polyfield.apps.bench_fuzz import fuzz_rows, fuzz_summary
 from polyfield.apps.bench_kernels import race_kernels
 from polyfield.apps.bench_kills import kill_rows, kill_summary
+from polyfield.apps.bench_labyrinth import cut_labyrinth, labyrinth_summary
 from polyfield.apps.bench_photos import photos_summary, train_photographs
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
@@ -35,6 +36,7 @@ class Bench:
             "fields",
             "scenes",
             "photos",
+            "surface",
             "compile",
             "sanitizers",
             "fuzz",
@@ -44,9 +46,11 @@ class Bench:
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
     fields: how well kinds of fields learn a photograph, in equal steps and parameters. scenes: what
     each kind of field makes of scenes in the same minutes, with a picture. photos:
-    training on far more photographs than fit the memory; exit code 1 where it takes more. compile:
-    every kernel for every GPU architecture. sanitizers: every kernel under all of them. fuzz:
-    hostile files for every reader. kills: a training that is killed ten times."""
+    training on far more photographs than fit the memory; exit code 1 where it takes more. surface:
+    marching cubes on 1,024 cells a side, block by block; exit code 1 where it takes more than 60 s
+    or 2 GB, or leaves a hole. compile: every kernel for every GPU architecture. sanitizers: every
+    kernel under all of them. fuzz: hostile files for every reader. kills: a training that is killed
+    ten times."""
     run: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN ...]")] = ()
     """Folder that `polyfield train` wrote, for `view`; a photograph, for `fields`; or folders of
     posed photographs, for `scenes`."""
@@ -90,8 +94,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
     None in all three numbers, and says why in one more entry, "skipped". The rows of the others are
     those of image_rows, scene_rows, compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of
-    photos is a PhotoTraining. Raises InputError for options that do not fit, and as the functions
-    of its rows.
+    photos is a PhotoTraining, of surface a LargeSurface. Raises InputError for options that do not
+    fit, and as the functions of its rows.
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
@@ -109,6 +113,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
     if options.what == "photos":
         found = train_photographs(options.images, options.megapixels, options.memory, steps)
         return [asdict(found)]
+    if options.what == "surface":
+        return [asdict(cut_labyrinth())]
     if options.what == "compile":
         return compile_rows()  # type: ignore[return-value]  # a list of other rows
     if options.what == "sanitizers":
@@ -157,6 +163,8 @@ def summary(rows: list[dict[str, object]]) -> str:
         return kill_summary(rows)
     if rows and "findings" in rows[0]:
         return sanitizer_summary(rows)
+    if rows and "open_edges" in rows[0]:
+        return labyrinth_summary(rows[0])
     if rows and "peak_bytes" in rows[0]:
         return photos_summary(rows[0])
     width = max((len(str(row["name"])) for row in rows), default=0)

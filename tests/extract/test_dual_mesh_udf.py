@@ -147,6 +147,19 @@ def test_a_rim_lies_on_the_rim_and_no_face_spans_it():
     assert float((2 * half_sphere(middles)).max()) < 2e-3
 
 
+@pytest.mark.parametrize("depth", [5, 6])
+@pytest.mark.parametrize(
+    ("shape", "allowed"), [(sphere, 1.0), (half_sphere, 1.0), (disk, 1.03), (cube, 1.0)]
+)
+def test_on_clean_fields_the_default_is_as_near_as_strict(shape, allowed, depth):
+    """Its cells are 1.01 times as wide, errors of flat shapes' rims with them."""
+
+    def mean(options):
+        return float(shape(unsigned_mesh(shape, options).mesh.vertices).mean())
+
+    assert mean(DualMeshOptions(depth=depth)) <= allowed * mean(strict(depth)) + 1e-8
+
+
 def waves(amplitude):
     """Noise that changes slowly enough to have gradients, in the spirit of a network's errors."""
     random = torch.Generator().manual_seed(0)
