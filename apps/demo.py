@@ -12,7 +12,6 @@ import torch
 
 from polyfield.apps.demo_scene import demo_scene
 from polyfield.apps.eval import measure
-from polyfield.apps.export import surface_of
 from polyfield.apps.formats.mesh_files import write_mesh
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.images import scene_images
@@ -21,6 +20,7 @@ from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.render import turntable_frames
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
+from polyfield.apps.run_surface import surface_of
 from polyfield.apps.scene import load_scene
 from polyfield.apps.terminal import say
 from polyfield.apps.train import train

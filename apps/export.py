@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import normalize
 from tyro.conf import Positional, arg
 
 from polyfield.apps.device import choose_device
@@ -24,30 +19,20 @@ from polyfield.apps.formats.mesh_files import read_mesh, write_mesh, write_point
 from polyfield.apps.formats.splat_files import splat_format
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.png_files import to_8bit
+from polyfield.apps.run_surface import fused_surface, opacity_surface, surface_of, users_color
 from polyfield.apps.settings import scene_of
 from polyfield.apps.splat_info import convert_splats
-from polyfield.apps.trained import Trained, load, orbit_cameras
+from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
-from polyfield.extract.density_surface import extract_surface, painted, surface_level
-from polyfield.extract.dual_contouring import dual_contour
-from polyfield.extract.floaters import CHUNK, remove_floaters, seen_components
-from polyfield.extract.fusion import fused_mesh
-from polyfield.extract.marching_cubes import distance_mesh
+from polyfield.extract.density_surface import painted
 from polyfield.extract.mesh import Mesh
 from polyfield.extract.mesh_metrics import MeshScore, compare_at
 from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.simplify import simplified
-from polyfield.extract.texture import Color, baked, unwrapped
-from polyfield.extract.trimmed import trimmed
-from polyfield.extract.visibility import Project, seen_in_depth_maps
-from polyfield.fields.field import SurfaceField, TrainableField
-from polyfield.render.surface_losses import slope_and_curvature
+from polyfield.extract.texture import baked, unwrapped
+from polyfield.fields.field import SurfaceField
 
-RAYS = 4096  # that decide the level
-LOOKS = 64  # training views, at most, that decide what is seen
-LOOK_SIDE = 256  # pixels of their longer side, at most
 UNWRAPPED = 50_000  # faces that are laid out flat within seconds
-STEEPEST = 3.0  # that learned distances change, where those of a surface change by 1
 THRESHOLDS = 0.01, 0.005  # of the F-score, in diagonals of the reference
 SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
 
@@ -72,6 +57,9 @@ class Export:
     fused: bool = False
     """Cut the surface from the depth that training views show, in place of densities: smoother
     where those are soft."""
+    opacity: bool = False
+    """Cut the surface where the clearest of the training views has lost half its light, in place of
+    densities."""
     sharp: bool = False
     """Keep edges and corners (dual contouring) in the mesh of signed distances."""
     tolerance: Annotated[float | None, optional("LENGTH")] = None
@@ -145,8 +133,9 @@ def export(options: Export) -> ExportResult:
     if is_fit(options.run):
         if options.kind == "cameras":
             raise InputError("--as cameras", "a fit has none", "mesh or points")
-        if options.fused:
-            raise InputError("--fused", "a fit has no views", "a run of `polyfield train`")
+        for name in ("fused", "opacity"):
+            if getattr(options, name):
+                raise InputError(f"--{name}", "a fit has no views", "a run of `polyfield train`")
         if options.texture is not None:
             raise InputError("--texture", "a fit has no colours", "a run of `polyfield train`")
         fitted = load_fitted(options.run, device)
@@ -168,10 +157,16 @@ def export(options: Export) -> ExportResult:
     if options.fused and isinstance(trained.field, SurfaceField) and trained.field.ends:
         remedy = "Leave it out."
         raise InputError("--fused", "the run has a sheet with two sides", "an inside", remedy)
+    if options.opacity and isinstance(trained.field, SurfaceField):
+        raise InputError("--opacity", "the run has distances", "none: their surface lies at 0")
     if options.fused and (options.sharp or options.level is not None):
         raise InputError("--fused", "with --sharp or --level", "neither: it cuts depth maps")
+    if options.opacity and (options.fused or options.level is not None):
+        raise InputError("--opacity", "with --fused or --level", "neither: its level is a half")
     if options.fused:
         mesh, level = fused_surface(trained, options.resolution, options.keep_unseen), None
+    elif options.opacity:
+        mesh, level = opacity_surface(trained, options.resolution, options.keep_unseen), None
     else:
         mesh, level = surface_of(
             trained,
@@ -186,13 +181,13 @@ def export(options: Export) -> ExportResult:
         faces = UNWRAPPED
     if faces is not None:
         mesh = simplified(mesh, faces)
-        mesh = painted(mesh, _users_color(trained), mesh.vertex_normals())
+        mesh = painted(mesh, users_color(trained), mesh.vertex_normals())
     if options.texture is None:
         return _written(options, mesh, reference, level)
     made = unwrapped(mesh, options.texture)
     normals = made.mesh.normals if made.mesh.normals is not None else made.mesh.vertex_normals()
     with torch.no_grad():
-        image = baked(made, normals, _users_color(trained))
+        image = baked(made, normals, users_color(trained))
     texture = Texture(made.coordinates, to_8bit(image.cpu()))
     return _written(options, made.mesh, reference, level, texture)
 
@@ -209,137 +204,6 @@ def _splats(options: Export) -> ExportResult:
     frame = None if options.frame == "auto" else options.frame
     count, notes = convert_splats(options.run, options.out, frame)
     return ExportResult(str(options.out), "splats", {"Gaussians": count}, notes=notes)
-
-
-@torch.no_grad()
-def surface_of(
-    trained: Trained,
-    resolution: int = 256,
-    level: float | None = None,
-    keep_unseen: bool = False,
-    sharp: bool = False,
-    tolerance: float = 0.0,
-) -> tuple[Mesh, float]:
-    """The mesh of a field in the user's frame, and the density it was cut at, or the distance 0.
-
-    Of the surface, what a training camera sees; all but loose bits if keep_unseen. tolerance, in
-    the user's unit: of what is sharp, see `dual_contour`.
-    """
-    field, grid = trained.field, trained.grid
-    device = grid.bits.device
-
-    def density(x: Tensor) -> Tensor:
-        # As rendered: rays skip the cells that are off.
-        found, on = x.new_zeros(len(x)), grid.holds(x)
-        found[on] = field.density(x[on])[0]
-        return found
-
-    color = partial(_color, field)
-    if isinstance(field, SurfaceField):
-        return _zero_surface(trained, field, color, resolution, keep_unseen, sharp, tolerance), 0.0
-    if level is None:
-        origins, directions = _training_rays(trained, device)
-        level = surface_level(density, origins, directions)
-    visible = None if keep_unseen else _seen(trained, 2 / (resolution - 1))
-    mesh = extract_surface(
-        density,
-        color,
-        trained.to_field,
-        level,
-        resolution=resolution,
-        visible=visible,
-        device=device,
-    )
-    return mesh, level
-
-
-@torch.no_grad()
-def fused_surface(trained: Trained, resolution: int, keep_unseen: bool = False) -> Mesh:
-    """The surface of the depth that training views show, in the user's frame.
-
-    As `surface_of`, whatever kind of field it is. InputError where the views show nothing.
-    """
-    project, maps = _depth_maps(trained)
-    mesh = fused_mesh(project, maps, resolution)
-    visible = None if keep_unseen else seen_in_depth_maps(project, maps, 2 / resolution)
-    mesh = remove_floaters(mesh, visible)
-    if not len(mesh.faces):
-        raise InputError("the field", "no view shows a surface", "one", "Train longer.")
-    mesh = painted(mesh, partial(_color, trained.field), mesh.vertex_normals())
-    return mesh.transformed(trained.to_field.inverse())
-
-
-def _color(field: TrainableField, x: Tensor, directions: Tensor) -> Tensor:
-    """Seen along the directions; of a sheet, which has one colour in files, from both its sides."""
-    features = field.density(x.contiguous())[1]
-    ways = [directions]
-    if isinstance(field, SurfaceField) and field.ends:
-        ways.append(-directions)
-    seen = [field.color(features, field.encode_directions(way.contiguous())) for way in ways]
-    return torch.stack(seen).mean(0)
-
-
-def _users_color(trained: Trained) -> Color:
-    """The field's colour of points and directions in the user's frame."""
-    rotation = trained.to_field.rotation
-
-    def color(points: Tensor, directions: Tensor) -> Tensor:
-        turned = (directions.double() @ rotation.T.to(directions.device)).float()
-        return _color(trained.field, trained.to_field.apply(points.float()), turned)
-
-    return color
-
-
-def _zero_surface(
-    trained: Trained,
-    field: SurfaceField,
-    color: Callable[..., Tensor],
-    resolution: int,
-    keep_unseen: bool,
-    sharp: bool,
-    tolerance: float,
-) -> Mesh:
-    """Where a field's distance is 0, in the user's frame, with normals from its slope: closed, or
-    cut off at the rim where its surface may end.
-
-    Of its components those go, as wholes, that no training camera sees, unless keep_unseen.
-    """
-    device = trained.grid.bits.device
-
-    def across(x: Tensor) -> Tensor:
-        return field.signed_distances(x)[:, 0]
-
-    def slope(x: Tensor) -> Tensor:
-        return slope_and_curvature(across, x, 0.5 / resolution)[0]
-
-    if sharp:
-        off = tolerance * trained.to_field.scale
-        mesh = dual_contour(across, slope, resolution, STEEPEST, device=device, tolerance=off)
-    else:
-        mesh = distance_mesh(across, resolution, STEEPEST, device=device)
-    if field.ends and len(mesh.faces):
-        mesh = trimmed(mesh, _beyond(field, mesh.vertices, resolution))
-    if len(mesh.faces) and not keep_unseen:
-        mesh = mesh.with_faces(seen_components(mesh, _seen(trained, 2 / (resolution - 1))))
-    # Where flat parts have few faces, their number says nothing.
-    mesh = remove_floaters(mesh, by_area=tolerance > 0)
-    if not len(mesh.faces):
-        raise InputError("the field", "no surface that a camera sees", "one", "Train longer.")
-    slopes = [
-        slope_and_curvature(across, part, 1 / resolution)[0] for part in mesh.vertices.split(CHUNK)
-    ]
-    normals = normalize(torch.cat(slopes), dim=1)
-    return painted(mesh, color, normals).transformed(trained.to_field.inverse())
-
-
-def _beyond(field: SurfaceField, vertices: Tensor, resolution: int) -> Tensor:
-    """How far beyond the rim of a sheet, or nearly out of the unit cube, vertices lie.
-
-    Where the surface leaves the cube there is nothing but the wall that closed its mesh.
-    """
-    beyond = [field.signed_distances(part)[:, 1] for part in vertices.split(CHUNK)]
-    wall = (vertices - 0.5).abs().amax(1) - (0.5 - 0.5 / resolution)
-    return torch.maximum(torch.cat(beyond), wall)
 
 
 def _written(
@@ -359,43 +223,6 @@ def _written(
         scores = compare_at(mesh, reference, thresholds)
     counts = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
     return ExportResult(str(options.out), "mesh", counts, level, mesh_report(mesh), scores)
-
-
-def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:
-    """A test for points of the unit cube: whether a training camera sees them."""
-    return seen_in_depth_maps(*_depth_maps(trained), tolerance)
-
-
-def _depth_maps(trained: Trained) -> tuple[Project, Float[Tensor, "views height width"]]:
-    """What some training views show, as `seen_in_depth_maps` takes it: distances along rays."""
-    device = trained.grid.bits.device
-    poses = torch.tensor(trained.settings.orbit["camera_to_world"])
-    chosen = torch.linspace(0, len(poses) - 1, min(LOOKS, len(poses))).round().long()
-    width, height = trained.settings.orbit["size"]
-    smaller = min(1.0, LOOK_SIDE / max(width, height))
-    size = max(1, round(width * smaller)), max(1, round(height * smaller))
-    cameras = orbit_cameras(trained.settings, poses[chosen], size).to(device)
-    maps = []
-    for index in range(len(cameras)):
-        view = trained.view(cameras, index)
-        maps.append(torch.where(view.opacity >= 0.5, view.depth, torch.inf))
-
-    def project(camera: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        pixels, depth = cameras.project(camera, points)
-        distance = (points - cameras.camera_to_world[camera, :, 3]).norm(dim=1)
-        return pixels, torch.where(depth > 0, distance, -distance)
-
-    return project, torch.stack(maps)
-
-
-def _training_rays(trained: Trained, device: torch.device) -> tuple[Tensor, Tensor]:
-    poses = torch.tensor(trained.settings.orbit["camera_to_world"])
-    width, height = trained.settings.orbit["size"]
-    cameras = orbit_cameras(trained.settings, poses, (width, height)).to(device)
-    random = torch.Generator().manual_seed(0)
-    which = torch.randint(len(poses), (RAYS,), generator=random)
-    pixels = torch.rand(RAYS, 2, generator=random) * torch.tensor([width, height])
-    return cameras.rays(which.to(device), pixels.to(device))
 
 
 def summary(result: ExportResult) -> str:

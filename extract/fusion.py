@@ -102,6 +102,19 @@ def _looked_up(depth: Tensor, pixels: Tensor, band: float) -> tuple[Tensor, Tens
     A depth that lies between those of two things is one of neither. And how much depths differ
     around: infinitely at an outline, and not at all where all of it is infinite.
     """
+    corners, shares = around_pixels(depth, pixels)
+    least, most = corners.amin(1), corners.amax(1)
+    smooth = (most - least < band) & most.isfinite()
+    nearest = corners.gather(1, shares.argmax(1, keepdim=True))[:, 0]
+    between = (corners.where(corners.isfinite(), 0.0) * shares).sum(1)
+    step = torch.where(least.isinf(), 0.0, most - least)
+    return torch.where(smooth, between, nearest), step
+
+
+def around_pixels(
+    depth: Float[Tensor, "height width"], pixels: Float[Tensor, "n 2"]
+) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Of places in a map, what the four pixels around them hold, and the bilinear share of each."""
     height, width = depth.shape
     padded = pad(depth[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     place = pixels + 0.5  # in the padded map, from the middle of its first pixel
@@ -113,9 +126,4 @@ def _looked_up(depth: Tensor, pixels: Tensor, band: float) -> tuple[Tensor, Tens
     shares = torch.stack(
         [(1 - across) * (1 - down), across * (1 - down), (1 - across) * down, across * down], 1
     )
-    least, most = corners.amin(1), corners.amax(1)
-    smooth = (most - least < band) & most.isfinite()
-    nearest = corners.gather(1, shares.argmax(1, keepdim=True))[:, 0]
-    between = (corners.where(corners.isfinite(), 0.0) * shares).sum(1)
-    step = torch.where(least.isinf(), 0.0, most - least)
-    return torch.where(smooth, between, nearest), step
+    return corners, shares

@@ -8,8 +8,9 @@ import pytest
 import torch
 import trimesh
 
-from polyfield.apps.export import Export, export, summary, surface_of
+from polyfield.apps.export import Export, export, summary
 from polyfield.apps.formats.mesh_files import read_mesh
+from polyfield.apps.run_surface import surface_of
 from polyfield.apps.settings import Settings
 from polyfield.apps.trained import Trained
 from polyfield.cuda.errors import InputError
@@ -151,11 +152,11 @@ class Painted(Shell):
         return 0.5 + 0.3 * torch.sin(8 * features) + 0.1 * harmonics
 
 
-def moved_shell():
+def moved_shell(views=14):
     """A painted shell in a frame of the user's own: turned, larger and elsewhere."""
     turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
     to_field = Similarity(0.1, turn, torch.tensor([0.2, 0.7, -1.4], dtype=torch.float64))
-    return replace(trained(around()), field=Painted(), to_field=to_field)
+    return replace(trained(around(views)), field=Painted(), to_field=to_field)
 
 
 def test_a_texture_shows_the_field_s_colours_where_the_user_has_the_object(tmp_path, monkeypatch):
@@ -182,11 +183,12 @@ def test_a_texture_shows_the_field_s_colours_where_the_user_has_the_object(tmp_p
     assert (seen - expected).abs().mean() < 0.02 and (seen - expected).abs().max() < 0.12
 
 
-def test_depth_that_views_show_is_fused_to_the_same_surface(tmp_path, monkeypatch):
-    run = moved_shell()
+@pytest.mark.parametrize("way", ["fused", "opacity"])
+def test_what_views_show_is_cut_to_the_same_surface(tmp_path, monkeypatch, way):
+    run = moved_shell(30)  # of 14 two see a corner of the cube, both just behind the ball
     monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
     out = tmp_path / "shell.ply"
-    result = export(Export(tmp_path, out, resolution=48, fused=True))
+    result = export(Export(tmp_path, out, resolution=48, **{way: True}))
     assert result.quality.euler == 2 and result.level is None
     mesh = read_mesh(out)
     places = run.to_field.apply(mesh.vertices)
@@ -224,6 +226,9 @@ def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
         ({"out": "mesh.glb", "sharp": True}, "--sharp: the run has densities"),
         ({"out": "mesh.glb", "fused": True, "level": 3.0}, "--fused: with --sharp or --level"),
         ({"out": "mesh.glb", "fused": True, "resolution": 1024}, "resolution: 1024"),
+        ({"out": "mesh.glb", "opacity": True, "fused": True}, "--opacity: with --fused or --level"),
+        ({"out": "mesh.glb", "opacity": True, "level": 3.0}, "--opacity: with --fused or --level"),
+        ({"out": "mesh.glb", "opacity": True, "resolution": 1024}, "resolution: 1024"),
     ],
 )
 def test_pictures_and_faces_that_cannot_be_are_refused(tmp_path, monkeypatch, more, where):
