@@ -66,6 +66,23 @@ def test_planes_that_meet_where_it_does_not_fit_do_not_take_it_there():
     assert torch.equal(nowhere, mean)
 
 
+def test_where_two_directions_lead_too_far_the_one_that_planes_say_most_of_is_kept():
+    normals, points = [], []
+    for lean, x in ((15, 0.9), (25, -0.7)):
+        turn = math.radians(lean)
+        side = torch.tensor([math.copysign(math.cos(turn), x), math.sin(turn), 0.0]).double()
+        normals += [side, side]
+        points += [torch.tensor([x, 0.0, z]).double() for z in (0.0, 1.0)]
+    points, normals = torch.stack(points), torch.stack(normals)
+    (found,) = least(of_one(points, normals), within(1.5))
+    _, values, axes = torch.linalg.svd(normals)
+    mean = points.mean(0)
+    heights = (normals * (points - mean)).sum(1)
+    expected = (normals @ axes[0]) @ heights / values[0] ** 2 * axes[0]
+    assert expected.norm() > 0.01
+    torch.testing.assert_close(found - mean, expected)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_sums_of_parts_are_those_of_the_whole_and_regions_stay_apart(seed):
