@@ -54,7 +54,8 @@ def drawn_against_reference(count: int = COUNT, side: int = SIDE) -> Race:
     tint = splats.harmonics[seen.rows, 0]
 
     def image(draw: Callable[..., Drawn]) -> tuple[Tensor, ...]:
-        return tuple(draw(seen, tint, side, side))
+        drawn = draw(seen, tint, side, side)
+        return drawn.sums, drawn.left
 
     return Race(
         against="reference",

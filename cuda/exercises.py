@@ -217,12 +217,12 @@ def splats_exercise(model: SplatModel, channels: int) -> list[Tensor]:
     means, scales, turns, logits = leaves[:4]
     seen = splat_project(means, scales, turns, logits, view, antialiased=True)
     tint = splat_color(means, harmonics, pose.detach()[:, 3], seen.rows)
-    drawn = splat_raster(seen, color[seen.rows], 37, 30)
+    drawn = splat_raster(seen, color[seen.rows], 37, 30, half=True)
     loss = drawn.sums.square().sum() + drawn.left.square().sum() + seen.depths.sum() + tint.sum()
     grads = torch.autograd.grad(loss, leaves)
     first, second = torch.zeros(2, 150, 3)
     row_adam_(means.detach(), grads[0].clone(), first, second, torch.full((3,), 0.01), 1)
-    return [*seen, tint, *drawn, *grads, means, first, second]
+    return [*seen, tint, drawn.sums, drawn.left, *grads, means, first, second]
 
 
 def ssim_exercise() -> list[Tensor]:

@@ -26,8 +26,9 @@ class Drawn(NamedTuple):
     """Channels by weight: opacity times what is left of the light before it."""
     left: Float[Tensor, "views height width"]
     """The transmittance behind all of them."""
-    half: Float[Tensor, "views height width"]
-    """Depth of the last Gaussian before which more than a half was left; 0 for none."""
+    half: Float[Tensor, "views height width"] | None
+    """Depth of the last Gaussian before which more than a half was left; 0 for none. None unless
+    asked for."""
 
 
 def splat_raster(
@@ -38,6 +39,7 @@ def splat_raster(
     view: Int[Tensor, " v"] | None = None,
     views: int = 1,
     spread: Float[Tensor, "v 2"] | None = None,
+    half: bool = False,
 ) -> Drawn:
     """Images of Gaussians, composited by depth; of those as deep the lower row comes first.
 
@@ -47,23 +49,25 @@ def splat_raster(
     belongs to. Any number of channels. Differentiable once in means2d, conics, opacities and
     channels, through sums and left. spread: its gradient is none of the images but, summed over
     pixels, the absolute gradient to means2d: what says that a Gaussian is pulled to several sides.
+    half: with the depth where half of the light is gone.
     float32 runs on kernels, and on a CPU repeats bit for bit; the rest runs on the reference.
     Source: 3D Gaussian splatting (arXiv:2308.04079); AbsGS (arXiv:2404.10484) for `spread`.
     """
     if backend_of(channels.device) == "reference" or channels.dtype != torch.float32:
-        return splat_raster_reference(seen, channels, width, height, view, views)
+        return splat_raster_reference(seen, channels, width, height, view, views, half)
     bins = splat_bin(Projected(*(column.detach() for column in seen)), width, height, view, views)
-    if spread is None:
-        spread = torch.zeros_like(seen.means2d)
-    size = views, height, width
-    parts = []
+    parts: list[Tensor] = []
     for part in channels.split(WIDTHS[-1], dim=1) if channels.shape[1] else [channels]:
         kept = part.shape[1]
         wide = next(count for count in WIDTHS if count >= kept)
         part = torch.nn.functional.pad(part, (0, wide - kept))
-        sums, left, half = _Raster.apply(*seen[1:], part, spread, bins, size)
+        size = views, height, width, half and not parts
+        sums, left, depth = _Raster.apply(*seen[1:], part, spread, bins, size)
+        if not parts:
+            first_left, first_depth = left, depth
         parts.append(sums[..., :kept])
-    return Drawn(parts[0] if len(parts) == 1 else torch.cat(parts, 3), left, half)
+    sums = parts[0] if len(parts) == 1 else torch.cat(parts, 3)
+    return Drawn(sums, first_left, first_depth if half else None)
 
 
 def splat_raster_reference(
@@ -73,6 +77,7 @@ def splat_raster_reference(
     height: int,
     view: Int[Tensor, " v"] | None = None,
     views: int = 1,
+    half: bool = False,
 ) -> Drawn:
     """The specification in plain torch, any floating type: one Gaussian after another."""
     like = channels
@@ -82,7 +87,7 @@ def splat_raster_reference(
     y = torch.arange(height, dtype=like.dtype, device=like.device)[:, None] + 0.5
     images = []
     for number in range(views):
-        left, half = like.new_ones(height, width), like.new_zeros(height, width)
+        left, depth = like.new_ones(height, width), like.new_zeros(height, width)
         sums = like.new_zeros(height, width, channels.shape[1])
         done = torch.zeros_like(left, dtype=torch.bool)
         rows = torch.nonzero(view == number)[:, 0]
@@ -98,27 +103,29 @@ def splat_raster_reference(
             done = done | ends
             adds = counts & ~ends
             weight = torch.where(adds, alpha * left, torch.zeros_like(alpha))
-            half = torch.where(adds & (left > HALF), seen.depths[row].detach(), half)
+            depth = torch.where(adds & (left > HALF), seen.depths[row].detach(), depth)
             sums = sums + weight[..., None] * channels[row]
             left = torch.where(adds, after, left)
-        images.append((sums, left, half))
-    return Drawn(*(torch.stack(column) for column in zip(*images, strict=True)))
+        images.append((sums, left, depth))
+    sums, left, depth = (torch.stack(column) for column in zip(*images, strict=True))
+    return Drawn(sums, left, depth if half else None)
 
 
 class _Raster(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means2d, conics, opacities, depths, extents, channels, spread, bins, size):
-        views, height, width = size
+        views, height, width, halved = size
         inputs = [t.contiguous() for t in (means2d, conics, opacities, extents, channels)]
         count = channels.shape[1]
         sums = channels.new_empty(views, height, width, count)
-        left, half = (channels.new_empty(views, height, width) for _ in range(2))
+        left = channels.new_empty(views, height, width)
+        half = channels.new_empty(views, height, width) if halved else left.new_empty(0)
         squares = len(bins.starts) - 1
         last = torch.empty(squares, dtype=torch.int32, device=channels.device)
         pairs = bins.order, bins.owners, bins.starts
         sizes = width, height, -(-width // 16), -(-height // 16)
         body = kernel("splat_raster", f"SplatRaster<{count}>")
-        out = sums, left, half, last
+        out = sums, left, half if halved else None, last
         launch(body, (squares, 1), *inputs, depths.contiguous(), *pairs, *out, *sizes)
         ctx.save_for_backward(*inputs, *pairs, sums, left, last, bins.offsets)
         ctx.sizes = sizes
@@ -137,11 +144,13 @@ class _Raster(torch.autograd.Function):
         pairs = channels.new_zeros(len(owners), numbers)
         body = kernel("splat_raster", f"SplatRasterPull<{count}>")
         grads = grad_sums.contiguous(), grad_left.contiguous()
-        launch(body, (len(last), 1), *walk, *grads, pairs, *ctx.sizes)
+        sized = ctx.needs_input_grad[6]
+        launch(body, (len(last), 1), *walk, *grads, pairs, *ctx.sizes, int(sized))
         to_means2d, to_conics, spread = (channels.new_empty(n, width) for width in (2, 3, 2))
         to_opacities, to_channels = channels.new_empty(n), torch.empty_like(channels)
         found = to_means2d, to_conics, to_opacities, to_channels, spread
         grid = -(-n // constant("wide", "WIDE_PIXELS")), 1
         gather = kernel("splat_raster", f"SplatGather<{count}>")
         launch(gather, grid, conics, opacities, pairs, offsets, *found, n)
-        return to_means2d, to_conics, to_opacities, None, None, to_channels, spread, None, None
+        size = spread if sized else None
+        return to_means2d, to_conics, to_opacities, None, None, to_channels, size, None, None

@@ -13,6 +13,7 @@ from polyfield.cuda.kernel import kernel, launch
 
 FLAT, EVEN = 0.01**2, 0.03**2
 REACH, WIDTH = 5, 1.5  # pixels
+SIDE = 16  # of the squares that kernels take
 
 
 def ssim(
@@ -56,17 +57,17 @@ def ssim_reference(
 class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        x, y = x.contiguous(), y.contiguous()
-        images, height, width, channels = x.shape
-        columns, rows = -(-width // 16), -(-height // 16)
-        grid = columns * rows, images * channels
-        sums = x.new_empty(images * channels, columns * rows)
+        x, y = _planes(x), _planes(y)
+        images, channels, height, width = x.shape
+        columns, rows = -(-width // SIDE), -(-height // SIDE)
+        planes, squares = images * channels, columns * rows
+        sums = x.new_empty(planes, squares)
         slopes = x.new_empty(3, *x.shape) if ctx.needs_input_grad[0] else None
-        sizes = images, width, height, channels, columns
-        launch(kernel("ssim", "Ssim"), grid, x, y, sums, slopes, *sizes)
+        sizes = planes, width, height, columns
+        launch(kernel("ssim", "Ssim"), (squares, planes), x, y, sums, slopes, *sizes, squares)
         if slopes is not None:
             ctx.save_for_backward(x, y, slopes)
-        ctx.sizes, ctx.grid = sizes, grid
+        ctx.sizes, ctx.grid = sizes, (squares, planes)
         return (sums.double().sum() / x.numel()).float()
 
     @staticmethod
@@ -76,4 +77,9 @@ class _Ssim(torch.autograd.Function):
         out = torch.empty_like(x)
         scale = (grad / x.numel()).reshape(1).contiguous()
         launch(kernel("ssim", "SsimPull"), ctx.grid, x, y, slopes, scale, out, *ctx.sizes)
-        return out, None
+        return out.permute(0, 2, 3, 1), None
+
+
+def _planes(images: Tensor) -> Tensor:
+    """Channel by channel: rows of a square then lie together."""
+    return images.permute(0, 3, 1, 2).contiguous()

@@ -38,8 +38,8 @@ class SplatView(NamedTuple):
     opacity: Float[Tensor, "height width"]
     depth: Float[Tensor, "height width"]
     """Mean along the optical axis, of a fisheye along the ray, of what is seen; 0 for nothing."""
-    half_depth: Float[Tensor, "height width"]
-    """Where half of the light is gone; 0 where it never is."""
+    half_depth: Float[Tensor, "height width"] | None
+    """Where half of the light is gone; 0 where it never is. None unless asked for."""
     normal: Float[Tensor, "height width 3"] | None
     """Sum of unit normals by weight, in the axes of the Gaussians; None unless asked for."""
     seen: Projected
@@ -55,6 +55,7 @@ def splat_view(
     near: float = NEAR,
     spread: Float[Tensor, "v 2"] | None = None,
     normals: bool = False,
+    half_depth: bool = False,
 ) -> SplatView:
     """The image of one camera, in the frame of the Gaussians.
 
@@ -73,12 +74,13 @@ def splat_view(
     if normals:
         parts.append(facing(splats, eye, seen.rows))
     channels = torch.cat(parts, 1)
-    drawn = splat_raster(seen, channels, width, height, spread=spread)
+    drawn = splat_raster(seen, channels, width, height, spread=spread, half=half_depth)
     return _shown(drawn, seen, background)
 
 
 def _shown(drawn: Drawn, seen: Projected, background: Tensor) -> SplatView:
-    (sums,), (left,), (half,) = drawn
+    sums, left = drawn.sums[0], drawn.left[0]
+    half = None if drawn.half is None else drawn.half[0]
     opacity = 1 - left
     color = sums[..., :3] + left[..., None] * background.to(sums)
     depth = sums[..., 3] / opacity.clamp_min(NOTHING)

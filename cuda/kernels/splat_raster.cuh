@@ -94,7 +94,7 @@ struct SplatRaster {
       LANES(j, here) {
         const size_t owner = owners[order[at + j]];
         source[j] = load_source(means2d, conics, opacities, extents, owner);
-        depth[j] = depths[owner];
+        depth[j] = nearest ? depths[owner] : 0;
         UNROLL for (int c = 0; c < C; ++c) color[C * j + c] = channels[C * owner + c];
       }
       LANES(only, 1) alive = 0;
@@ -102,7 +102,7 @@ struct SplatRaster {
       for (int j = 0; j < here; ++j) {
         RasterRows touched;
         touched.of(source[j], top);
-        WIDE_GROUPS(g, touched.first, touched.last) draw(source[j], color + C * j, depth[j], state, left_x, top, g);
+        WIDE_GROUPS(g, touched.first, touched.last) draw(source[j], color + C * j, depth[j], state, left_x, top, g, nearest);
       }
       at += here;
       WIDE_GROUPS(g, 0, WIDE_SIDE) if (wide_any(wide_load(state + WIDE * g) > 0.f)) add_to(&alive, 1);
@@ -129,19 +129,20 @@ struct SplatRaster {
   }
 
   static FN void draw(const RasterSource& source, const float* color, float depth, float* state, float left_x,
-                      float top, int g) {
+                      float top, int g, bool halved) {
     RasterPair pair;
     if (!pair.meet(source, left_x, top, g)) return;
     float* own = state + WIDE * g;
     const Wide before = wide_load(own);
     const WideMask counts = pair.counts & (before > 0.f);
-    if (!wide_any(counts)) return;
     const Wide after = before * (1.f - pair.alpha);
     const WideMask ends = counts & (after <= RASTER_LEAST), adds = counts & (after > RASTER_LEAST);
     const Wide weight = wide_select(adds, pair.alpha * before, wide_of(0.f));
     wide_store(own, wide_select(ends, -before, wide_select(adds, after, before)));
-    float* half = own + WIDE_PIXELS;
-    wide_store(half, wide_select(adds & (before > 0.5f), wide_of(depth), wide_load(half)));
+    if (halved) {
+      float* half = own + WIDE_PIXELS;
+      wide_store(half, wide_select(adds & (before > 0.5f), wide_of(depth), wide_load(half)));
+    }
     UNROLL for (int c = 0; c < C; ++c) {
       float* sum = own + (c + 2) * WIDE_PIXELS;
       wide_store(sum, wide_load(sum) + weight * color[c]);
@@ -151,7 +152,7 @@ struct SplatRaster {
 
 // The same, and sums, left and last as it gave them, with gradients to sums and left -> pairs
 // [m, 8 + C], in the order of owners: of each pair the sums over pixels of the weight's gradient u, of
-// u d and of u d d, d the way from the pixel to the middle, of |u d| in the conic's measure; then the
+// u d and of u d d, d the way from the pixel to the middle, of |u d| in the conic's measure, where `sized` says so; then the
 // gradient to the channels. What no pixel looked at has to be 0 before.
 template <int C>
 struct SplatRasterPull {
@@ -173,6 +174,7 @@ struct SplatRasterPull {
   int height;
   int columns;
   int rows;
+  int sized;
 
   FN void operator()(int tile, int) const {
     TILE RasterSource source[RASTER_BATCH];
@@ -212,7 +214,7 @@ struct SplatRasterPull {
         UNROLL for (int k = 0; k < RASTER_SUMS + C; ++k) own[k] = wide_of(0.f);
         RasterRows touched;
         touched.of(source[j], top);
-        WIDE_GROUPS(g, touched.first, touched.last) pull(source[j], color + C * j, state, own, left_x, top, g);
+        WIDE_GROUPS(g, touched.first, touched.last) pull(source[j], color + C * j, state, own, left_x, top, g, sized);
         UNROLL for (int k = 0; k < RASTER_SUMS + C; ++k) wide_sum_to(found + (RASTER_SUMS + C) * j + k, own[k]);
       }
       SYNC();
@@ -225,13 +227,12 @@ struct SplatRasterPull {
   }
 
   static FN void pull(const RasterSource& source, const float* color, float* state, Wide* found, float left_x,
-                      float top, int g) {
+                      float top, int g, bool sized) {
     RasterPair pair;
     if (!pair.meet(source, left_x, top, g)) return;
     float* own = state + WIDE * g;
     const Wide before = wide_load(own);
     const WideMask counts = pair.counts & (before > 0.f);
-    if (!wide_any(counts)) return;
     const Wide passes = 1.f - pair.alpha, after = before * passes;
     const WideMask ends = counts & (after <= RASTER_LEAST), adds = counts & (after > RASTER_LEAST);
     const Wide weight = wide_select(adds, pair.alpha * before, wide_of(0.f));
@@ -251,6 +252,7 @@ struct SplatRasterPull {
     const Wide ux = u * pair.dx, uy = u * pair.dy;
     found[0] = found[0] + u, found[1] = found[1] + ux, found[2] = found[2] + uy;
     found[3] = found[3] + ux * pair.dx, found[4] = found[4] + ux * pair.dy, found[5] = found[5] + uy * pair.dy;
+    if (!sized) return;
     found[6] = found[6] + wide_absolute(source.A * ux + source.B * uy);
     found[7] = found[7] + wide_absolute(source.B * ux + source.C * uy);
   }

@@ -14,12 +14,16 @@ FN float ssim_weight(int tap) {
   return weight[tap < 6 ? tap : 10 - tap];
 }
 
-// A square of a channel of an image [H, W, C], with what its windows reach; 0 beyond the border.
-FN void ssim_load(const float* image, float* into, int left, int top, int width, int height, int channels, int channel) {
-  LANES(i, SSIM_ROWS * SSIM_STRIDE) {
-    const int x = left - SSIM_REACH + i % SSIM_STRIDE, y = top - SSIM_REACH + i / SSIM_STRIDE;
-    const bool inside = x >= 0 && x < width && y >= 0 && y < height;
-    into[i] = inside ? image[((size_t)y * width + x) * channels + channel] : 0;
+// A square of a plane, with what its windows reach; 0 beyond the border.
+FN void ssim_load(const float* plane, float* into, int left, int top, int width, int height) {
+  LANES_IN_ORDER(row, SSIM_ROWS) {
+    const int y = top - SSIM_REACH + row, x = left - SSIM_REACH;
+    const bool there = y >= 0 && y < height;
+    const int begin = there ? (x < 0 ? -x : 0) : SSIM_STRIDE;
+    const int end = width - x < SSIM_STRIDE ? width - x : SSIM_STRIDE;
+    float* out = into + SSIM_STRIDE * row;
+    for (int i = 0; i < SSIM_STRIDE; ++i) out[i] = 0;
+    for (int i = begin; i < end; ++i) out[i] = plane[(i64)y * width + x + i];
   }
 }
 
@@ -35,27 +39,26 @@ FN Wide ssim_across(const float* rows, int g) {
   return sum;
 }
 
-// x, y [images, H, W, C] -> sums [images C, tiles] of the likeness over each square; slopes
-// [3, images, H, W, C], where they are there: of the likeness by the mean of x, of x x and of x y.
+// x, y [planes, H, W] -> sums [planes, tiles] of the likeness over each square; slopes
+// [3, planes, H, W], where they are there: of the likeness by the mean of x, of x x and of x y.
 struct Ssim {
   const float* x;
   const float* y;
   float* sums;
   float* slopes;
-  int images;
+  int planes;
   int width;
   int height;
-  int channels;
   int columns;
+  int squares;
 
   FN void operator()(int tile, int plane) const {
     TILE float own[SSIM_ROWS * SSIM_STRIDE], other[SSIM_ROWS * SSIM_STRIDE];
     TILE float rows[5 * SSIM_ROWS * 16], likeness[1];
     const int left = WIDE_SIDE * (tile % columns), top = WIDE_SIDE * (tile / columns);
-    const int image = plane / channels, channel = plane % channels;
-    const size_t pixels = (size_t)width * height * channels;
-    ssim_load(x + pixels * image, own, left, top, width, height, channels, channel);
-    ssim_load(y + pixels * image, other, left, top, width, height, channels, channel);
+    const size_t pixels = (size_t)width * height;
+    ssim_load(x + pixels * plane, own, left, top, width, height);
+    ssim_load(y + pixels * plane, other, left, top, width, height);
     LANES(only, 1) likeness[0] = 0;
     SYNC();
     WIDE_ROWS(g, SSIM_ROWS) {
@@ -82,32 +85,34 @@ struct Ssim {
       const WideMask within = (wide_x(g) + (float)left < (float)width) & (wide_of((float)at) < (float)height);
       total = total + wide_select(within, value, wide_of(0.f));
       if (slopes && at < height) {
-        const Wide by_square = -c * by, by_product = 2 * by;
         // b falls by the square of the mean, d by the product of the means.
         const Wide of_mean = 2 * by * mean[1] * (d - c) - 2 * mean[0] * value / a + 2 * mean[0] * value / b;
-        const Wide of[3] = {of_mean, by_square * d / b, by_product * c};
-        const size_t begin = ((size_t)at * width + left) * channels + channel + pixels * image;
-        UNROLL for (int m = 0; m < 3; ++m) put(slopes + m * pixels * images + begin, of[m], g, width - left);
+        const Wide of[3] = {of_mean, -c * d * by / b, 2 * c * by};
+        float* begin = slopes + pixels * plane + (size_t)at * width + left;
+        UNROLL for (int m = 0; m < 3; ++m) put(begin + m * pixels * planes, of[m], g, width - left);
       }
     }
     wide_sum_to(likeness, total);
     SYNC();
-    LANES(only, 1) sums[(size_t)plane * gridded() + tile] = likeness[0];
+    LANES(only, 1) sums[(size_t)plane * squares + tile] = likeness[0];
   }
-
-  FN int gridded() const { return columns * ((height + 15) / 16); }
 
   FN void put(float* row, Wide value, int group, int room) const {
 #if defined(__CUDACC__) || defined(BLOCK_OF_THREADS)
-    if ((group & 15) < room) row[(size_t)(group & 15) * channels] = value;
+    if ((group & 15) < room) row[group & 15] = value;
 #else
-    const int count = room < 16 ? room : 16;
-    for (int i = 0; i < count; ++i) row[(size_t)i * channels] = value[i];
+    if (room >= WIDE) {
+      wide_store(row, value);
+      return;
+    }
+    float number[WIDE];
+    wide_store(number, value);
+    for (int i = 0; i < room; ++i) row[i] = number[i];
 #endif
   }
 };
 
-// slopes as Ssim gave them -> grad [images, H, W, C]: scale times the gradient of the sum of the
+// slopes as Ssim gave them -> grad [planes, H, W]: scale times the gradient of the sum of the
 // likeness to x.
 struct SsimPull {
   const float* x;
@@ -115,20 +120,17 @@ struct SsimPull {
   const float* slopes;
   const float* scale;
   float* grad;
-  int images;
+  int planes;
   int width;
   int height;
-  int channels;
   int columns;
 
   FN void operator()(int tile, int plane) const {
     TILE float from[3 * SSIM_ROWS * SSIM_STRIDE], rows[3 * SSIM_ROWS * 16], found[3 * WIDE_PIXELS];
     const int left = WIDE_SIDE * (tile % columns), top = WIDE_SIDE * (tile / columns);
-    const int image = plane / channels, channel = plane % channels;
-    const size_t pixels = (size_t)width * height * channels;
+    const size_t pixels = (size_t)width * height, begin = pixels * plane;
     for (int m = 0; m < 3; ++m)
-      ssim_load(slopes + m * pixels * images + pixels * image, from + m * SSIM_ROWS * SSIM_STRIDE, left, top, width,
-                height, channels, channel);
+      ssim_load(slopes + m * pixels * planes + begin, from + m * SSIM_ROWS * SSIM_STRIDE, left, top, width, height);
     SYNC();
     for (int m = 0; m < 3; ++m) {
       WIDE_ROWS(g, SSIM_ROWS)
@@ -143,7 +145,7 @@ struct SsimPull {
     LANES(i, WIDE_PIXELS) {
       const int at_x = left + (i & 15), at_y = top + (i >> 4);
       if (at_x < width && at_y < height) {
-        const size_t at = ((size_t)at_y * width + at_x) * channels + channel + pixels * image;
+        const size_t at = begin + (size_t)at_y * width + at_x;
         grad[at] = scale[0] * (found[i] + 2 * x[at] * found[WIDE_PIXELS + i] + y[at] * found[2 * WIDE_PIXELS + i]);
       }
     }

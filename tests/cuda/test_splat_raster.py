@@ -50,7 +50,7 @@ def test_images_and_gradients_are_those_of_the_specification(device, size):
     results = []
     for dtype in (torch.float32, torch.float64):
         seen, color = crowd(device=device, dtype=dtype, size=size)
-        drawn = splat_raster(seen, color, 53, 37)
+        drawn = splat_raster(seen, color, 53, 37, half=True)
         grads = torch.autograd.grad(loss_of(drawn), [*seen[1:4], color])
         results.append((drawn, grads))
     (drawn, grads), (expected, expected_grads) = results
@@ -100,10 +100,10 @@ def test_one_disc_is_a_gaussian(device, variance):
 def test_the_nearer_hides_the_farther_whatever_their_order(device):
     rows = [(8.0, 8.0, 50.0, 0.9, 2.0), (9.0, 8.0, 60.0, 0.8, 1.0), (8.0, 9.0, 70.0, 0.7, 3.0)]
     color = torch.eye(3, device=device)
-    expected = splat_raster(discs(*rows, device=device), color, 20, 20)
+    expected = splat_raster(discs(*rows, device=device), color, 20, 20, half=True)
     for order in ([1, 0, 2], [2, 1, 0]):
         seen = discs(*(rows[i] for i in order), device=device)
-        drawn = splat_raster(seen, color[order], 20, 20)
+        drawn = splat_raster(seen, color[order], 20, 20, half=True)
         assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
     middle = expected.sums[0, 8, 8]
     assert middle[1] > 0.7 and middle[2] < 0.02
@@ -158,11 +158,11 @@ def test_channels_of_ones_are_what_is_not_left(device):
 
 def test_half_of_the_light_is_gone_at_the_depth_that_is_said(device):
     rows = [(8.0, 8.0, 1e6, 0.3, 1.0), (8.0, 8.0, 1e6, 0.4, 2.0), (8.0, 8.0, 1e6, 0.9, 4.0)]
-    drawn = splat_raster(discs(*rows, device=device), torch.ones(3, 1, device=device), 20, 16)
+    ones = torch.ones(3, 1, device=device)
+    drawn = splat_raster(discs(*rows, device=device), ones, 20, 16, half=True)
     assert set(drawn.half.reshape(-1).tolist()) == {2.0}
-    nothing = splat_raster(
-        discs((8.0, 8.0, 1.0, 0.3, 1.0), device=device), torch.ones(1, 1), 40, 16
-    )
+    faint = discs((8.0, 8.0, 1.0, 0.3, 1.0), device=device)
+    nothing = splat_raster(faint, ones[:1], 40, 16, half=True)
     assert nothing.half[0, 8, 8] == 1 and nothing.half[0, 8, 35] == 0
 
 
@@ -171,9 +171,9 @@ def test_views_are_drawn_side_by_side(device):
     other, tint = crowd(seed=2, device=device, dtype=torch.float32)
     both = Projected(*(torch.cat(pair) for pair in zip(one, other, strict=True)))
     view = torch.tensor([0] * len(one.depths) + [1] * len(other.depths), device=device)
-    drawn = splat_raster(both, torch.cat([color, tint]), 53, 37, view, 2)
+    drawn = splat_raster(both, torch.cat([color, tint]), 53, 37, view, 2, half=True)
     for number, (seen, own) in enumerate([(one, color), (other, tint)]):
-        single = splat_raster(seen, own, 53, 37)
+        single = splat_raster(seen, own, 53, 37, half=True)
         assert all(torch.equal(a[number], b[0]) for a, b in zip(drawn, single, strict=True))
 
 
@@ -198,7 +198,8 @@ def test_the_spread_of_the_pull_is_the_sum_of_its_size(device):
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (16, 16), (17, 31), (64, 5)])
 def test_images_of_any_size_are_parts_of_a_larger_one(device, width, height):
     seen, color = crowd(device=device, dtype=torch.float32)
-    small, large = (splat_raster(seen, color, *size) for size in ((width, height), (64, 48)))
+    sizes = (width, height), (64, 48)
+    small, large = (splat_raster(seen, color, *size, half=True) for size in sizes)
     for one, other in zip(small, large, strict=True):
         assert torch.equal(one, other[:, :height, :width])
 

@@ -125,7 +125,7 @@ def test_what_is_behind_shows_where_nothing_is_before_it():
     view, splats = cameras(), crowd()
     random = torch.Generator().manual_seed(3)
     background = torch.rand(HEIGHT, WIDTH, 3, generator=random)
-    shown = splat_view(splats, view, 0, background)
+    shown = splat_view(splats, view, 0, background, half_depth=True)
     dark = splat_view(splats, view, 0, BLACK)
     expected = dark.color + (1 - dark.opacity)[..., None] * background
     torch.testing.assert_close(shown.color, expected)
@@ -153,7 +153,7 @@ def test_the_depth_of_a_wall_is_its_own(model):
         pose, straight.focal, straight.center, straight.distortion, straight.width,
         straight.height, model,
     )  # fmt: skip
-    shown = splat_view(wall, view, 0, BLACK, normals=True)
+    shown = splat_view(wall, view, 0, BLACK, normals=True, half_depth=True)
     assert shown.opacity.min() > 0.99
     wanted = -shown.opacity[..., None] * torch.tensor([0.0, 0, 1])
     torch.testing.assert_close(shown.normal, wanted, rtol=0, atol=1e-5)
