@@ -91,8 +91,8 @@ def clusters(
             beside = place / side - cell
             return ((beside >= -BEYOND) & (beside <= 1 + BEYOND)).all(1)
 
-        place = least(planes, fits)
-        possible = simple_discs(borders, euler) & fits(place, place)
+        place = least(planes, fits)  # or the mean of points of the cube, which is within it
+        possible = simple_discs(borders, euler)
         far = _farthest(place, tangents, label, possible)
         parents.append(levels[-1] + group)
         vertices.append(place)

@@ -98,6 +98,12 @@ def test_what_is_opaque_is_hidden_from_all_views_that_show_its_place_and_from_tw
     assert len(shown_by(0).faces) == len(shown_by(1).faces) == 0
     full = mesh_report(shown_by(2))
     assert full.watertight and full.euler == 2 and full.volume > 0.5
+
+    def behind(view, points):
+        pixels, depth = project(view, points)
+        return pixels, -depth
+
+    assert len(opacity_mesh(behind, walls, 12).faces) == 0
     empty = torch.full_like(maps, torch.inf)
     assert len(opacity_mesh(project, empty, 24).faces) == 0
     for resolution in (1, MOST_RESOLUTION + 1):
