@@ -12,41 +12,49 @@ constexpr float RASTER_LEAST = 1e-4f;        // of a transmittance
 struct RasterSource {
   float x, y, A, B, C, opacity;
   float faintest;  // exponent, a little less than at the faintest that counts
-  float half_y;
+  float half_x, half_y;
 };
 
-// What one Gaussian is to the pixels of a group.
+// What one Gaussian is to the pixels of a group. What its columns say is the same in every row.
 struct RasterPair {
+  float y, B, C, opacity, faintest;
   Wide dx;
+  Wide along, across;  // of the exponent, what dx says, and what it says a dy
   float dy;
   Wide value;  // exp(exponent)
   Wide alpha;
   WideMask counts;
 
-  FN bool meet(const RasterSource& source, float left, float top, int group) {
+  FN void columns(const RasterSource& source, float left, int group) {
+    y = source.y, B = source.B, C = source.C, opacity = source.opacity, faintest = source.faintest;
     dx = source.x - (wide_x(group) + (left + 0.5f));
-    dy = source.y - (wide_y(group) + (top + 0.5f));
-    const Wide exponent = -0.5f * (source.A * dx * dx + source.C * dy * dy) - source.B * dx * dy;
-    counts = exponent >= source.faintest;
+    along = -0.5f * source.A * (dx * dx), across = -B * dx;
+  }
+
+  FN bool meet(float top, int group) {
+    dy = y - (wide_y(group) + (top + 0.5f));
+    const Wide exponent = across * dy + (along - 0.5f * C * dy * dy);
+    counts = exponent >= faintest;
     if (!wide_any(counts)) return false;
     // Rounding must not make more of a Gaussian than it is at its middle.
-    value = wide_exponential(wide_select(exponent > 0.f, wide_of(0.f), exponent));
-    alpha = source.opacity * value;
+    value = wide_exponential(wide_least(exponent, 0.f));
+    alpha = opacity * value;
     counts = counts & (alpha >= RASTER_FAINTEST);
-    alpha = wide_select(alpha > RASTER_MOST, wide_of(RASTER_MOST), alpha);
+    alpha = wide_least(alpha, RASTER_MOST);
     return true;
   }
 };
 
-// The Gaussians of one square: which rows of it each may touch.
-struct RasterRows {
-  int first, last;
+// Which columns and rows of a square a Gaussian may touch.
+struct RasterReach {
+  int x0, x1, y0, y1;
 
-  FN void of(const RasterSource& source, float top) {
-    const float low = source.y - source.half_y - top - 0.5f, high = source.y + source.half_y - top - 0.5f;
-    first = low > 0 ? (int)smaller(low, 16.f) : 0;
-    last = high < 0 ? 0 : (int)smaller(high, 15.f) + 1;
+  FN void of(const RasterSource& source, float left, float top) {
+    x0 = first(source.x - source.half_x - left), x1 = behind(source.x + source.half_x - left);
+    y0 = first(source.y - source.half_y - top), y1 = behind(source.y + source.half_y - top);
   }
+  static FN int first(float low) { return low > 0.5f ? (int)smaller(low - 0.5f, 16.f) : 0; }
+  static FN int behind(float high) { return high < 0.5f ? 0 : (int)smaller(high - 0.5f, 15.f) + 1; }
 };
 
 // Squares of all views, tile by tile; order [m]: pairs sorted by square and depth, owners [m] of
@@ -100,9 +108,16 @@ struct SplatRaster {
       LANES(only, 1) alive = 0;
       SYNC();
       for (int j = 0; j < here; ++j) {
-        RasterRows touched;
-        touched.of(source[j], top);
-        WIDE_GROUPS(g, touched.first, touched.last) draw(source[j], color + C * j, depth[j], state, left_x, top, g, nearest);
+        RasterReach reach;
+        reach.of(source[j], left_x, top);
+        WIDE_PARTS_OF(part, reach.x0, reach.x1) {
+          RasterPair pair;
+          if (WIDE > 1) pair.columns(source[j], left_x, part);
+          WIDE_DOWN(g, part, reach.y0, reach.y1) {
+            if (WIDE == 1) pair.columns(source[j], left_x, g);
+            draw(pair, color + C * j, depth[j], state, top, g, nearest);
+          }
+        }
       }
       at += here;
       WIDE_GROUPS(g, 0, WIDE_SIDE) if (wide_any(wide_load(state + WIDE * g) > 0.f)) add_to(&alive, 1);
@@ -125,18 +140,17 @@ struct SplatRaster {
                                      const float* extents, size_t i) {
     const float o = opacities[i];
     return {means2d[2 * i], means2d[2 * i + 1], conics[3 * i], conics[3 * i + 1], conics[3 * i + 2], o,
-            -logarithm(255 * o) - 1e-3f, extents[2 * i + 1]};
+            -logarithm(255 * o) - 1e-3f, extents[2 * i], extents[2 * i + 1]};
   }
 
-  static FN void draw(const RasterSource& source, const float* color, float depth, float* state, float left_x,
-                      float top, int g, bool halved) {
-    RasterPair pair;
-    if (!pair.meet(source, left_x, top, g)) return;
+  static FN void draw(RasterPair& pair, const float* color, float depth, float* state, float top, int g,
+                      bool halved) {
+    if (!pair.meet(top, g)) return;
     float* own = state + WIDE * g;
     const Wide before = wide_load(own);
     const WideMask counts = pair.counts & (before > 0.f);
     const Wide after = before * (1.f - pair.alpha);
-    const WideMask ends = counts & (after <= RASTER_LEAST), adds = counts & (after > RASTER_LEAST);
+    const WideMask adds = counts & (after > RASTER_LEAST), ends = wide_either(counts, adds);
     const Wide weight = wide_select(adds, pair.alpha * before, wide_of(0.f));
     wide_store(own, wide_select(ends, -before, wide_select(adds, after, before)));
     if (halved) {
@@ -212,9 +226,16 @@ struct SplatRasterPull {
       for (int j = 0; j < here; ++j) {
         Wide own[RASTER_SUMS + C];
         UNROLL for (int k = 0; k < RASTER_SUMS + C; ++k) own[k] = wide_of(0.f);
-        RasterRows touched;
-        touched.of(source[j], top);
-        WIDE_GROUPS(g, touched.first, touched.last) pull(source[j], color + C * j, state, own, left_x, top, g, sized);
+        RasterReach reach;
+        reach.of(source[j], left_x, top);
+        WIDE_PARTS_OF(part, reach.x0, reach.x1) {
+          RasterPair pair;
+          if (WIDE > 1) pair.columns(source[j], left_x, part);
+          WIDE_DOWN(g, part, reach.y0, reach.y1) {
+            if (WIDE == 1) pair.columns(source[j], left_x, g);
+            pull(pair, source[j].A, color + C * j, state, own, top, g, sized);
+          }
+        }
         UNROLL for (int k = 0; k < RASTER_SUMS + C; ++k) wide_sum_to(found + (RASTER_SUMS + C) * j + k, own[k]);
       }
       SYNC();
@@ -226,15 +247,14 @@ struct SplatRasterPull {
     }
   }
 
-  static FN void pull(const RasterSource& source, const float* color, float* state, Wide* found, float left_x,
-                      float top, int g, bool sized) {
-    RasterPair pair;
-    if (!pair.meet(source, left_x, top, g)) return;
+  static FN void pull(RasterPair& pair, float A, const float* color, float* state, Wide* found, float top, int g,
+                      bool sized) {
+    if (!pair.meet(top, g)) return;
     float* own = state + WIDE * g;
     const Wide before = wide_load(own);
     const WideMask counts = pair.counts & (before > 0.f);
     const Wide passes = 1.f - pair.alpha, after = before * passes;
-    const WideMask ends = counts & (after <= RASTER_LEAST), adds = counts & (after > RASTER_LEAST);
+    const WideMask adds = counts & (after > RASTER_LEAST), ends = wide_either(counts, adds);
     const Wide weight = wide_select(adds, pair.alpha * before, wide_of(0.f));
     wide_store(own, wide_select(ends, -before, wide_select(adds, after, before)));
     Wide gained = wide_of(0.f);
@@ -247,14 +267,14 @@ struct SplatRasterPull {
     wide_store(rest, still);
     const Wide to_alpha = gained * before - (still + wide_load(behind)) / passes;
     // What is cut at the most that an opacity may be does not change with it.
-    const WideMask moves = adds & (source.opacity * pair.value <= RASTER_MOST);
+    const WideMask moves = adds & (pair.opacity * pair.value <= RASTER_MOST);
     const Wide u = wide_select(moves, pair.value * to_alpha, wide_of(0.f));
     const Wide ux = u * pair.dx, uy = u * pair.dy;
     found[0] = found[0] + u, found[1] = found[1] + ux, found[2] = found[2] + uy;
     found[3] = found[3] + ux * pair.dx, found[4] = found[4] + ux * pair.dy, found[5] = found[5] + uy * pair.dy;
     if (!sized) return;
-    found[6] = found[6] + wide_absolute(source.A * ux + source.B * uy);
-    found[7] = found[7] + wide_absolute(source.B * ux + source.C * uy);
+    found[6] = found[6] + wide_absolute(A * ux + pair.B * uy);
+    found[7] = found[7] + wide_absolute(pair.B * ux + pair.C * uy);
   }
 };
 

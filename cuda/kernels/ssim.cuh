@@ -97,18 +97,16 @@ struct Ssim {
     LANES(only, 1) sums[(size_t)plane * squares + tile] = likeness[0];
   }
 
+  // Of a row with so much room, a group's part.
   FN void put(float* row, Wide value, int group, int room) const {
-#if defined(__CUDACC__) || defined(BLOCK_OF_THREADS)
-    if ((group & 15) < room) row[group & 15] = value;
-#else
-    if (room >= WIDE) {
-      wide_store(row, value);
+    const int column = wide_at(group, 0);
+    float number[WIDE];
+    if (room >= column + WIDE) {
+      wide_store(row + column, value);
       return;
     }
-    float number[WIDE];
     wide_store(number, value);
-    for (int i = 0; i < room; ++i) row[i] = number[i];
-#endif
+    for (int i = 0; i < room - column; ++i) row[column + i] = number[i];
   }
 };
 

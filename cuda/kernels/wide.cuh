@@ -1,5 +1,5 @@
-// The 256 pixels of a square of 16 x 16, as many at once as a target takes: a row of 16 in a vector
-// on a CPU, one a thread on a GPU. A group is what is taken at once, row after row.
+// The 256 pixels of a square of 16 x 16, as many at once as a target takes: a part of a row in a
+// register on a CPU, one a thread on a GPU. A group is what is taken at once, row after row.
 #pragma once
 #include "tile.cuh"
 
@@ -13,6 +13,9 @@ typedef bool WideMask;
   // Runs its block for those groups whose row is in [y0, y1).
   #define WIDE_GROUPS(g, y0, y1) \
     LANES(g, WIDE_PIXELS) if ((g >> 4) >= (y0) && (g >> 4) < (y1))
+  // The same in two steps: for each part of a row that has columns in [x0, x1), down its rows.
+  #define WIDE_PARTS_OF(part, x0, x1) for (int part = 0; part < 1; ++part)
+  #define WIDE_DOWN(g, part, y0, y1) WIDE_GROUPS(g, y0, y1)
 FN Wide wide_load(const float* p) { return *p; }
 FN void wide_store(float* p, Wide v) { *p = v; }
 FN Wide wide_of(float v) { return v; }
@@ -21,7 +24,9 @@ FN float wide_y(int group) { return (float)(group >> 4); }
 FN Wide wide_select(WideMask m, Wide a, Wide b) { return m ? a : b; }
 FN bool wide_any(WideMask m) { return m; }
 FN Wide wide_absolute(Wide v) { return absolute(v); }
+FN Wide wide_least(Wide a, float b) { return smaller(a, b); }
 FN Wide wide_exponential(Wide x) { return exponential(x); }
+FN WideMask wide_either(WideMask a, WideMask b) { return a != b; }
   #if defined(__CUDACC__)
 // Adds what all threads of the block have; each of them has to call it.
 FN void wide_sum_to(float* p, Wide v) {
@@ -32,13 +37,8 @@ FN void wide_sum_to(float* p, Wide v) {
 FN void wide_sum_to(float* p, Wide v) { add_to(p, v); }
   #endif
 #else
-constexpr int WIDE = WIDE_SIDE;
-  #if defined(REVERSE_LANES)
-    #define WIDE_GROUPS(g, y0, y1) for (int g = (y1) - 1; g >= (y0); --g)
-  #else
-    #define WIDE_GROUPS(g, y0, y1) for (int g = (y0); g < (y1); ++g)
-  #endif
-  // As wide as a register: of wider vectors the compiler makes single numbers.
+  // As wide as a register: of wider vectors the compiler makes single numbers, and a Gaussian of a
+  // few pixels leaves half a row alone.
   #if defined(__AVX512F__)
     #define WIDE_BYTES 64
   #elif defined(__AVX__)
@@ -46,27 +46,31 @@ constexpr int WIDE = WIDE_SIDE;
   #else
     #define WIDE_BYTES 16
   #endif
-constexpr int WIDE_PARTS = 64 / WIDE_BYTES;
+constexpr int WIDE = WIDE_BYTES / 4;
+constexpr int WIDE_OF_ROW = WIDE_SIDE / WIDE;
+  #if defined(REVERSE_LANES)
+    #define WIDE_GROUPS(g, y0, y1) for (int g = WIDE_OF_ROW * (y1) - 1; g >= WIDE_OF_ROW * (y0); --g)
+    #define WIDE_DOWN(g, part, y0, y1) \
+      for (int g = WIDE_OF_ROW * ((y1) - 1) + (part); g >= WIDE_OF_ROW * (y0); g -= WIDE_OF_ROW)
+  #else
+    #define WIDE_GROUPS(g, y0, y1) for (int g = WIDE_OF_ROW * (y0); g < WIDE_OF_ROW * (y1); ++g)
+    #define WIDE_DOWN(g, part, y0, y1) \
+      for (int g = WIDE_OF_ROW * (y0) + (part); g < WIDE_OF_ROW * (y1); g += WIDE_OF_ROW)
+  #endif
+  #define WIDE_PARTS_OF(part, x0, x1) for (int part = (x0) / WIDE; part * WIDE < (x1); ++part)
 typedef float WidePart __attribute__((vector_size(WIDE_BYTES)));
 typedef i32 WideBits __attribute__((vector_size(WIDE_BYTES)));
 typedef WidePart WideUnaligned __attribute__((aligned(4), may_alias));
 struct Wide {
-  WidePart at[WIDE_PARTS];
+  WidePart at;
 };
 struct WideMask {
-  WideBits at[WIDE_PARTS];  // all bits or none
+  WideBits at;  // all bits or none
 };
-FN Wide wide_of(float v) {
-  Wide out;
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i) out.at[i] = v - WidePart{};
-  return out;
-}
-  #define WIDE_OPERATOR(op)                                                \
-    FN Wide operator op(Wide a, Wide b) {                                  \
-      UNROLL for (int i = 0; i < WIDE_PARTS; ++i) a.at[i] = a.at[i] op b.at[i]; \
-      return a;                                                            \
-    }                                                                      \
-    FN Wide operator op(Wide a, float b) { return a op wide_of(b); }       \
+FN Wide wide_of(float v) { return {v - WidePart{}}; }
+  #define WIDE_OPERATOR(op)                                             \
+    FN Wide operator op(Wide a, Wide b) { return {a.at op b.at}; }      \
+    FN Wide operator op(Wide a, float b) { return a op wide_of(b); }    \
     FN Wide operator op(float a, Wide b) { return wide_of(a) op b; }
 WIDE_OPERATOR(+)
 WIDE_OPERATOR(-)
@@ -74,70 +78,56 @@ WIDE_OPERATOR(*)
 WIDE_OPERATOR(/)
   #undef WIDE_OPERATOR
 FN Wide operator-(Wide a) { return 0.f - a; }
-  #define WIDE_COMPARISON(op)                                              \
-    FN WideMask operator op(Wide a, Wide b) {                              \
-      WideMask out;                                                        \
-      UNROLL for (int i = 0; i < WIDE_PARTS; ++i) out.at[i] = a.at[i] op b.at[i]; \
-      return out;                                                          \
-    }                                                                      \
+  #define WIDE_COMPARISON(op)                                           \
+    FN WideMask operator op(Wide a, Wide b) { return {a.at op b.at}; }  \
     FN WideMask operator op(Wide a, float b) { return a op wide_of(b); }
 WIDE_COMPARISON(<)
 WIDE_COMPARISON(>)
 WIDE_COMPARISON(<=)
 WIDE_COMPARISON(>=)
   #undef WIDE_COMPARISON
-FN WideMask operator&(WideMask a, WideMask b) {
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i) a.at[i] &= b.at[i];
-  return a;
-}
-FN Wide wide_load(const float* p) {
-  Wide out;
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i) out.at[i] = *(const WideUnaligned*)(p + WIDE_BYTES / 4 * i);
-  return out;
-}
-FN void wide_store(float* p, Wide v) {
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i) *(WideUnaligned*)(p + WIDE_BYTES / 4 * i) = v.at[i];
-}
-FN Wide wide_x(int) {
+FN WideMask operator&(WideMask a, WideMask b) { return {a.at & b.at}; }
+FN WideMask wide_either(WideMask a, WideMask b) { return {a.at ^ b.at}; }
+FN Wide wide_load(const float* p) { return {*(const WideUnaligned*)p}; }
+FN void wide_store(float* p, Wide v) { *(WideUnaligned*)p = v.at; }
+FN Wide wide_x(int group) {
   const float x[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return wide_load(x);
+  return wide_load(x + WIDE * (group % WIDE_OF_ROW));
 }
-FN float wide_y(int group) { return (float)group; }
+FN float wide_y(int group) { return (float)(group / WIDE_OF_ROW); }
 FN Wide wide_select(WideMask m, Wide a, Wide b) {
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i)
-    a.at[i] = (WidePart)((m.at[i] & (WideBits)a.at[i]) | (~m.at[i] & (WideBits)b.at[i]));
-  return a;
+  return {(WidePart)((m.at & (WideBits)a.at) | (~m.at & (WideBits)b.at))};
 }
 FN bool wide_any(WideMask m) {
-  WideBits either = m.at[0];
-  UNROLL for (int i = 1; i < WIDE_PARTS; ++i) either |= m.at[i];
-#if defined(__AVX__) && !defined(__AVX512F__)
-  return __builtin_ia32_movmskps256((WidePart)either) != 0;
-#else
+  #if defined(__AVX__) && !defined(__AVX512F__)
+  return __builtin_ia32_movmskps256((WidePart)m.at) != 0;
+  #else
   typedef u64 Halves __attribute__((vector_size(WIDE_BYTES)));
-  const Halves halves = (Halves)either;
+  const Halves halves = (Halves)m.at;
   u64 any = 0;
   UNROLL for (int i = 0; i < WIDE_BYTES / 8; ++i) any |= halves[i];
   return any != 0;
-#endif
+  #endif
 }
-FN Wide wide_absolute(Wide v) {
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i) v.at[i] = (WidePart)((WideBits)v.at[i] & 0x7fffffff);
-  return v;
+FN Wide wide_absolute(Wide v) { return {(WidePart)((WideBits)v.at & 0x7fffffff)}; }
+FN Wide wide_least(Wide a, float b) {
+  const WidePart most = b - WidePart{};
+  #if defined(__AVX__) && !defined(__AVX512F__)
+  return {__builtin_ia32_minps256(a.at, most)};
+  #else
+  return {a.at < most ? a.at : most};
+  #endif
 }
-// As `exponential`, for x at most 0; below -87.3 the smallest normal number.
+// As `exponential`, for x from -87 to 0; of others it gives no number that means anything.
 FN Wide wide_exponential(Wide x) {
-  x = wide_select(x < -87.33f, wide_of(-87.33f), x);
   const Wide shifted = x * 1.44269504f + 12582912.f;  // the integer part lands in the low bits
   const Wide n = shifted - 12582912.f;
   const Wide r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Wide p = 1.9875691500e-4f * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
-  Wide e = (p * r * r + r) + 1.f;
-  UNROLL for (int i = 0; i < WIDE_PARTS; ++i)
-    e.at[i] *= (WidePart)(((WideBits)shifted.at[i] - 0x4b400000 + 127) << 23);
-  return e;
+  const Wide e = (p * r * r + r) + 1.f;
+  return {e.at * (WidePart)(((WideBits)shifted.at - 0x4b400000 + 127) << 23)};
 }
 FN void wide_sum_to(float* p, Wide v) {
   float number[WIDE], sum = 0;
@@ -154,5 +144,5 @@ FN void wide_sum_to(float* p, Wide v) {
 FN int wide_at(int group, int stride) { return (group >> 4) * stride + (group & 15); }
 #else
   #define WIDE_ROWS(g, rows) WIDE_GROUPS(g, 0, rows)
-FN int wide_at(int group, int stride) { return group * stride; }
+FN int wide_at(int group, int stride) { return group / WIDE_OF_ROW * stride + group % WIDE_OF_ROW * WIDE; }
 #endif
