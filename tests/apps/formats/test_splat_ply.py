@@ -105,6 +105,7 @@ VARIANTS = {
     "doubles": {"kinds": {"x": "f8", "opacity": "f8", "f_rest_3": "f8"}},
     "an element after": {"after": CAMERA},
     "an element before": {"before": CAMERA},
+    "rows before": {"before": (b"element a 3\nproperty short b\nproperty double c", bytes(30))},
     "lists after": {"after": LISTS},
     "lists before": {"before": LISTS},
     "text before text": {"order": "", "before": (CAMERA[0], b"7.5\n")},
@@ -288,6 +289,7 @@ FORGED = {
         TEXT.replace(b"end_header\n", b"end_header\nno "), "table"),
     "a short line of text": (
         TEXT.rpartition(b" ")[0] + b"\n", "table"),
+    "text that is too short for its rows": (re.sub(rb"0{9}20", b"250", TEXT), "250 vertex in"),
     "few lines of text": (
         re.sub(rb"0{9}20", b"21", TEXT), "from row 0"),
 }  # fmt: skip
@@ -303,6 +305,6 @@ def test_forged_headers_are_refused_by_name(tmp_path, content, message):
 def test_bytes_that_follow_are_told(tmp_path):
     (note,) = read(SOUND + b"more", tmp_path).notes
     assert note == "warning: 4 bytes follow what its header states"
-    for cut in range(0, len(SOUND), 97):
+    for cut in [*range(0, len(SOUND), 97), len(SOUND) - 1]:
         with pytest.raises(InputError):
             read(SOUND[:cut], tmp_path)

@@ -167,6 +167,13 @@ def test_numbers_beyond_the_bytes_end_at_their_ends_and_are_counted():
     assert found.harmonics[4, 1].tolist() == [-1, 0, 127 / 128]
 
 
+def test_bytes_are_rounded_in_float32_as_the_formats_library_does():
+    splats = model(1, 0)
+    # 10 more is half-way between two bytes in float32, and a little less in float64.
+    splats.log_scales[:] = torch.tensor(2.03125).nextafter(torch.tensor(0.0))
+    assert read(spz_bytes(splats)).splats.log_scales.tolist() == [[2.0625] * 3]
+
+
 @pytest.mark.parametrize(
     ("largest", "bits"), [(5.0, 12), (2047.9, 12), (2048.0, 11), (-1e5, 6), (8388607.0, 0)]
 )
