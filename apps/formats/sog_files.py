@@ -132,8 +132,6 @@ def _in_zip(content: BinaryIO, where: str) -> Files:
         at, entry = f"{where}/{name}", entries.get(check_name(name, where))
         if entry is None:
             raise InputError(at, "missing", _EXPECTED)
-        if entry.flag_bits & 1:
-            raise InputError(at, "encrypted", _EXPECTED)
         if entry.file_size > most:
             raise InputError(at, f"{entry.file_size} bytes", f"at most {most:,}")
         try:
