@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -158,9 +159,10 @@ def row_adam_(
         return
     grid = -(-len(value) // constant("adam", "ADAM_ROWS")), 1
     state = value, first_moment, second_moment, grad, rates.contiguous(), *value.shape
-    _, *numbers = _numbers(0.0, step, betas, eps)
-    beta1, beta2, eps, _, _, *corrections = numbers
-    launch(kernel("adam", "RowAdam"), grid, *state, beta1, beta2, eps, *corrections)
+    # As the kernel has them: 1 - 0.999 of float32 is off by 5e-5, which corrections have to follow.
+    single = [float(np.float32(beta)) for beta in betas]
+    corrections = [1 / (1 - beta**step) for beta in single]
+    launch(kernel("adam", "RowAdam"), grid, *state, *single, eps, *corrections)
 
 
 @torch.no_grad()
