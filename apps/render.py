@@ -19,7 +19,7 @@ from polyfield.apps.files import make_folder, replacing
 from polyfield.apps.fit_render import render_fit
 from polyfield.apps.fitted import is_fit
 from polyfield.apps.formats.png_rows import png_rows
-from polyfield.apps.formats.splat_files import splat_format
+from polyfield.apps.formats.splat_files import read_splat_file, splat_format
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.png_files import to_8bit
 from polyfield.apps.shots import (
@@ -31,7 +31,7 @@ from polyfield.apps.shots import (
     spiral_shots,
     turntable_shots,
 )
-from polyfield.apps.splat_render import read_scene, splat_band, splat_frames, splat_shots
+from polyfield.apps.splat_render import splat_band, splat_frames, splat_shots
 from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, check_samples_per_pixel, load
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
@@ -156,16 +156,16 @@ def render(options: Render) -> RenderResult:
 
 def _render_splats(options: Render, wish: Wish, device: torch.device) -> RenderResult:
     """As `render`, of a file of Gaussians: in its own world, on white."""
-    for name in ("split", "samples_per_pixel", "scene"):
+    for name in ("split", "samples_per_pixel", "scene", "memory"):
         if getattr(options, name) != getattr(Render, name):
             option = f"--{name.replace('_', '-')}"
-            raise InputError(option, "a file of Gaussians has none", "a run of `polyfield train`")
-    splats, world, notes = read_scene(options.run)
-    shots = splat_shots(splats, world, options.views, wish)
+            raise InputError(option, "with a file of Gaussians", "a run of `polyfield train`")
+    file = read_splat_file(options.run)
+    shots = splat_shots(file.splats, file.world, options.views, wish)
     name = options.run.name.split(".")[0]
     out, film = _place(replace(options, out=options.out or Path(f"{name}.mp4")), name)
-    splats, cameras = splats_to(splats, device), shots.cameras.to(device)
-    notes = (*notes, *shots.notes)
+    splats, cameras = splats_to(file.splats, device), shots.cameras.to(device)
+    notes = (*file.notes, *shots.notes)
     if film:
         write_video(out, splat_frames(splats, cameras), shots.fps)
         return RenderResult((str(out),), notes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,12 +16,14 @@ from polyfield.apps.formats.camera_path import MOST_FRAMES, read_camera_path
 from polyfield.apps.settings import scene_of
 from polyfield.apps.trained import Trained
 from polyfield.cuda.errors import InputError
+from polyfield.fields.similarity import Similarity
 from polyfield.render.camera_paths import interpolate, interpolation_seconds, middle_pose, spiral
 from polyfield.render.cameras import Cameras, LensKind, ideal_cameras
 from polyfield.render.paths import look_at_point, turntable
 
 KINDS = ("", ".opacity", ".depth", ".normal")  # of a view's pictures, in the names of their files
-_FPS, _TURNTABLE_SECONDS, _SPIRAL_SECONDS = 30.0, 3.0, 5.0
+TURNTABLE_SECONDS = 3.0
+_FPS, _SPIRAL_SECONDS = 30.0, 5.0
 _FOCUS_ROWS = 48  # of the picture whose depth a spiral looks at
 _FISHEYE = 180.0  # degrees, where nobody says
 
@@ -74,17 +77,33 @@ def held_out_shots(trained: Trained, scene: Path, wish: Wish) -> Shots:
 
 def file_shots(trained: Trained, path: Path, wish: Wish) -> Shots:
     """The frames of a camera path file, which are in the frame of the input."""
+    usual = partial(_own_size, trained)
+    return path_shots(path, wish, trained.to_field, usual, _own_angle(trained))
+
+
+def path_shots(
+    path: Path,
+    wish: Wish,
+    to_field: Similarity,
+    usual_size: Callable[[LensKind], tuple[int, int]],
+    usual_angle: float,
+) -> Shots:
+    """The frames of a camera path file in another frame.
+
+    Size, and degrees from border to border of a perspective lens in place of the file's, where
+    nobody says.
+    """
     if wish.frames is not None:
         raise InputError("--frames", str(wish.frames)[:80], "no number: the file has its frames")
     asked = read_camera_path(path)
-    poses = trained.to_field.apply_to_cameras(asked.camera_to_world).float()
+    poses = to_field.apply_to_cameras(asked.camera_to_world).float()
     lens, angle = wish.lens or asked.lens, asked.field_of_view
     _refuse_angle(lens, wish.field_of_view)
     if wish.field_of_view is not None:
         angle = torch.full_like(angle, wish.field_of_view)
     elif lens != asked.lens:  # an angle means another thing to another lens
-        angle = torch.full_like(angle, _FISHEYE if lens == "fisheye" else _own_angle(trained))
-    width, height = wish.size or asked.size or _own_size(trained, lens)
+        angle = torch.full_like(angle, _FISHEYE if lens == "fisheye" else usual_angle)
+    width, height = wish.size or asked.size or usual_size(lens)
     cameras = ideal_cameras(poses, lens, angle, width, height)
     fps = asked.fps or _FPS
     if wish.seconds is not None or wish.fps is not None:
@@ -95,7 +114,7 @@ def file_shots(trained: Trained, path: Path, wish: Wish) -> Shots:
 
 def turntable_shots(trained: Trained, wish: Wish) -> Shots:
     """Once around what the training cameras look at."""
-    frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, _TURNTABLE_SECONDS)
+    frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, TURNTABLE_SECONDS)
     return _flown(trained, turntable(_own_poses(trained), frames), wish, fps)
 
 
@@ -160,16 +179,22 @@ def result_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{index:05d}_{name}" for index, name in enumerate(names))
 
 
+def flown(
+    poses: Float[Tensor, "n 3 4"], wish: Wish, size: tuple[int, int], angle: float, fps: float
+) -> Shots:
+    """Poses with the lens that is wished for, else a perspective one of the size and angle."""
+    return Shots(_through(poses.float(), wish, size, angle), _numbered(len(poses)), fps)
+
+
 def _flown(trained: Trained, poses: Tensor, wish: Wish, fps: float) -> Shots:
     size = _own_size(trained, wish.lens or "perspective")
-    cameras = _through(poses.float(), wish, size, _own_angle(trained))
-    return Shots(cameras, _numbered(len(poses)), fps)
+    return flown(poses, wish, size, _own_angle(trained), fps)
 
 
 def _through(
     poses: Float[Tensor, "n 3 4"], wish: Wish, size: tuple[int, int], angle: float
 ) -> Cameras:
-    """Poses with the lens that is wished for, else a perspective one of the size and angle."""
+    """The cameras of `flown`."""
     lens = wish.lens or "perspective"
     _refuse_angle(lens, wish.field_of_view)
     if lens == "fisheye":

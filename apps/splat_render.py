@@ -12,30 +12,29 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from polyfield.apps.formats.camera_path import read_camera_path
-from polyfield.apps.formats.splat_files import read_splat_file
 from polyfield.apps.formats.splat_values import World
 from polyfield.apps.png_files import to_8bit
-from polyfield.apps.shots import Shots, Wish, length_of_film
+from polyfield.apps.shots import (
+    TURNTABLE_SECONDS,
+    Shots,
+    Wish,
+    flown,
+    length_of_film,
+    path_shots,
+)
 from polyfield.cuda.errors import InputError
+from polyfield.fields.similarity import Similarity
 from polyfield.fields.splats import Splats
-from polyfield.render.cameras import Cameras, ideal_cameras
+from polyfield.render.cameras import Cameras
 from polyfield.render.splats import NEAR, splat_view
 from polyfield.render.view import View
 
 SIZE, ANGLE = (800, 800), 50.0  # of views where nobody says; degrees from border to border
-FPS, SECONDS = 30.0, 3.0
 ABOVE = math.radians(20)  # that a turntable looks down
 MOST = 0.95  # of the opacity that a turntable shows: far haze counts for nothing
 ROOM = 1.15  # about that
 BACKGROUND = (1.0, 1.0, 1.0)
 _UP = {"right-down-forward": (0.0, -1.0, 0.0), "z-up": (0.0, 0.0, 1.0)}
-
-
-def read_scene(path: Path) -> tuple[Splats, World, tuple[str, ...]]:
-    """The Gaussians of a file, which way is up in their world, and what there is to say."""
-    file = read_splat_file(path)
-    return file.splats, file.world, tuple(file.notes)
 
 
 def splat_shots(splats: Splats, world: World, views: str, wish: Wish) -> Shots:
@@ -46,27 +45,14 @@ def splat_shots(splats: Splats, world: World, views: str, wish: Wish) -> Shots:
     if wish.lens == "equirectangular":
         raise InputError("--lens equirectangular", "of Gaussians", "perspective or fisheye")
     if Path(views).suffix.lower() == ".json":
-        if wish.frames is not None:
-            raise InputError("--frames", str(wish.frames)[:80], "no number: the file has them")
-        asked = read_camera_path(Path(views))
-        lens, angle = wish.lens or asked.lens, asked.field_of_view
-        if wish.field_of_view is not None or lens != asked.lens:
-            wished = wish.field_of_view or (180.0 if lens == "fisheye" else ANGLE)
-            angle = torch.full_like(angle, wished)
-        poses = asked.camera_to_world.float()
-        fps, notes = wish.fps or asked.fps or FPS, asked.notes
-        size = wish.size or asked.size or SIZE
-    elif views == "turntable":
-        frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, SECONDS)
-        lens, size = wish.lens or "perspective", wish.size or SIZE
-        degrees = wish.field_of_view or (180.0 if lens == "fisheye" else ANGLE)
-        poses = around(splats, world, frames, min(degrees, ANGLE), size)
-        angle, notes = torch.full((frames,), degrees), ()
-    else:
+        return path_shots(Path(views), wish, Similarity.identity(), lambda _: SIZE, ANGLE)
+    if views != "turntable":
         expected = "turntable or a camera path FILE.json: a file of Gaussians has no photographs"
         raise InputError("--views", repr(views[:80]), expected)
-    names = tuple(f"frame_{index:05d}" for index in range(len(poses)))
-    return Shots(ideal_cameras(poses, lens, angle, *size), names, fps, notes)
+    frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, TURNTABLE_SECONDS)
+    degrees = min(wish.field_of_view or ANGLE, ANGLE)
+    poses = around(splats, world, frames, degrees, wish.size or SIZE)
+    return flown(poses, wish, SIZE, ANGLE, fps)
 
 
 def around(

@@ -11,6 +11,7 @@ from torch import Tensor
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import constant, kernel, launch
+from polyfield.cuda.rotations import matrices
 
 SplatModel = Literal["pinhole", "fisheye"]
 MODELS: tuple[SplatModel, ...] = ("pinhole", "fisheye")
@@ -98,45 +99,56 @@ def splat_project_reference(
     """The specification in plain torch, any floating type."""
     place = camera.world_to_camera.to(means)
     local = means @ place[:, :3].T + place[:, 3]
-    factor = place[:, :3] @ rotations(quaternions) * log_scales.exp()[:, None]
+    factor = place[:, :3] @ matrices(quaternions) * log_scales.exp()[:, None]
     if camera.model == "pinhole":
         pixel, slopes, seen = _pinhole(local, camera)
         depth = local[:, 2]
     else:
         pixel, slopes, seen = _fisheye(local, camera)
         depth = local.norm(dim=1)
-    seen = seen & (depth > near)
+    seen = seen & (depth > near) & (quaternions != 0).any(1)
     across = slopes @ factor
     most = across.detach().square().sum(2).amax(1)[:, None, None]
     across = across * torch.where(most > WIDEST, (WIDEST / most).sqrt(), torch.ones_like(most))
     covariance = across @ across.mT
     det = torch.linalg.cross(across[:, 0], across[:, 1]).square().sum(1)
+    drawn = footprint(covariance, det, opacity_logits, dilation, antialiased)
+    size = pixel.new_tensor([camera.width, camera.height])
+    there = seen & (drawn.opacity >= FAINTEST) & (drawn.area > 0) & (drawn.area < 3e38)
+    there = there & ((pixel + drawn.half > 0) & (pixel - drawn.half < size)).all(1)
+    rows = torch.nonzero(there)[:, 0]
+    columns = pixel, drawn.conic, drawn.opacity, depth, drawn.half
+    return Projected(rows, *(column[rows] for column in columns))
+
+
+class Footprint(NamedTuple):
+    """What is drawn of Gaussians with some covariances on the sensor."""
+
+    conic: Float[Tensor, "n 3"]
+    opacity: Float[Tensor, " n"]
+    half: Float[Tensor, "n 2"]
+    """As `Projected.extents`; without gradients."""
+    area: Float[Tensor, " n"]
+    """Determinant of the covariance, dilation included."""
+
+
+def footprint(
+    covariance: Float[Tensor, "n 2 2"],
+    det: Float[Tensor, " n"],
+    opacity_logits: Float[Tensor, " n"],
+    dilation: float,
+    antialiased: bool,
+) -> Footprint:
+    """How covariances of so much determinant, in pixels, are drawn: see `splat_project`."""
     xx, xy, yy = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
-    full = det + dilation * (xx + yy) + dilation**2
+    area = det + dilation * (xx + yy) + dilation**2
     xx, yy = xx + dilation, yy + dilation
     opacity = opacity_logits.sigmoid()
     if antialiased:
-        opacity = opacity * (det / full).clamp_min(LEAST_SHARE**2).sqrt()
-    conic = torch.stack([yy, -xy, xx], 1) / full[:, None]
+        opacity = opacity * (det / area).clamp_min(LEAST_SHARE**2).sqrt()
     reach = 2 * (255 * opacity.detach()).clamp_min(1).log()
     half = (reach[:, None] * torch.stack([xx, yy], 1).detach()).sqrt()
-    size = half.new_tensor([camera.width, camera.height])
-    there = seen & (opacity >= FAINTEST) & (full > 0) & (full < 3e38)
-    there = there & ((pixel + half > 0) & (pixel - half < size)).all(1)
-    index = torch.nonzero(there)[:, 0]
-    columns = pixel, conic, opacity, depth, half
-    return Projected(index, *(column[index] for column in columns))
-
-
-def rotations(quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
-    """Rotation matrices of quaternions w, x, y, z of any length but 0."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=1, eps=0).unbind(1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, 1) for row in rows], 1)
+    return Footprint(torch.stack([yy, -xy, xx], 1) / area[:, None], opacity, half, area)
 
 
 def _pinhole(local: Tensor, camera: SplatCamera) -> tuple[Tensor, Tensor, Tensor]:

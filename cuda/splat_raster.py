@@ -49,8 +49,8 @@ def splat_raster(
     belongs to. Any number of channels. Differentiable once in means2d, conics, opacities and
     channels, through sums and left. spread: its gradient is none of the images but, summed over
     pixels, the absolute gradient to means2d: what says that a Gaussian is pulled to several sides.
-    half: with the depth where half of the light is gone.
-    float32 runs on kernels, and on a CPU repeats bit for bit; the rest runs on the reference.
+    half: with the depth where half of the light is gone. float32 runs on kernels, and on a CPU
+    repeats bit for bit; the rest runs on the reference, which knows no spread.
     Source: 3D Gaussian splatting (arXiv:2308.04079); AbsGS (arXiv:2404.10484) for `spread`.
     """
     if backend_of(channels.device) == "reference" or channels.dtype != torch.float32:

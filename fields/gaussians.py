@@ -11,11 +11,10 @@ from torch import Generator, Tensor, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.nearest import center_tree, nearest
-from polyfield.cuda.splat_project import rotations
+from polyfield.cuda.rotations import matrices
 from polyfield.cuda.table_adam import row_adam_
-from polyfield.fields.splats import Splats
+from polyfield.fields.splats import CONSTANT, Splats
 
-CONSTANT = 0.28209479177387814  # the harmonic of degree 0
 SMALLEST = 1e-7  # mean squared distance to neighbours
 DEAD = 0.005  # an opacity that has given up
 MOST_COPIES = 51
@@ -231,7 +230,7 @@ def shake(
     strength = (1 + (100 * (opacity - DEAD)).exp()).reciprocal()
     rate = SHAKEN * optimiser.rate_of_means(progress) * (unit / optimiser.extent) ** 2
     noise = torch.randn(gaussians.means.shape, generator=generator).to(gaussians.means)
-    axes = rotations(gaussians.quaternions.detach())
+    axes = matrices(gaussians.quaternions.detach())
     along = (axes.mT @ (noise * strength[:, None] * rate)[:, :, None])[..., 0]
     squares = (2 * gaussians.log_scales.detach()).exp()
     gaussians.means.add_((axes @ (squares * along)[:, :, None])[..., 0])

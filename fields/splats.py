@@ -12,9 +12,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.rotations import quaternions
 from polyfield.cuda.spherical_harmonics import spherical_harmonics_reference
 from polyfield.fields.similarity import Similarity
 
+CONSTANT = 0.28209479177387814  # the harmonic of band 0
 HIGHEST_DEGREE = 4  # that a file may hold
 SUREST = 13.8155  # logit that stands for an infinite one: of an opacity of 1 - 1e-6
 FAINTEST = -math.log(254)  # logit of 1/255, the faintest that is drawn
@@ -191,7 +193,7 @@ def _harmonic_signs(signs: tuple[float, float, float], degree: int) -> list[floa
 
 
 def _rotated(splats: Splats, rotation: Float64[Tensor, "3 3"]) -> Splats:
-    w, x, y, z = _quaternion(rotation).tolist()
+    ((w, x, y, z),) = quaternions(rotation[None]).tolist()
     rows = [[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]
     by = torch.tensor(rows, dtype=torch.float64, device=splats.means.device)
     bands = [splats.harmonics[:, :1]]
@@ -204,18 +206,6 @@ def _rotated(splats: Splats, rotation: Float64[Tensor, "3 3"]) -> Splats:
         quaternions=(splats.quaternions.double() @ by.T).to(splats.quaternions.dtype),
         harmonics=torch.cat(bands, 1),
     )
-
-
-def _quaternion(rotation: Float64[Tensor, "3 3"]) -> Float64[Tensor, " 4"]:
-    """As render.rotations has it of many: the largest eigenvector of a symmetric matrix."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation.tolist()
-    rows = [
-        [xx + yy + zz, zy - yz, xz - zx, yx - xy],
-        [zy - yz, xx - yy - zz, xy + yx, xz + zx],
-        [xz - zx, xy + yx, yy - xx - zz, yz + zy],
-        [yx - xy, xz + zx, yz + zy, zz - xx - yy],
-    ]
-    return torch.linalg.eigh(torch.tensor(rows, dtype=torch.float64)).eigenvectors[:, 3]
 
 
 def _band_rotation(rotation: Float64[Tensor, "3 3"], band: int) -> Float64[Tensor, "m m"]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.rotations import exponential, logarithm, matrices, product, quaternions, slerp
 from polyfield.render.paths import look_at_point
-from polyfield.render.rotations import exponential, logarithm, matrices, product, quaternions, slerp
 
 FACING = 0.5  # least length of the mean of all forward axes that counts as one direction
 REACH = 0.9  # the quantile of the cameras' offsets that a spiral goes out to

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.rotations import matrices
 from polyfield.cuda.splat_color import splat_color
 from polyfield.cuda.splat_project import (
     FAINTEST,
-    LEAST_SHARE,
     Projected,
     SplatCamera,
-    rotations,
+    footprint,
     splat_project,
 )
 from polyfield.cuda.splat_raster import Drawn, splat_raster
@@ -92,7 +92,7 @@ def facing(
     splats: Splats | Gaussians, eye: Float[Tensor, " 3"], rows: Int64[Tensor, " v"]
 ) -> Float[Tensor, "v 3"]:
     """Of those Gaussians, the unit axis along which each is thinnest, the way that the eye sees."""
-    axes = rotations(splats.quaternions[rows])
+    axes = matrices(splats.quaternions[rows])
     thin = splats.log_scales[rows].argmin(1)
     normal = axes.gather(2, thin[:, None, None].expand(-1, 3, 1))[..., 0]
     away = (normal * (splats.means[rows] - eye)).sum(1, keepdim=True)
@@ -140,7 +140,7 @@ def _project_points(
     that in the covariance is not 0, and no difference of large numbers arises.
     """
     means = splats.means
-    axes = rotations(splats.quaternions) * splats.log_scales.exp()[:, None]
+    axes = matrices(splats.quaternions) * splats.log_scales.exp()[:, None]
     about = 3**0.5 * torch.cat([axes.mT, -axes.mT], 1)
     points = torch.cat([means[:, None], means[:, None] + about], 1)  # [n, 7, 3]
     local = points @ pose[:, :3].T + pose[:, 3]
@@ -159,17 +159,10 @@ def _project_points(
     off = pixels - mean[:, None]
     covariance = (off[:, 1:, :, None] * off[:, 1:, None, :]).mean(1)
     covariance = covariance + 2 * off[:, 0, :, None] * off[:, 0, None, :]
-    xx, xy, yy = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
-    det = (xx * yy - xy**2).clamp_min(0)
-    full = det + DILATION * (xx + yy) + DILATION**2
-    xx, yy = xx + DILATION, yy + DILATION
-    opacity = splats.opacity_logits[kept].sigmoid()
-    if splats.antialiased:
-        opacity = opacity * (det / full).clamp_min(LEAST_SHARE**2).sqrt()
-    conic = torch.stack([yy, -xy, xx], 1) / full[:, None]
-    reach = 2 * (255 * opacity.detach()).clamp_min(1).log()
-    half = (reach[:, None] * torch.stack([xx, yy], 1).detach()).sqrt()
-    drawn = (opacity >= FAINTEST) & ((mean + half > 0) & (mean - half < size)).all(1)
-    rows = torch.nonzero(drawn)[:, 0]
-    columns = mean, conic, opacity, local[kept, 0, 2], half
+    det = covariance[:, 0, 0] * covariance[:, 1, 1] - covariance[:, 0, 1] ** 2
+    logits = splats.opacity_logits[kept]
+    drawn = footprint(covariance, det.clamp_min(0), logits, DILATION, splats.antialiased)
+    inside = (mean + drawn.half > 0) & (mean - drawn.half < size)
+    rows = torch.nonzero((drawn.opacity >= FAINTEST) & inside.all(1))[:, 0]
+    columns = mean, drawn.conic, drawn.opacity, local[kept, 0, 2], drawn.half
     return Projected(kept[rows], *(column[rows] for column in columns))

@@ -54,7 +54,7 @@ def checked(function, careful):
 
     def run(arguments, named):
         try:
-            for check, argument in zip(in_order, arguments):  # noqa: B905  # fewer, of defaults
+            for check, argument in zip(in_order, arguments, strict=False):  # fewer, of defaults
                 if check is not None:
                     check(argument)
             for name, argument in named.items():
@@ -94,7 +94,7 @@ def _resolved(annotation, function):
     holder.__annotations__ = {"value": annotation}
     try:
         return get_type_hints(holder, function.__globals__, include_extras=True)["value"]
-    except Exception:
+    except (AttributeError, NameError, SyntaxError, TypeError):
         return Any
 
 

@@ -21,7 +21,6 @@ from polyfield.apps.formats.ply_elements import (
 )
 from polyfield.apps.formats.splat_values import (
     BYTE_LOGITS,
-    CONSTANT,
     SplatFile,
     array_of,
     check_count,
@@ -33,7 +32,7 @@ from polyfield.apps.formats.splat_values import (
     three_and_largest,
 )
 from polyfield.cuda.errors import InputError
-from polyfield.fields.splats import Splats
+from polyfield.fields.splats import CONSTANT, Splats
 
 HIGHEST_DEGREE = 3
 _CHUNK = 256

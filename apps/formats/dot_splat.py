@@ -12,7 +12,6 @@ import numpy as np
 
 from polyfield.apps.formats.splat_values import (
     BYTE_LOGITS,
-    CONSTANT,
     SplatFile,
     array_of,
     check_count,
@@ -25,7 +24,7 @@ from polyfield.apps.formats.splat_values import (
     splats_of,
 )
 from polyfield.cuda.errors import InputError
-from polyfield.fields.splats import Splats
+from polyfield.fields.splats import CONSTANT, Splats
 
 _ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("turn", "u1", 4)])
 _LARGEST_SCALE = 1e6

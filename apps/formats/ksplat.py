@@ -15,7 +15,6 @@ import numpy as np
 
 from polyfield.apps.formats.splat_values import (
     BYTE_LOGITS,
-    CONSTANT,
     SplatFile,
     check_count,
     log_scales_of,
@@ -24,6 +23,7 @@ from polyfield.apps.formats.splat_values import (
     splats_of,
 )
 from polyfield.cuda.errors import InputError
+from polyfield.fields.splats import CONSTANT
 
 HIGHEST_DEGREE = 2
 _HEADER, _SECTION = 4096, 1024  # bytes

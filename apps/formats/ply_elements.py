@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -185,7 +185,7 @@ def _step_over(file: BinaryIO, header: PlyHeader, element: Element, where: str) 
         size = sum(np.dtype(kind).itemsize for _, kind in element.columns)
         file.seek(element.count * size, os.SEEK_CUR)
         return
-    order = "little" if header.order == "<" else "big"
+    order: Literal["little", "big"] = "little" if header.order == "<" else "big"
     for _ in range(element.count):
         for _, kind in element.columns:
             count, _, entry = kind.partition(">")
@@ -193,7 +193,7 @@ def _step_over(file: BinaryIO, header: PlyHeader, element: Element, where: str) 
                 file.seek(np.dtype(count).itemsize, os.SEEK_CUR)
                 continue
             held = file.read(np.dtype(count).itemsize)
-            length = int.from_bytes(held, order, signed=count.startswith("i"))  # type: ignore[arg-type]
+            length = int.from_bytes(held, order, signed=count.startswith("i"))
             if length < 0 or count.startswith("f") or not held:
                 got = f"a list of {length} in element {element.name[:40]}"
                 raise InputError(where, got, "lists of 0 or more, within the file")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from polyfield.apps.formats.glb import Y_UP, glb_head
@@ -27,7 +26,6 @@ from polyfield.apps.formats.gltf_accessors import (
 )
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.formats.splat_values import (
-    CONSTANT,
     SplatFile,
     World,
     array_of,
@@ -42,8 +40,9 @@ from polyfield.apps.formats.splat_values import (
 )
 from polyfield.apps.formats.spz import splats_of_spz
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.rotations import matrices
 from polyfield.fields.similarity import Similarity
-from polyfield.fields.splats import Splats, moved, of_degree, turned
+from polyfield.fields.splats import CONSTANT, Splats, moved, of_degree, turned
 from polyfield.render.srgb import linear_from_srgb
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -205,7 +204,8 @@ def _placement(node: Fields) -> Similarity:
         turn = node.numbers("rotation", 4) if "rotation" in node else None
         there = node.numbers("translation", 3) if "translation" in node else None
         factor = torch.tensor(factors or [1.0] * 3, dtype=torch.float64)
-        linear = _rotation(turn or [0.0, 0.0, 0.0, 1.0]) * factor
+        x, y, z, w = turn or [0.0, 0.0, 0.0, 1.0]
+        linear = matrices(torch.tensor([[w, x, y, z]], dtype=torch.float64))[0] * factor
         shift = torch.tensor(there or [0.0] * 3, dtype=torch.float64)
     determinant = float(torch.linalg.det(linear))
     scale = max(determinant, 0.0) ** (1 / 3)
@@ -216,18 +216,6 @@ def _placement(node: Fields) -> Similarity:
         got = "a node that shears, or scales by more than one factor"
         raise InputError(node.where, got, "a rotation and one scale")
     return Similarity(scale, rotation, shift)
-
-
-def _rotation(quaternion: list[float]) -> Float64[Tensor, "3 3"]:
-    """Of (x, y, z, w)."""
-    length = math.hypot(*quaternion) or 1.0
-    x, y, z, w = (value / length for value in quaternion)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _primitives(glb: Glb, mesh: object) -> Iterator[Fields]:

@@ -23,7 +23,6 @@ from polyfield.apps.formats.ply_elements import (
     read_table,
 )
 from polyfield.apps.formats.splat_values import (
-    CONSTANT,
     FLAT_LOG_SCALE,
     SplatFile,
     World,
@@ -36,7 +35,7 @@ from polyfield.apps.formats.splat_values import (
     splats_of,
 )
 from polyfield.cuda.errors import InputError
-from polyfield.fields.splats import HIGHEST_DEGREE, Splats
+from polyfield.fields.splats import CONSTANT, HIGHEST_DEGREE, Splats
 
 _EXPECTED = "a PLY of Gaussians: x y z, f_dc or colours, opacity, scales, rotations"
 _QUATERNION = [f"rot_{i}" for i in range(4)]

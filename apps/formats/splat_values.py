@@ -22,7 +22,6 @@ from polyfield.fields.splats import LARGEST_LOG_SCALE, Splats
 World = Literal["right-down-forward", "z-up"]
 """How a user's frame stands: as SfM leaves it, y down and z forward, or with +z up."""
 
-CONSTANT = 0.28209479177387814  # the harmonic of band 0
 LEAST_SCALE = 1e-20  # that a logarithm is taken of
 FLAT_LOG_SCALE = float(np.float32(math.log(1e-6)))  # across a disc of 2D Gaussian Splatting
 MOST_SPLATS = 200_000_000

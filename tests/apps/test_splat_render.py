@@ -95,6 +95,18 @@ def test_a_camera_path_is_followed_in_the_file_s_own_world(model, tmp_path):
     assert normal[30, 40].tolist() == pytest.approx([127, 127, 0], abs=40)
 
 
+def test_seconds_say_how_fast_a_path_is_flown(model, tmp_path):
+    pose = [1, 0, 0, 1, 0, -1, 0, -3, 0, 0, -1, -6, 0, 0, 0, 1]
+    frame = {"camera_to_world": pose, "fov": 40, "aspect": 1}
+    path = {"camera_type": "perspective", "render_width": 8, "render_height": 8, "fps": 24,
+            "camera_path": [frame] * 6}  # fmt: skip
+    (tmp_path / "path.json").write_text(json.dumps(path))
+    views = str(tmp_path / "path.json")
+    splats = read_splats(model)
+    shots = [splat_shots(splats, "z-up", views, wish) for wish in (Wish(), Wish(seconds=2.0))]
+    assert [each.fps for each in shots] == [24, 3]
+
+
 def test_a_film_goes_once_around(model, tmp_path):
     result = render(Render(model, out=tmp_path / "round.webp", frames=5, size="64x48"))
     assert result.files == (str(tmp_path / "round.webp"),)
@@ -138,6 +150,7 @@ def test_a_haze_far_away_moves_no_turntable():
         ({"lens": "equirectangular"}, "--lens equirectangular"),
         ({"samples_per_pixel": 4}, "--samples-per-pixel"),
         ({"split": "val"}, "--split"),
+        ({"memory": 1.0}, "--memory"),
     ],
 )
 def test_what_only_a_run_has_is_refused(model, tmp_path, wish, message):

@@ -10,7 +10,6 @@ from polyfield.cuda.errors import InputError
 from polyfield.cuda.splat_project import (
     MODELS,
     SplatCamera,
-    rotations,
     splat_project,
     splat_project_reference,
 )
@@ -182,12 +181,6 @@ def test_none_at_all_are_seen_and_have_gradients(device):
     assert all(
         grad is None or grad.shape == t.shape for grad, t in zip(grads, numbers, strict=True)
     )
-
-
-def test_rotations_are_those_of_quaternions():
-    half = math.sqrt(0.5)
-    (turned,) = rotations(torch.tensor([[2 * half, 0, 0, 2 * half]]))
-    torch.testing.assert_close(turned, torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]))
 
 
 def test_another_model_is_refused():

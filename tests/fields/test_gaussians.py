@@ -1,6 +1,7 @@
 """Gaussians that learn: where they begin, how they step, and what relocation leaves as it was."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def test_they_begin_as_wide_as_the_way_to_their_neighbours():
 def test_what_makes_none_is_refused(count, degree):
     with pytest.raises(InputError, match="gaussians_at"):
         gaussians_at(torch.rand(count, 3), torch.rand(count, 3), degree)
+
+
+def test_what_they_are_now_is_theirs_without_a_copy():
+    start = replace(crowd(), antialiased=True)
+    gaussians = Gaussians(start)
+    with torch.no_grad():
+        gaussians.means += 1
+    found = gaussians.splats
+    assert found.antialiased and found.degree == 1 and found.count == 60
+    assert torch.equal(found.means, start.means + 1) and not found.means.requires_grad
+    assert found.harmonics.data_ptr() == gaussians.harmonics.data_ptr()
 
 
 def test_kinds_of_numbers_step_at_rates_of_their_own():

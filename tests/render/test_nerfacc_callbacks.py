@@ -10,13 +10,13 @@ from torch.nn.functional import normalize
 
 from polyfield.cuda.composite import composite
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.rotations import matrices
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import FIELDS, arguments_of, build_field
 from polyfield.render.nerfacc_callbacks import FieldAlongRays
 from polyfield.render.occupancy import full_grid
 from polyfield.render.packed import interval_samples
-from polyfield.render.rotations import matrices
 from polyfield.render.volume import Sampling, march_rays, render_rays
 
 RAYS, SAMPLES = 17, 24

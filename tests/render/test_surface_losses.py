@@ -49,8 +49,9 @@ def test_slopes_that_are_not_1_count_by_the_square_of_what_they_are_off():
 
 def test_of_what_tells_where_a_surface_ends_only_steep_slopes_count():
     for steep, expected in ((0.0, 0.0), (1.0, 0.0), (3.0, 4.0)):
-        columns = lambda x, k=steep: torch.stack([x[:, 1], k * x[:, 0] + x[:, 2] ** 2 * 0], 1)  # noqa: E731
-        error = distance_error(columns, POINTS, 0.01, 0.5, 1.0)
+        # Of two columns, along x, y and z.
+        slopes = torch.tensor([[0, steep], [1, 0], [0, 0]], dtype=torch.float64)
+        error = distance_error(lambda x, slopes=slopes: x @ slopes, POINTS, 0.01, 0.5, 1.0)
         assert float(error) == pytest.approx(0.5 * expected, abs=1e-6)
 
 

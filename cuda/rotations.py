@@ -27,8 +27,8 @@ def quaternions(rotation: Float[Tensor, "n 3 3"]) -> Float64[Tensor, "n 4"]:
     return torch.linalg.eigh(torch.stack(rows, 1)).eigenvectors[:, :, 3]
 
 
-def matrices(rotation: Float64[Tensor, "n 4"]) -> Float64[Tensor, "n 3 3"]:
-    """Rotation matrices of quaternions, whose length does not matter."""
+def matrices(rotation: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
+    """Rotation matrices of quaternions, whose length does not matter. Differentiable."""
     w, x, y, z = normalize(rotation, dim=1).unbind(1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),

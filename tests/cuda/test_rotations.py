@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyfield.render.rotations import (
+from polyfield.cuda.rotations import (
     exponential,
     logarithm,
     matrices,
@@ -65,6 +65,12 @@ def test_opposite_quaternions_are_one_rotation():
     q = exponential(exact([0.3, -1.0, 0.2]))
     torch.testing.assert_close(matrices(-q), matrices(q))
     torch.testing.assert_close(logarithm(-q), logarithm(q))
+
+
+def test_matrices_are_of_quaternions_of_any_length():
+    half = math.sqrt(0.5)
+    (turned,) = matrices(torch.tensor([[2 * half, 0, 0, 2 * half]]))
+    torch.testing.assert_close(turned, torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]))
 
 
 def test_a_matrix_that_is_nearly_a_rotation_gives_a_unit_quaternion():
