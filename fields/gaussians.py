@@ -19,6 +19,7 @@ SMALLEST = 1e-7  # mean squared distance to neighbours
 DEAD = 0.005  # an opacity that has given up
 MOST_COPIES = 51
 SHAKEN = 5e5  # of the rate of means, for what is all but transparent
+USUAL_EXTENT = 5.0  # of the scenes that constants with a length in them were found for
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class GaussianOptimiser:
             for name in gaussians.NAMES
             for kind in ("first", "second")
         }
+
+    @property
+    def unit(self) -> float:
+        """What is one unit of length in a scene of USUAL_EXTENT, as long as it is here."""
+        return self.extent / USUAL_EXTENT
 
     def rate_of_means(self, progress: float) -> float:
         """From its beginning to a hundredth of it, evenly by its logarithm; in units of space."""
@@ -217,18 +223,16 @@ def split_evenly(
 
 
 @torch.no_grad()
-def shake(
-    optimiser: GaussianOptimiser, progress: float, generator: Generator, unit: float = 1.0
-) -> None:
+def shake(optimiser: GaussianOptimiser, progress: float, generator: Generator) -> None:
     """Moves what is all but transparent about, within its own ellipsoid: it explores.
 
-    unit: the extent at which the strength is the source's; in a scene of another it is scaled with
-    it. Source: 3D Gaussian splatting as MCMC (arXiv:2404.09591), equation 8.
+    As far in a scene of any size, beside its extent, as the source has it in one of USUAL_EXTENT.
+    Source: 3D Gaussian splatting as MCMC (arXiv:2404.09591), equation 8.
     """
     gaussians = optimiser.gaussians
     opacity = gaussians.opacity_logits.detach().sigmoid()
     strength = (1 + (100 * (opacity - DEAD)).exp()).reciprocal()
-    rate = SHAKEN * optimiser.rate_of_means(progress) * (unit / optimiser.extent) ** 2
+    rate = SHAKEN * optimiser.rate_of_means(progress) / optimiser.unit**2
     noise = torch.randn(gaussians.means.shape, generator=generator).to(gaussians.means)
     axes = matrices(gaussians.quaternions.detach())
     along = (axes.mT @ (noise * strength[:, None] * rate)[:, :, None])[..., 0]

@@ -204,7 +204,7 @@ def test_what_is_transparent_is_shaken_within_its_ellipsoid():
         gaussians.opacity_logits[: n // 2] = -20
         gaussians.opacity_logits[n // 2 :] = 2
     before = gaussians.means.detach().clone()
-    shake(optimiser, 0.0, generator(), unit=5.0)
+    shake(optimiser, 0.0, generator())
     moved = gaussians.means.detach() - before
     rate = 5e5 * optimiser.rate_of_means(0.0) * (1 + math.exp(-0.5)) ** -1
     expected = rate * torch.tensor([1e-4, 1e-2, 1e-6])
@@ -222,6 +222,6 @@ def test_a_larger_scene_is_shaken_in_proportion():
             gaussians.log_scales.add_(math.log(scale))
         before = gaussians.means.detach().clone()
         optimiser = GaussianOptimiser(gaussians, GaussianRates(), 5.0 * scale)
-        shake(optimiser, 0.3, generator(), unit=5.0)
+        shake(optimiser, 0.3, generator())
         moved.append(gaussians.means.detach() - before)
     torch.testing.assert_close(moved[1], 10 * moved[0], rtol=1e-3, atol=1e-4)
