@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.schedule import (
     AMEND_SHARE,
     CHECKPOINT_SECONDS,
+    LATER_SHARES,
     MOST_STEPS,
     QUICK_SECONDS,
     VALIDATION_SHARE,
@@ -68,6 +70,7 @@ def run(
     minutes: float | None = None,
     resume_from: Saved | None = None,
     measure_steps: int = 100,
+    foreseen: Callable[[], float] | None = None,
     on_plan: Callable[[Schedule, float], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
@@ -78,9 +81,11 @@ def run(
     they end with the last checkpoint. If schedule.steps is None, the first `measure_steps` (fewer
     if steps are slow) are timed, the number of steps is fixed, written into config.json under
     "schedule" and into all checkpoints. Once, before the rate begins to fall, it is set right by
-    what steps take by then; from then on the clock can only end the run early. The schedule and a
-    step's seconds are told to `on_plan` whenever they are measured, also where the number of steps
-    was fixed from the start.
+    what steps take by then; from then on the clock can only end the run early. Where the first
+    steps do not tell, `foreseen` says the seconds of a step of the whole run; then the number is
+    fixed before the first one, and set right several times by what the last ones took, as long as
+    the rate has not begun to fall. The schedule and a step's seconds are told to `on_plan` whenever
+    they are measured, also where the number of steps was fixed from the start.
 
     `resume_from` is the folder's latest checkpoint. config.json, or else it, brings the schedule
     if that was fixed already, and then `minutes` no longer count.
@@ -102,7 +107,7 @@ def run(
         minutes = None
     deadline = math.inf if minutes is None else started + 60 * minutes
     with stop_requests() as stop:
-        ended = _train(position, deadline, measure_steps, stop, on_plan, on_progress)
+        ended = _train(position, deadline, measure_steps, foreseen, stop, on_plan, on_progress)
     return Outcome(
         step=position.step,
         schedule=position.schedule,
@@ -257,6 +262,7 @@ def _train(
     run: _Run,
     deadline: float,
     measure_steps: int,
+    foreseen: Callable[[], float] | None,
     stop: Callable[[], bool],
     on_plan: Callable[[Schedule, float], None] | None,
     on_progress: Callable[[Progress], None] | None,
@@ -266,7 +272,11 @@ def _train(
     meter = Meter(begun)
     typical = 0.0  # seconds of a step, lately
     told = on_plan is None
-    provisional = False  # the plan, for it was made of the first steps here
+    amends: list[float] = []  # when the plan, which was made of the first steps here, is set right
+    if run.schedule.steps is None and foreseen is not None:
+        run.validate()
+        _plan(run, foreseen(), deadline, on_plan)
+        told, amends = True, list(LATER_SHARES)
     while run.step != run.schedule.steps:
         now = time.monotonic()
         if stop():
@@ -278,7 +288,7 @@ def _train(
         if times and now + reserve > deadline:
             break
         rate = run.schedule.rate(run.step) * 0.5**run.rewinds
-        losses = run.task.step(run.step, rate)
+        losses = run.task.step(run.step, rate, run.schedule.steps)
         run.step += 1
         after = time.monotonic()
         times.append(after - now)
@@ -291,12 +301,13 @@ def _train(
             if len(times) >= measure_steps or after - begun > 0.15 * (deadline - begun):
                 run.validate()  # how long that takes is a part of the plan
                 _plan(run, seconds_per_step(times), deadline, on_plan)
-                told = provisional = True
-        elif provisional and (
-            run.step > run.schedule.decay_begin or after - begun > AMEND_SHARE * (deadline - begun)
+                told, amends = True, [AMEND_SHARE]
+        elif amends and (
+            run.step > run.schedule.decay_begin or after - begun > amends[0] * (deadline - begun)
         ):
-            _plan(run, mean_seconds(times), deadline, on_plan)
-            provisional = False
+            late = mean_seconds(times) if foreseen is None else fmean(times[-len(times) // 4 :])
+            _plan(run, late, deadline, on_plan)
+            amends.pop(0)
         elif not told and on_plan is not None and len(times) == measure_steps:
             on_plan(run.schedule, seconds_per_step(times))
             told = True

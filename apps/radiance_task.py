@@ -107,7 +107,7 @@ class RadianceTask:
                 expected = f"{len(learned)}, as when the run began"
                 raise InputError(str(self.scene.folder), got, expected)
 
-    def step(self, step: int, rate: float) -> dict[str, float]:
+    def step(self, step: int, rate: float, planned: int | None = None) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
         settings, grid = self.trained.settings, self.trained.grid
         for _, part in self.trained.field.named_modules():

@@ -160,6 +160,9 @@ Empty space has been found by then, so that a step has the rays and takes the ti
 and the decay, which goes by the plan, is only about to begin.
 """
 
+LATER_SHARES = 0.4, 0.6, 0.8
+"""As AMEND_SHARE, where a plan was foreseen and steps become dearer for most of the run."""
+
 CHECKPOINT_SECONDS = 12.0
 """Wall time between two checkpoints; less than the 15 s promised, for a step may come between."""
 

@@ -21,7 +21,7 @@ class SignalTask:
         self.optimiser = FieldOptimiser(fitted.signal)
         self.optimiser.to(fitted.device)
 
-    def step(self, step: int, rate: float) -> dict[str, float]:
+    def step(self, step: int, rate: float, planned: int | None = None) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
         settings, signal, device = self.fitted.settings, self.fitted.signal, self.fitted.device
         for name, part in signal.named_modules():

@@ -9,11 +9,12 @@ from torch import Tensor
 class Task(Protocol):
     """What the loop trains: posed images, a signal, a teacher."""
 
-    def step(self, step: int, rate: float) -> dict[str, float]:
+    def step(self, step: int, rate: float, planned: int | None = None) -> dict[str, float]:
         """Do optimisation step number `step`, from 0, with all learning rates times `rate`.
 
-        A function of the task's state and of (seed, step) alone. Returns at least "loss"; "samples"
-        and "rays" are counts of this step; "finite": 0 tells of values gone bad elsewhere.
+        planned: steps of the whole run; None while nobody knows. A function of these, the task's
+        state and the seed alone. Returns at least "loss"; "samples" and "rays" are counts of this
+        step; "finite": 0 tells of values gone bad elsewhere.
         """
         ...
 

@@ -33,12 +33,14 @@ class LeastSquares:
         self.weights, self.first, self.second = torch.zeros(3, SIZE)
         self.updates = 0
         self.rates: list[tuple[int, float]] = []
+        self.plans: list[int | None] = []
         self.before_step = lambda step: None
 
-    def step(self, step: int, rate: float) -> dict[str, float]:
+    def step(self, step: int, rate: float, planned: int | None = None) -> dict[str, float]:
         self.before_step(step)
         time.sleep(self.pause)
         self.rates.append((step, rate))
+        self.plans.append(planned)
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         inputs = torch.randn(16, SIZE, generator=random)
         error = inputs @ (self.weights - self.truth) + 0.1 * torch.randn(16, generator=random)

@@ -158,8 +158,8 @@ def test_a_stopped_run_rewinds_to_where_the_other_one_did(tmp_path, kind, last):
 
 def test_a_task_may_say_itself_that_values_went_bad(tmp_path):
     class Telling(LeastSquares):
-        def step(self, step, rate):
-            return super().step(step, rate) | {"finite": float(step != 9 or rate < 0.6)}
+        def step(self, step, rate, planned=None):
+            return super().step(step, rate, planned) | {"finite": float(step != 9 or rate < 0.6)}
 
     outcome = train(tmp_path / "run", Telling(), Schedule(20, warmup=1, final_factor=1.0))
     assert outcome.rewinds == 1
