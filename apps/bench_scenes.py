@@ -127,7 +127,7 @@ def strip(rows: list[SceneRow], out: Path) -> Image.Image:
                 scene, scene_images(scene, 1 << 28), frame, trained.settings.background
             )
             line.append((row.scene, _picture(truth.color)))
-        cameras = scene.cameras.transformed(trained.to_field).to(trained.grid.bits.device)
+        cameras = scene.cameras.transformed(trained.to_field).to(trained.device)
         shown = trained.color(cameras, frame)
         line.append((f"{row.field} {row.psnr:.2f} dB", _picture(shown)))
     widths = [sum(picture.width + GAP for _, picture in line) for line in lines.values()]

@@ -16,7 +16,7 @@ from polyfield.apps.images import ImageStore
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
-from polyfield.apps.train import DISTORTION
+from polyfield.apps.train_settings import DISTORTION
 from polyfield.apps.trained import build
 from polyfield.cuda.backend import backend_asked_for
 from polyfield.cuda.table_adam import lazy_adam_reference_

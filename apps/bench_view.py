@@ -25,7 +25,7 @@ def view_seconds(run: Path, rounds: int) -> list[Row]:
     trained = load(run, choose_device("auto"))
     poses = turntable(torch.tensor(trained.settings.orbit["camera_to_world"]), rounds)
     size = tuple(trained.settings.orbit["size"])
-    device = trained.grid.bits.device
+    device = trained.device
     cameras = orbit_cameras(trained.settings, poses, size).to(device)
     rows = []
     for rays in RAYS:

@@ -15,13 +15,14 @@ from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.images import ImageStore, scene_images
-from polyfield.apps.left_half import check_has_light, has_light, light_from_left_half
+from polyfield.apps.left_half import check_has_light, light_from_left_half
 from polyfield.apps.lpips_weights import find_lpips
 from polyfield.apps.mask_files import HALF
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.scene import Scene
 from polyfield.apps.settings import BACKGROUNDS, Color, scene_of
-from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, check_samples_per_pixel, load
+from polyfield.apps.shown import Shown, load_shown
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, check_samples_per_pixel
 from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
 from polyfield.render.lpips import PerceptualNetwork
@@ -82,7 +83,7 @@ def evaluate(options: Eval) -> EvalResult:
     """
     check_samples_per_pixel(options.samples_per_pixel)
     device = choose_device(options.device)
-    trained = load(options.run, device)
+    trained = load_shown(options.run, device)
     if options.light == "left":
         check_has_light(trained)
     scene = scene_of(trained.settings, options.scene)
@@ -103,7 +104,7 @@ def evaluate(options: Eval) -> EvalResult:
 
 
 def measure(
-    trained: Trained,
+    trained: Shown,
     scene: Scene,
     images: ImageStore,
     split: str,
@@ -127,7 +128,7 @@ def measure(
     if not frames:
         there = {name: len(views) for name, views in scene.splits.items()}
         raise InputError(f"--split {split}", "holds no view", f"one with views: {there}")
-    device = trained.grid.bits.device
+    device = trained.device
     cameras = scene.cameras.transformed(trained.to_field).to(device)
     colored = spread(scene.splits["train"].tolist(), COLORED)
     constant = mean_color(scene, images, colored, behind)
@@ -196,7 +197,7 @@ def measure(
             "samples_per_pixel": samples_per_pixel,
             "constant picture": f"the mean colour of {len(colored)} training images",
         }
-        | ({"light": LIGHT[from_left]} if has_light(trained) else {})
+        | ({"light": LIGHT[from_left]} if trained.has_light else {})
         | ({} if not said else {"LPIPS": said}),
         seconds_per_view=seconds / len(found),
         constant_psnr=mean("constant_psnr"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.fit_surface import surface_mesh
@@ -19,10 +19,19 @@ from polyfield.apps.formats.mesh_files import read_mesh, write_mesh, write_point
 from polyfield.apps.formats.splat_files import splat_format
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.png_files import to_8bit
-from polyfield.apps.run_surface import fused_surface, opacity_surface, surface_of, users_color
+from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.run_surface import (
+    colors_of,
+    fused_surface,
+    opacity_surface,
+    surface_of,
+    users_color,
+)
 from polyfield.apps.settings import scene_of
-from polyfield.apps.splat_info import convert_splats
-from polyfield.apps.trained import load
+from polyfield.apps.shown import load_shown
+from polyfield.apps.splat_info import convert_splats, write_run_splats
+from polyfield.apps.trained import Trained
+from polyfield.apps.trained_splats import TrainedSplats
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import painted
 from polyfield.extract.mesh import Mesh
@@ -31,10 +40,16 @@ from polyfield.extract.mesh_report import MeshReport, mesh_report
 from polyfield.extract.simplify import simplified
 from polyfield.extract.texture import baked, unwrapped
 from polyfield.fields.field import SurfaceField
+from polyfield.fields.gaussians import GAUSSIANS
 
 UNWRAPPED = 50_000  # faces that are laid out flat within seconds
 THRESHOLDS = 0.01, 0.005  # of the F-score, in diagonals of the reference
-SUFFIXES = {"mesh": (".ply", ".glb", ".obj"), "points": (".ply",), "cameras": (".json",)}
+SUFFIXES = {
+    "mesh": (".ply", ".glb", ".obj"),
+    "splats": (".ply", ".spz", ".splat", ".glb"),
+    "points": (".ply",),
+    "cameras": (".json",),
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,12 @@ class Export:
     out: Path
     """File to write: .ply, .glb or .obj for a mesh, .ply for points, .json for cameras; for
     Gaussians .ply, .compressed.ply, .spz, .splat or .glb."""
-    kind: Annotated[Literal["mesh", "splats", "points", "cameras"], arg(name="as")] = "mesh"
-    """What to write. A field of densities has a mesh, the points on its surface, and cameras."""
+    kind: Annotated[
+        Literal["mesh", "splats", "points", "cameras"] | None,
+        optional("mesh|splats|points|cameras", "as"),
+    ] = None
+    """What to write: splats of Gaussians; of all fields a mesh, the points on it, and cameras. The
+    default is splats of Gaussians, a mesh of all others."""
     resolution: int = 256
     """Lattice points a side of the field's cube."""
     level: Annotated[float | None, optional("DENSITY")] = None
@@ -107,16 +126,18 @@ def export(options: Export) -> ExportResult:
     """
     if splat_format(options.run) is not None:
         return _splats(options)
-    suffix, expected = options.out.suffix.lower(), SUFFIXES.get(options.kind, ())
-    if not expected:
-        raise InputError(
-            f"--as {options.kind}", "a radiance field has none", f"one of {', '.join(SUFFIXES)}"
-        )
+    gaussians = _is_of_gaussians(options.run)
+    kind = options.kind or ("splats" if gaussians else "mesh")
+    options = replace(options, kind=kind)
+    suffix, expected = options.out.suffix.lower(), SUFFIXES.get(kind, ())
+    if kind == "splats" and not gaussians:
+        known = ", ".join(name for name in SUFFIXES if name != "splats")
+        raise InputError("--as splats", "a run of another field has none", f"one of {known}")
     if suffix not in expected:
         raise InputError(f"--out {options.out}", f"suffix {suffix!r}", " or ".join(expected))
     if not os.path.isdir(options.out.parent):
         raise InputError(f"--out {options.out}", "its folder does not exist", "one that exists")
-    if options.kind != "cameras" and not 2 <= options.resolution <= 2048:
+    if kind not in ("cameras", "splats") and not 2 <= options.resolution <= 2048:
         raise InputError("--resolution", str(options.resolution), "2 to 2048")
     device = choose_device(options.device)
     if options.texture is not None and (options.kind, suffix) != ("mesh", ".glb"):
@@ -130,6 +151,8 @@ def export(options: Export) -> ExportResult:
         raise InputError("--tolerance", str(options.tolerance), "a length of 0 or above")
     tolerance = options.tolerance or 0.0
     reference = None if options.reference is None else read_mesh(options.reference)
+    if gaussians and kind != "cameras":
+        return _gaussians(options, device, reference)
     if is_fit(options.run):
         if options.kind == "cameras":
             raise InputError("--as cameras", "a fit has none", "mesh or points")
@@ -144,11 +167,13 @@ def export(options: Export) -> ExportResult:
             mesh = simplified(mesh, options.faces)
             mesh = replace(mesh, normals=mesh.vertex_normals())
         return _written(options, mesh, reference)
-    trained = load(options.run, device)
+    trained = load_shown(options.run, device)
     if options.kind == "cameras":
         scene = scene_of(trained.settings, options.scene)
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
-        return ExportResult(str(options.out), options.kind, {"cameras": len(scene.cameras)})
+        return ExportResult(str(options.out), kind, {"cameras": len(scene.cameras)})
+    if not isinstance(trained, Trained):  # cannot be: the run says what it is twice
+        raise InputError(str(options.run), "a run of Gaussians", "one of a field with densities")
     if options.sharp and not isinstance(trained.field, SurfaceField):
         remedy = "Train with --surface neus."
         raise InputError("--sharp", "the run has densities", "one of distances", remedy)
@@ -190,6 +215,37 @@ def export(options: Export) -> ExportResult:
         image = baked(made, normals, users_color(trained))
     texture = Texture(made.coordinates, to_8bit(image.cpu()))
     return _written(options, made.mesh, reference, level, texture)
+
+
+def _is_of_gaussians(run: Path) -> bool:
+    try:
+        settings = RunFolder.open(run).config().get("settings")
+    except InputError:  # whoever needs the run says so
+        return False
+    return isinstance(settings, dict) and settings.get("field") == GAUSSIANS
+
+
+def _gaussians(options: Export, device: torch.device, reference: Mesh | None) -> ExportResult:
+    """Of a run of Gaussians: themselves, or the surface of the depth that they show."""
+    used = ["run", "out", "kind", "device"]
+    if options.kind != "splats":
+        used += ["resolution", "keep_unseen", "fused", "faces", "reference"]
+    plain = Export(options.run, options.out)
+    for name, value in vars(plain).items():
+        if name not in used and getattr(options, name) != value:
+            got = f"with --as {options.kind} of Gaussians"
+            raise InputError(f"--{name.replace('_', '-')}", got, "none")
+    trained = load_shown(options.run, device)
+    if options.kind != "splats":
+        mesh = fused_surface(trained, options.resolution, options.keep_unseen)
+        if options.faces is not None:
+            fewer = simplified(mesh, options.faces)
+            mesh = painted(fewer, colors_of(mesh), fewer.vertex_normals())
+        return _written(options, mesh, reference)
+    if not isinstance(trained, TrainedSplats):
+        raise InputError(str(options.run), "a run of another field", "one of Gaussians")
+    count, notes = write_run_splats(trained, options.out)
+    return ExportResult(str(options.out), "splats", {"Gaussians": count}, notes=notes)
 
 
 def _splats(options: Export) -> ExportResult:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from polyfield.apps.shown import Shown
 from polyfield.apps.trained import Trained
 from polyfield.apps.true_view import TrueView
 from polyfield.cuda.errors import InputError
 from polyfield.render.cameras import Cameras
-from polyfield.render.light import Light, fit_light
+from polyfield.render.light import Light, fit_light, fit_stops
 from polyfield.render.view import behind
 
 PIXELS = 2048  # of the half, evenly spread: they decide a few numbers
 
 
-def check_has_light(trained: Trained) -> None:
+def check_has_light(trained: Shown) -> None:
     """InputError where a run has learned nothing about its photographs' light."""
-    if not has_light(trained):
+    if not trained.has_light:
         got = "the run has learned neither exposure nor appearance"
         raise InputError("--light left", got, "mean", "Train with --exposure or --appearance N.")
 
 
-def has_light(trained: Trained) -> bool:
-    """Whether views of a run depend on a photograph's light."""
-    return trained.exposure is not None or trained.field.codes is not None
-
-
 def light_from_left_half(
-    trained: Trained, cameras: Cameras, frame: int, truth: TrueView, transparent: bool
+    trained: Shown, cameras: Cameras, frame: int, truth: TrueView, transparent: bool
 ) -> Light | None:
     """The light that explains a photograph's left half best; None where no pixel of it counts.
 
@@ -42,6 +38,12 @@ def light_from_left_half(
     places = places[torch.arange(count) * len(places) // count]
     row, column = places.unbind(1)
     device = cameras.camera_to_world.device
+    target = truth.color[row, column].to(device)
+    if not isinstance(trained, Trained):
+        view = trained.view(cameras, frame)
+        constant = torch.tensor(trained.settings.background, device=device)
+        shown = view.color[row, column], view.opacity[row, column]
+        return fit_stops(*shown, constant, target, whole=not transparent)
     point = torch.stack([column, row], 1).to(device) + 0.5
     origins, directions = cameras.rays(torch.full((count,), frame, device=device), point)
     return fit_light(
@@ -50,7 +52,7 @@ def light_from_left_half(
         origins,
         directions,
         behind(trained.background, directions),
-        truth.color[row, column].to(device),
+        target,
         trained.sampling_of(cameras, frame),
         exposure=trained.exposure is not None,
         whole=not transparent,

@@ -14,7 +14,8 @@ from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained, check_tensors, part_of
-from polyfield.apps.true_view import TrueView, true_view
+from polyfield.apps.true_view import TrueView
+from polyfield.apps.watched_view import watched_view
 from polyfield.cuda.errors import InputError
 from polyfield.fields.appearance import InLightOf
 from polyfield.fields.coarse_to_fine import CoarseToFine
@@ -47,7 +48,6 @@ FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 s
 TURN_STEPS = 8  # between two changes of the resident images, where not all fit
 DISTANCES = 1 << 11  # points a step whose slopes are looked at
 COARSE, FINE = 1 / 32, 1 / 512  # of the unit cube, between which they are: any scale in turn
-WATCHED_PIXELS = 1 << 17  # of the held-out view that training watches; of a larger one, every third
 
 
 class Batch(NamedTuple):
@@ -93,8 +93,6 @@ class RadianceTask:
             optimiser.to(device)
         self.rays = max(RAYS, trained.settings.samples_per_step // FIRST_SAMPLES // RAYS * RAYS)
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
-        held_out = scene.splits.get("val", scene.splits.get("test", self.frames))
-        self.held_out = held_out if len(held_out) else self.frames
         opaque = scene.backdrop is not None or not scene.has_alpha
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
 
@@ -316,26 +314,14 @@ class RadianceTask:
         Of a view of more than WATCHED_PIXELS every third, fifth, ... pixel a side is looked at.
         """
         if self.watched is None:
-            self.watched = self._watch()
+            background = self.trained.settings.background
+            self.watched = watched_view(self.scene, self.images, self.cameras, background)
         camera, truth = self.watched
         color = self.trained.color(camera, 0, samples_per_pixel=1)
         return {
             "psnr": psnr_8bit(color, truth.color, truth.kept),
             "occupied": self.trained.grid.occupied,
         }
-
-    def _watch(self) -> tuple[Cameras, TrueView]:
-        """The camera of the view that `validate` looks at, and what it should show."""
-        for frame in (*self.held_out.tolist(), *self.frames.tolist()):
-            camera = self.cameras.select(torch.tensor([frame], device=self.device))
-            pixels, stride = int(camera.width * camera.height), 1
-            while pixels > WATCHED_PIXELS * stride**2:
-                stride += 2
-            background = self.trained.settings.background
-            truth = true_view(self.scene, self.images, frame, background, stride)
-            if truth.measurable:
-                break
-        return camera.every(stride), truth
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Everything a step depends on."""

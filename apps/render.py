@@ -31,8 +31,9 @@ from polyfield.apps.shots import (
     spiral_shots,
     turntable_shots,
 )
+from polyfield.apps.shown import Shown, load_shown
 from polyfield.apps.splat_render import splat_band, splat_frames, splat_shots
-from polyfield.apps.trained import SAMPLES_PER_PIXEL, Trained, check_samples_per_pixel, load
+from polyfield.apps.trained import SAMPLES_PER_PIXEL, check_samples_per_pixel
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
@@ -125,7 +126,7 @@ def render(options: Render) -> RenderResult:
         expected = f"{', '.join(VIEWS)} or a camera path FILE.json"
         raise InputError("--views", repr(options.views[:80]), expected)
     out, film = _place(options, Path(options.views).stem if from_file else options.views)
-    trained = load(options.run, device)
+    trained = load_shown(options.run, device)
     trained.memory_bytes = int(options.memory * 1e9)
     scene = options.scene or Path(trained.settings.scene)
     _refuse_within_scene(out, scene, options.run)
@@ -179,7 +180,7 @@ def _render_splats(options: Render, wish: Wish, device: torch.device) -> RenderR
 
 
 def turntable_frames(
-    trained: Trained,
+    trained: Shown,
     frames: int,
     size: tuple[int, int] | None = None,
     samples_per_pixel: int = SAMPLES_PER_PIXEL,
@@ -190,10 +191,10 @@ def turntable_frames(
 
 
 def film_frames(
-    trained: Trained, cameras: Cameras, samples_per_pixel: int = SAMPLES_PER_PIXEL
+    trained: Shown, cameras: Cameras, samples_per_pixel: int = SAMPLES_PER_PIXEL
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """What cameras of the field's frame see, one after the other."""
-    cameras = cameras.to(trained.grid.bits.device)
+    cameras = cameras.to(trained.device)
     for index in range(len(cameras)):
         bands = trained.bands(cameras, index, samples_per_pixel=samples_per_pixel)
         yield np.concatenate([to_8bit(band.color) for band in bands])

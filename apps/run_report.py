@@ -17,7 +17,7 @@ from polyfield.apps.render import turntable_frames
 from polyfield.apps.report import ComparedView, ReportData, write_report
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene
-from polyfield.apps.trained import Trained
+from polyfield.apps.shown import Shown
 from polyfield.apps.true_view import shown_image
 
 SHOWN = 4  # held-out views
@@ -29,7 +29,7 @@ ORBIT_SECONDS = 60.0
 
 def report_run(
     folder: Path,
-    trained: Trained,
+    trained: Shown,
     scene: Scene,
     images: ImageStore,
     result: EvalResult | None,
@@ -41,7 +41,7 @@ def report_run(
     Raises InputError where the file cannot be written.
     """
     run = RunFolder.open(folder)
-    device = trained.grid.bits.device
+    device = trained.device
     cameras = scene.cameras.transformed(trained.to_field).to(device)
     views = []
     measured = result.images if result else {}
@@ -61,15 +61,14 @@ def report_run(
     if slow > 1:  # what has hardly been trained is fog, and fog takes a hundred times longer
         size = _no_larger(*size, max(24, int(max(size) / slow**0.5)))
     orbit = list(turntable_frames(trained, ORBIT_FRAMES, size, samples_per_pixel=1))
-    parameters = sum(p.numel() for _, p in trained.field.named_parameters())
     data = ReportData(
         scene=scene.name,
         plan={
             "field": trained.settings.field,
             **trained.settings.arguments,
-            "parameters": parameters,
+            "parameters": trained.parameters,
             "device": str(device),
-            "samples a step": trained.settings.samples_per_step,
+            f"{trained.settings.taken} a step": trained.settings.samples_per_step,
             "seed": trained.settings.seed,
         },
         metrics=run.records(),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from polyfield.apps.shown import Shown
 from polyfield.apps.trained import Trained, orbit_cameras
 from polyfield.cuda.errors import InputError
+from polyfield.cuda.nearest import center_tree, nearest
 from polyfield.extract.density_surface import extract_surface, painted, surface_level
 from polyfield.extract.dual_contouring import dual_contour
 from polyfield.extract.floaters import CHUNK, remove_floaters, seen_components
@@ -21,7 +24,7 @@ from polyfield.extract.mesh import Mesh
 from polyfield.extract.opacity import half_depths, opacity_mesh
 from polyfield.extract.texture import Color
 from polyfield.extract.trimmed import trimmed
-from polyfield.extract.visibility import Project, seen_in_depth_maps
+from polyfield.extract.visibility import Project, color_in_views, seen_in_depth_maps
 from polyfield.fields.field import SurfaceField, TrainableField
 from polyfield.render.cameras import Cameras
 from polyfield.render.cones import density_of
@@ -77,14 +80,14 @@ def surface_of(
 
 
 @torch.no_grad()
-def fused_surface(trained: Trained, resolution: int, keep_unseen: bool = False) -> Mesh:
+def fused_surface(trained: Shown, resolution: int, keep_unseen: bool = False) -> Mesh:
     """The surface of the depth that training views show, in the user's frame.
 
     As `surface_of`, whatever kind of field it is. InputError where the views show nothing.
     """
-    project, maps = _depth_maps(trained)
-    mesh = fused_mesh(project, maps, resolution)
-    return _seen_surface(trained, mesh, project, maps, keep_unseen, 1 / resolution)
+    views = _depth_maps(trained)
+    mesh = fused_mesh(views.project, views.depth, resolution)
+    return _seen_surface(trained, mesh, views, keep_unseen, 1 / resolution)
 
 
 @torch.no_grad()
@@ -93,19 +96,22 @@ def opacity_surface(trained: Trained, resolution: int, keep_unseen: bool = False
 
     As `fused_surface`.
     """
-    project, maps = _half_depth_maps(trained)
-    mesh = opacity_mesh(project, maps, resolution)
-    return _seen_surface(trained, mesh, project, maps, keep_unseen, 1 / resolution)
+    views = _half_depth_maps(trained)
+    mesh = opacity_mesh(views.project, views.depth, resolution)
+    return _seen_surface(trained, mesh, views, keep_unseen, 1 / resolution)
 
 
-def _seen_surface(
-    trained: Trained, mesh: Mesh, project: Project, maps: Tensor, keep_unseen: bool, cell: float
-) -> Mesh:
-    visible = None if keep_unseen else seen_in_depth_maps(project, maps, 2 * cell)
+def _seen_surface(trained: Shown, mesh: Mesh, views: Views, keep_unseen: bool, cell: float) -> Mesh:
+    found = views.project, views.depth
+    visible = None if keep_unseen else seen_in_depth_maps(*found, 2 * cell)
     mesh = remove_floaters(mesh, visible)
     if not len(mesh.faces):
         raise InputError("the field", "no view shows a surface", "one", "Train longer.")
-    mesh = painted(mesh, partial(_color, trained.field), mesh.vertex_normals())
+    if isinstance(trained, Trained):
+        color: Color = partial(_color, trained.field)
+    else:
+        color = color_in_views(*found, views.color, views.origins, 2 * cell)
+    mesh = painted(mesh, color, mesh.vertex_normals())
     return mesh.transformed(trained.to_field.inverse())
 
 
@@ -126,6 +132,18 @@ def users_color(trained: Trained) -> Color:
     def color(points: Tensor, directions: Tensor) -> Tensor:
         turned = (directions.double() @ rotation.T.to(directions.device)).float()
         return _color(trained.field, trained.to_field.apply(points.float()), turned)
+
+    return color
+
+
+def colors_of(mesh: Mesh) -> Color:
+    """The colours that a mesh has, at the nearest of its vertices; for one that has fewer."""
+    vertices, colors = mesh.vertices, mesh.colors
+    tree = center_tree(vertices)
+
+    def color(points: Tensor, directions: Tensor) -> Tensor:
+        near = nearest(points.float().contiguous(), tree, 1)[:, 0].long()
+        return points.new_full((len(points), 3), 0.5) if colors is None else colors[near]
 
     return color
 
@@ -184,20 +202,33 @@ def _beyond(field: SurfaceField, vertices: Tensor, resolution: int) -> Tensor:
 
 def _seen(trained: Trained, tolerance: float) -> Callable[[Tensor], Tensor]:
     """A test for points of the unit cube: whether a training camera sees them."""
-    return seen_in_depth_maps(*_depth_maps(trained), tolerance)
+    views = _depth_maps(trained)
+    return seen_in_depth_maps(views.project, views.depth, tolerance)
 
 
-def _depth_maps(trained: Trained) -> tuple[Project, Float[Tensor, "views height width"]]:
-    """What some training views show, as `seen_in_depth_maps` takes it: distances along rays."""
+class Views(NamedTuple):
+    """What some training views show, as `color_in_views` takes it."""
+
+    project: Project
+    depth: Float[Tensor, "views height width"]
+    """Distances along rays, infinite where nothing is."""
+    color: Float[Tensor, "views height width 3"]
+    origins: Float[Tensor, "views 3"]
+
+
+def _depth_maps(trained: Shown) -> Views:
+    """Mean depths, where a view is more opaque than not."""
     cameras, project = _views(trained)
-    maps = []
+    maps, colors = [], []
     for index in range(len(cameras)):
         view = trained.view(cameras, index)
         maps.append(torch.where(view.opacity >= 0.5, view.depth, torch.inf))
-    return project, torch.stack(maps)
+        colors.append(view.color)
+    origins = cameras.camera_to_world[:, :, 3]
+    return Views(project, torch.stack(maps), torch.stack(colors), origins)
 
 
-def _half_depth_maps(trained: Trained) -> tuple[Project, Float[Tensor, "views height width"]]:
+def _half_depth_maps(trained: Trained) -> Views:
     """As `_depth_maps`, where rays have lost half their light; through the middles of pixels."""
     cameras, project = _views(trained)
     maps = []
@@ -221,17 +252,19 @@ def _half_depth_maps(trained: Trained) -> tuple[Project, Float[Tensor, "views he
             none = samples.distance[:0]  # where all rays miss what is there
             found.append(half_depths(torch.cat([none, *density]), samples))
         maps.append(torch.cat(found).view(height, width))
-    return project, torch.stack(maps)
+    depth = torch.stack(maps)
+    colors = depth.new_zeros(*depth.shape, 3)  # the field itself has them
+    return Views(project, depth, colors, cameras.camera_to_world[:, :, 3])
 
 
-def _views(trained: Trained) -> tuple[Cameras, Project]:
+def _views(trained: Shown) -> tuple[Cameras, Project]:
     """Some training views, of few pixels, and how points of the unit cube come to lie in them."""
     poses = torch.tensor(trained.settings.orbit["camera_to_world"])
     chosen = torch.linspace(0, len(poses) - 1, min(LOOKS, len(poses))).round().long()
     width, height = trained.settings.orbit["size"]
     smaller = min(1.0, LOOK_SIDE / max(width, height))
     size = max(1, round(width * smaller)), max(1, round(height * smaller))
-    cameras = orbit_cameras(trained.settings, poses[chosen], size).to(trained.grid.bits.device)
+    cameras = orbit_cameras(trained.settings, poses[chosen], size).to(trained.device)
 
     def project(camera: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         pixels, depth = cameras.project(camera, points)

@@ -13,8 +13,9 @@ from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import MOST_STEPS
-from polyfield.apps.train_options import MOST_DISTORTION, Networks, Pixel, Surface
+from polyfield.apps.train_options import MOST_DISTORTION, Densify, Networks, Pixel, Surface
 from polyfield.cuda.errors import InputError
+from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.nested_numbers import has_shape
 from polyfield.fields.table import FIELDS
 from polyfield.fields.warp import build_warp
@@ -25,6 +26,7 @@ from polyfield.render.volume import Sampling
 GRID_RESOLUTION = 64
 STEPS_ACROSS = (128, 640)  # samples along the side of the finest grid: one a pixel, within bounds
 CONE = 1 / 96  # growth of steps with distance where cubes are nested
+MOST_GAUSSIANS = 1 << 26  # that a file may ask for
 MOST_PHOTOGRAPHS = 1 << 20  # whose exposures a file may ask for
 Color = tuple[float, float, float]  # sRGB, 0 to 1
 BACKGROUNDS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
@@ -77,8 +79,19 @@ class Settings:
     """Steps over which the levels of a surface's hash grid open; 0: all at once."""
     networks: Networks = "polyfield"
     """Whose kernels train the grid and the networks."""
+    densify: Densify = "mcmc"
+    """How the number of Gaussians changes."""
+    antialiased: bool = False
+    """Gaussians keep their light where they are smaller than a pixel."""
+    init: str | None = None
+    """Run on whose surface Gaussians began."""
     warp: dict = attribute(default_factory=dict)
     """What the field does with positions before it encodes them, see `build_warp`."""
+
+    @property
+    def taken(self) -> str:
+        """What a step takes some of."""
+        return "pixels" if self.field == GAUSSIANS else "samples"
 
 
 def settings_of(
@@ -172,7 +185,13 @@ def read_settings(values: Any, where: str) -> Settings:
     size = orbit.numbers("size", 2) or [0, 0]
     if not all(side >= 1 and side % 1 == 0 for side in size) or size[0] * size[1] > MOST_PIXELS:
         raise orbit.refuse("size", f"width and height of at most {MOST_PIXELS:,} pixels")
-    for key, known in (("pixel", get_args(Pixel)), ("loss", get_args(LossKind)), ("field", FIELDS)):
+    kinds_of_field = (*FIELDS, GAUSSIANS)
+    required: dict[str, tuple[str, ...]] = {
+        "pixel": get_args(Pixel),
+        "loss": get_args(LossKind),
+        "field": kinds_of_field,
+    }
+    for key, known in required.items():
         if found.text(key) not in known:
             raise found.refuse(key, f"one of {', '.join(known)}")
     # Runs of earlier versions knew none of what follows.
@@ -180,6 +199,7 @@ def read_settings(values: Any, where: str) -> Settings:
         "sampler": get_args(SamplerKind),
         "networks": get_args(Networks),
         "surface": get_args(Surface),
+        "densify": get_args(Densify),
     }
     for key, kinds in later.items():
         if found.values.get(key, kinds[0]) not in kinds:
@@ -189,8 +209,9 @@ def read_settings(values: Any, where: str) -> Settings:
     for key in ("depth", "total_variation", "eikonal", "curvature"):
         if key in found.values:
             found.real(key, 0.0, MOST_DISTORTION)
-    if type(found.values.get("learned_background", False)) is not bool:
-        raise found.refuse("learned_background", "true or false")
+    for key in ("learned_background", "antialiased"):
+        if type(found.values.get(key, False)) is not bool:
+            raise found.refuse(key, "true or false")
     if "coarse_to_fine" in found.values:
         found.whole("coarse_to_fine", 0, MOST_STEPS)
     if "exposures" in found.values:
@@ -198,6 +219,7 @@ def read_settings(values: Any, where: str) -> Settings:
     if found.text("scene") is None:
         raise found.refuse("scene", "a folder's path")
     found.text("images")
+    found.text("init")
     found.part("to_field")
     if "warp" in found.values:
         values = found.part("warp").values
@@ -207,7 +229,7 @@ def read_settings(values: Any, where: str) -> Settings:
             raise found.refuse("warp", "a contraction, a projection or nothing") from error
     arguments = found.part("arguments")
     for name in arguments.values:
-        arguments.whole(name, 0, 1 << 20)
+        arguments.whole(name, 0, MOST_GAUSSIANS if name == "splats" else 1 << 20)
     if not _are_poses(orbit.items("camera_to_world")):
         raise orbit.refuse("camera_to_world", "poses: 3 rows of 4 numbers each, a rotation first")
     steps: dict[str, Any] = sampling.values

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polyfield.apps.formats.camera_path import MOST_FRAMES, read_camera_path
 from polyfield.apps.settings import scene_of
-from polyfield.apps.trained import Trained
+from polyfield.apps.shown import Shown
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.render.camera_paths import interpolate, interpolation_seconds, middle_pose, spiral
@@ -54,7 +54,7 @@ class Wish:
     fps: float | None = None
 
 
-def held_out_shots(trained: Trained, scene: Path, wish: Wish) -> Shots:
+def held_out_shots(trained: Shown, scene: Path, wish: Wish) -> Shots:
     """The held-out views of a scene, through their own lenses unless another is wished for."""
     given = {"--frames": wish.frames, "--seconds": wish.seconds, "--fps": wish.fps}
     for option, value in given.items():
@@ -75,7 +75,7 @@ def held_out_shots(trained: Trained, scene: Path, wish: Wish) -> Shots:
     return Shots(cameras, names, _FPS)
 
 
-def file_shots(trained: Trained, path: Path, wish: Wish) -> Shots:
+def file_shots(trained: Shown, path: Path, wish: Wish) -> Shots:
     """The frames of a camera path file, which are in the frame of the input."""
     usual = partial(_own_size, trained)
     return path_shots(path, wish, trained.to_field, usual, _own_angle(trained))
@@ -112,20 +112,20 @@ def path_shots(
     return Shots(cameras, _numbered(len(poses)), fps, asked.notes)
 
 
-def turntable_shots(trained: Trained, wish: Wish) -> Shots:
+def turntable_shots(trained: Shown, wish: Wish) -> Shots:
     """Once around what the training cameras look at."""
     frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, TURNTABLE_SECONDS)
     return _flown(trained, turntable(_own_poses(trained), frames), wish, fps)
 
 
-def spiral_shots(trained: Trained, wish: Wish) -> Shots:
+def spiral_shots(trained: Shown, wish: Wish) -> Shots:
     """A spiral among the training cameras, which face one way, about what they see."""
     frames, fps = length_of_film(wish.frames, wish.seconds, wish.fps, _SPIRAL_SECONDS)
     poses = _own_poses(trained)
     return _flown(trained, spiral(poses, frames, _focus(trained, poses)), wish, fps)
 
 
-def interpolated_shots(trained: Trained, scene: Path, split: str, wish: Wish) -> Shots:
+def interpolated_shots(trained: Shown, scene: Path, split: str, wish: Wish) -> Shots:
     """A flight from view to view of a split, in the order of the files."""
     poses = _own_poses(trained)
     if split != "train":
@@ -186,7 +186,7 @@ def flown(
     return Shots(_through(poses.float(), wish, size, angle), _numbered(len(poses)), fps)
 
 
-def _flown(trained: Trained, poses: Tensor, wish: Wish, fps: float) -> Shots:
+def _flown(trained: Shown, poses: Tensor, wish: Wish, fps: float) -> Shots:
     size = _own_size(trained, wish.lens or "perspective")
     return flown(poses, wish, size, _own_angle(trained), fps)
 
@@ -209,31 +209,31 @@ def _refuse_angle(lens: LensKind, angle: float | None) -> None:
         raise InputError("--field-of-view", f"{angle:g} degrees", expected)
 
 
-def _own_poses(trained: Trained) -> Float[Tensor, "n 3 4"]:
+def _own_poses(trained: Shown) -> Float[Tensor, "n 3 4"]:
     return torch.tensor(trained.settings.orbit["camera_to_world"])
 
 
-def _own_size(trained: Trained, lens: LensKind) -> tuple[int, int]:
+def _own_size(trained: Shown, lens: LensKind) -> tuple[int, int]:
     width, height = trained.settings.orbit["size"]
     return (
         (2 * int(height), int(height)) if lens == "equirectangular" else (int(width), int(height))
     )
 
 
-def _own_angle(trained: Trained) -> float:
+def _own_angle(trained: Shown) -> float:
     """What a training camera sees from top to bottom, in degrees."""
     height, focal = trained.settings.orbit["size"][1], trained.settings.orbit["focal"][1]
     return math.degrees(2 * math.atan(height / 2 / focal))
 
 
-def _focus(trained: Trained, poses: Float[Tensor, "n 3 4"]) -> float:
+def _focus(trained: Shown, poses: Float[Tensor, "n 3 4"]) -> float:
     """The depth of what is seen from the middle of the cameras."""
     middle = middle_pose(poses)
     width, height = _own_size(trained, "perspective")
     smaller = max(1, round(width * _FOCUS_ROWS / height))
     angle = torch.tensor([_own_angle(trained)])
     small = ideal_cameras(middle[None].float(), "perspective", angle, smaller, _FOCUS_ROWS)
-    view = trained.view(small.to(trained.grid.bits.device), 0)
+    view = trained.view(small.to(trained.device), 0)
     depth = view.depth[view.opacity >= 0.5]
     if len(depth):
         return float(depth.median())

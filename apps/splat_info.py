@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from polyfield.apps.formats.splat_files import read_splat_file, splat_suffix, write_splats
-from polyfield.apps.formats.splat_values import array_of
+from polyfield.apps.formats.splat_values import World, array_of
+from polyfield.apps.trained_splats import TrainedSplats
 from polyfield.cuda.errors import InputError
-from polyfield.fields.splats import Splats
+from polyfield.fields.splats import Splats, clean, moved, splats_to
 
 _OPAQUE = 0.99
 _MIDDLE = (0.01, 0.99)
@@ -78,6 +80,16 @@ def convert_splats(path: Path, out: Path, frame: str | None = None) -> tuple[int
         raise InputError(f"--out {out}", "its folder does not exist", "one that exists")
     file = read_splat_file(path, frame)
     return file.splats.count, (*file.notes, *write_splats(file.splats, out, file.world))
+
+
+def write_run_splats(trained: TrainedSplats, out: Path) -> tuple[int, tuple[str, ...]]:
+    """Write what a run trained, in the user's frame, as `convert_splats` does."""
+    splats = moved(splats_to(trained.gaussians.splats, "cpu"), trained.to_field.inverse())
+    up = torch.tensor(trained.settings.orbit["camera_to_world"])[:, :, 1].mean(0).double()
+    x, y, z = (-up @ trained.to_field.rotation).tolist()  # where photographs have their upper side
+    world: World = "z-up" if z > max(abs(x), abs(y)) else "right-down-forward"
+    notes = write_splats(splats, out, world)
+    return clean(splats).splats.count, notes
 
 
 def splat_facts(result: SplatInfo) -> dict[str, str]:

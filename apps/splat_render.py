@@ -26,7 +26,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.splats import Splats
 from polyfield.render.cameras import Cameras
-from polyfield.render.splats import NEAR, splat_view
+from polyfield.render.splats import NEAR, splat_image
 from polyfield.render.view import View
 
 SIZE, ANGLE = (800, 800), 50.0  # of views where nobody says; degrees from border to border
@@ -81,30 +81,15 @@ def around(
 
 
 def splat_band(splats: Splats, cameras: Cameras, index: int, normals: bool = False) -> View:
-    """The whole view of one camera as a single band, depth along rays, on white."""
+    """The whole view of one camera as a single band, on white."""
     near = NEAR * float(splats.means.std(0).norm().clamp_min(1e-6))
-    back = torch.tensor(BACKGROUND)
-    shown = splat_view(splats, cameras, index, back, near=near, normals=normals)
-    depth = shown.depth
-    if cameras.model == "PINHOLE":
-        depth = depth * _lengths(cameras, index)
-    return View(shown.color.clamp(0, 1), shown.opacity, depth, shown.normal)
+    return splat_image(splats, cameras, index, BACKGROUND, near, normals)
 
 
 def splat_frames(splats: Splats, cameras: Cameras) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """What cameras see, one after the other."""
     for index in range(len(cameras)):
         yield to_8bit(splat_band(splats, cameras, index).color)
-
-
-def _lengths(cameras: Cameras, index: int) -> Float[Tensor, "height width"]:
-    """Of each pixel's ray as far as it goes forward by 1."""
-    width, height = int(cameras.width[index]), int(cameras.height[index])
-    sizes = []
-    for axis, count in ((0, width), (1, height)):
-        at = torch.arange(count, device=cameras.focal.device) + 0.5
-        sizes.append((at - cameras.center[index, axis]) / cameras.focal[index, axis])
-    return (1 + sizes[0] ** 2 + sizes[1][:, None] ** 2).sqrt()
 
 
 def _median(values: Tensor, weights: Tensor, share: float = 0.5) -> Tensor:

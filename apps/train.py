@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
 import torch
 
 from polyfield.apps import checkpoint
-from polyfield.apps.bounds import common_view
 from polyfield.apps.clock import command_start
 from polyfield.apps.depth_images import depth_bytes
 from polyfield.apps.device import choose_device
@@ -22,7 +20,7 @@ from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.loop import Outcome, run
-from polyfield.apps.memory_plan import MemoryPlan, default_limit, known_plan, plan_memory
+from polyfield.apps.memory_plan import default_limit
 from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.report import duration
@@ -30,18 +28,23 @@ from polyfield.apps.run_folder import RunFolder, read_config
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import Schedule, read_schedule
-from polyfield.apps.settings import Settings, pixel_size, read_settings, settings_of
+from polyfield.apps.settings import Settings, read_settings
+from polyfield.apps.shown import Shown
+from polyfield.apps.splat_start import splats_to_train
+from polyfield.apps.splat_task import SplatTask
 from polyfield.apps.terminal import say
 from polyfield.apps.tiny_cuda_nn_library import tiny_cuda_nn_library
-from polyfield.apps.train_options import Networks, Surface, Train, check
+from polyfield.apps.train_options import Densify, Networks, Surface, Train, check
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
-from polyfield.apps.trained import Trained, build
+from polyfield.apps.train_settings import known_memory, most_parameters, new_settings
+from polyfield.apps.trained import build
+from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS, arguments_of, smoothed, with_appearance, with_sizes
+from polyfield.fields.gaussians import GAUSSIANS
+from polyfield.fields.table import FIELDS
 from polyfield.fields.tiny_cuda_nn_field import TinyCudaNnRadiance
 from polyfield.render.samplers import SamplerKind
 
-DISTORTION, MASKED_DISTORTION = 0.01, 0.1  # weights where nobody says, see BENCHMARKS.md
 EVALUATION_SECONDS = 60.0  # of the report; `polyfield eval` measures all views
 MEASURE_STEPS = 256  # the occupancy grid has settled by then, so a step's time is typical
 
@@ -93,16 +96,16 @@ def train(
     started = time.monotonic() if started is None else started
     check(options)
     tell = on_message or (lambda message: None)
-    if options.field not in FIELDS:
-        raise InputError("--field", repr(options.field), f"one of {', '.join(FIELDS)}")
     choices = (
+        ("--field", options.field, (*FIELDS, GAUSSIANS)),
         ("--sampler", options.sampler, get_args(SamplerKind)),
         ("--networks", options.networks, get_args(Networks)),
         ("--surface", options.surface, get_args(Surface)),
+        ("--densify", options.densify, get_args(Densify)),
     )
     for name, choice, kinds in choices:
         if choice not in kinds:
-            raise InputError(name, repr(choice), f"one of {', '.join(kinds)}")
+            raise InputError(name, repr(choice[:80]), f"one of {', '.join(kinds)}")
     device = choose_device(options.device, tell)
     known = _known_config(options)
     known_from = f"--from {options.from_config}" if options.from_config else "config.json"
@@ -126,25 +129,23 @@ def train(
     depth = known_settings.depth if known_settings else options.depth
     depths = depth_bytes(scene) if depth else 0
     if known_settings:
-        settings, memory = known_settings, _known_memory(known_settings, scene, limit - depths)
+        settings, memory = known_settings, known_memory(known_settings, scene, limit - depths)
     else:
-        settings, memory = _new_settings(scene, options, limit - depths)
-    trained = build(settings, device)
-    if settings.networks == "tiny-cuda-nn":
-        trained.field = TinyCudaNnRadiance(trained.field, tiny_cuda_nn_library(device)).to(device)
-        tell("tiny-cuda-nn computes the grid and the networks, in half precision")
-    parameters = sum(p.numel() for _, p in trained.field.named_parameters())
-    trained.memory_bytes = memory.view_bytes
+        settings, memory = new_settings(scene, options, limit - depths)
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
     if known is None:
         schedule = Schedule(None)
+        if settings.field == GAUSSIANS:  # it has rates of its own, which follow the planned steps
+            schedule = Schedule(None, warmup=1, hold_fraction=1.0)
         if options.steps is not None:
             schedule = schedule.fixed(options.steps)
     else:
         schedule = read_schedule(Fields(f"{known_from}:", known).part("schedule"))
     minutes = None if schedule.steps is not None else options.minutes or 3.0
     images = scene_images(scene, settings.image_bytes, settings.seed)
-    task = RadianceTask(trained, scene, images, device)
+    trained, task = _task(settings, scene, images, device, out if options.resume else None, tell)
+    trained.memory_bytes = memory.view_bytes
+    parameters = most_parameters(settings)
     with _run_folder(options, out, settings, schedule) as folder:
         saved = checkpoint.latest(folder.checkpoints) if options.resume else None
         if options.resume and saved is None:
@@ -165,8 +166,9 @@ def train(
             minutes=minutes,
             resume_from=saved,
             measure_steps=MEASURE_STEPS,
+            foreseen=task.seconds_a_step if isinstance(task, SplatTask) else None,
             on_plan=lambda found, seconds: tell(
-                measured_sentence(found, seconds, settings.samples_per_step)
+                measured_sentence(found, seconds, settings.samples_per_step, settings.taken)
             ),
             on_progress=on_progress,
         )
@@ -191,7 +193,7 @@ def train(
         test_psnr=None if result is None else result.psnr,
         test_ssim=None if result is None else result.ssim,
         rewinds=outcome.rewinds,
-        parameters=parameters,
+        parameters=trained.parameters,
         loading_seconds=loading,
         drawn=drawn,
         decoded=decoded,
@@ -201,6 +203,28 @@ def train(
         checkpoint=str(outcome.checkpoint),
         report=report,
     )
+
+
+def _task(
+    settings: Settings,
+    scene: Scene,
+    images: ImageStore,
+    device: torch.device,
+    resumed: Path | None,
+    tell: Callable[[str], None],
+) -> tuple[Shown, RadianceTask | SplatTask]:
+    """What is to be trained, as it begins, and how. resumed: the run that is gone on with."""
+    if settings.field == GAUSSIANS:
+        splats, notes = splats_to_train(settings, scene, images, device, resumed)
+        for note in notes:
+            tell(note)
+        gaussians = build_splats(settings, splats, device)
+        return gaussians, SplatTask(gaussians, scene, images, device)
+    trained = build(settings, device)
+    if settings.networks == "tiny-cuda-nn":
+        trained.field = TinyCudaNnRadiance(trained.field, tiny_cuda_nn_library(device)).to(device)
+        tell("tiny-cuda-nn computes the grid and the networks, in half precision")
+    return trained, RadianceTask(trained, scene, images, device)
 
 
 def train_command(options: Train) -> TrainResult:
@@ -227,103 +251,9 @@ def summary(result: TrainResult) -> str:
     return "\n".join(lines)
 
 
-def wished_sizes(scene: Scene, options: Train) -> tuple[int, int]:
-    """Details a side of the unit cube that the photographs can show, and parameters to hold them.
-
-    One detail to a pixel at the distance of what the cameras look at: finer ones no photograph
-    supervises. Parameters grow with the time there is to fill them.
-    """
-    finest = 2 ** round(math.log2(min(8192.0, max(128.0, 1 / pixel_size(scene)))))
-    longer = (options.minutes or 3.0) > 10 or (options.steps or 0) > 40_000
-    parameters = (1 << 23 if longer else 1 << 21) * (2 if scene.grid_levels > 1 else 1)
-    return finest, parameters
-
-
-def _new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, MemoryPlan]:
-    resolution, parameters = wished_sizes(scene, options)
-    plan = plan_memory(
-        limit, scene.sizes, 4 if scene.has_alpha else 3, parameters, scene.mask_sizes
-    )
-    warp, resolution = chosen_warp(scene, options, resolution)
-    arguments = FIELDS[options.field].arguments.fitted(resolution, plan.parameters)
-    if options.surface != "none":
-        arguments = smoothed(arguments)
-    if options.sizes:
-        arguments = with_sizes(arguments, options.sizes)
-    if options.appearance:
-        arguments = with_appearance(arguments, options.appearance, len(scene.splits["train"]))
-    settings = settings_of(
-        scene,
-        options.field,
-        arguments_of(arguments),
-        options.seed,
-        min(plan.samples_per_step, arguments.samples_per_step),
-        plan.image_bytes,
-    )
-    surface = options.surface != "none"
-    settings = replace(
-        settings,
-        sampling=replace(settings.sampling, pieces=options.surface in ("neus", "neudf")),
-        surface=options.surface,
-        eikonal=options.eikonal if surface else 0.0,
-        curvature=options.curvature if surface else 0.0,
-        coarse_to_fine=options.coarse_to_fine,
-        pixel=options.pixel,
-        loss=options.loss,
-        images=options.images,
-        sampler=options.sampler,
-        distortion=default_distortion(scene) if options.distortion is None else options.distortion,
-        depth=options.depth,
-        total_variation=options.total_variation,
-        learned_background=options.learned_background,
-        networks=options.networks,
-        exposures=len(scene.splits["train"]) if options.exposure else 0,
-        warp=warp,
-    )
-    return settings, plan if not options.sizes else _known_memory(settings, scene, limit)
-
-
-def chosen_warp(scene: Scene, options: Train, resolution: int) -> tuple[dict, int]:
-    """What the field does with positions, and details a side of the cube that they go to.
-
-    resolution: details a side of the unit cube. InputError where cameras look many ways but --space
-    says that they do not.
-    """
-    if options.space == "unbounded":
-        # The finest of the nested cubes, 1 / 2^(levels - 1) of the side, becomes a half of it.
-        return {"contraction": scene.grid_levels}, resolution * 4 >> scene.grid_levels
-    if options.space != "ndc":
-        return {}, resolution
-    cameras = scene.cameras.select(scene.splits["train"]).transformed(scene.to_field)
-    found = common_view(cameras, scene.near)
-    if found is None:
-        got = "the cameras look many ways"
-        raise InputError("--space ndc", got, "a forward-facing capture", "Leave it out.")
-    pixels = 2 * float((cameras.focal.amax(1) * max(found["extent"])).median())
-    return {"projection": found}, 2 ** round(math.log2(min(8192.0, max(128.0, pixels))))
-
-
-def default_distortion(scene: Scene) -> float:
-    """Weight of the distortion loss where nobody says.
-
-    No mask is exact, so there is more fog to clear about an object that masks tell from its
-    background.
-    """
-    told = any(mask is not None and mask.meaning == "object" for mask in scene.masks)
-    return MASKED_DISTORTION if told else DISTORTION
-
-
-def _known_memory(settings: Settings, scene: Scene, limit: int) -> MemoryPlan:
-    # Counted before there is memory for them: a file may ask for any number.
-    field = build(settings, torch.device("meta")).field
-    parameters = sum(p.numel() for _, p in field.named_parameters())
-    samples, images = settings.samples_per_step, settings.image_bytes
-    return known_plan(limit, scene.sizes, parameters, samples, images, scene.mask_sizes)
-
-
 def _final_report(
     folder: Path,
-    trained: Trained,
+    trained: Shown,
     scene: Scene,
     images: ImageStore,
     outcome: Outcome,

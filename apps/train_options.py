@@ -13,6 +13,7 @@ from polyfield.cuda.errors import InputError
 Pixel = Literal["centre", "point", "mean"]
 Surface = Literal["none", "neus", "volsdf", "neudf"]
 Networks = Literal["polyfield", "tiny-cuda-nn"]
+Densify = Literal["mcmc", "classic", "absgrad", "multi-view"]
 Space = Literal["auto", "bounded", "unbounded", "ndc"]
 MOST_DISTORTION = 1e3
 
@@ -92,6 +93,17 @@ class Train:
     networks: Networks = "polyfield"
     """Whose kernels train the hash grid and its networks. tiny-cuda-nn has to be installed, and
     runs on a CUDA device alone, in half precision; the run's files are the same."""
+    splats: Annotated[int | None, optional("N")] = None
+    """Gaussians at most, for --field gaussians. The default follows from photographs and time."""
+    densify: Densify = "mcmc"
+    """How the number of Gaussians changes: mcmc moves those that have given up to where others are;
+    classic and absgrad clone and split what is pulled about, by gradients or their absolute values;
+    multi-view does so where several photographs agree that something is wrong."""
+    antialiased: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Gaussians keep their light where they are smaller than a pixel: for views from farther away
+    than the photographs. Files say so, but not every viewer looks."""
+    init: Annotated[Path | None, optional("RUN")] = None
+    """Run on whose surface Gaussians begin, in place of sparse points, silhouettes or rays."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True
@@ -155,6 +167,7 @@ def check(options: Train) -> None:
     if options.coarse_to_fine and (options.surface == "none" or options.field != "hash-grid"):
         got = f"with --surface {options.surface[:80]}, --field {options.field}"
         raise InputError("--coarse-to-fine", got, "a surface on --field hash-grid")
+    _check_kinds(options)
     if options.networks != "polyfield" and options.field != "hash-grid":
         got = f"{options.networks[:80]} with --field {options.field}"
         raise InputError("--networks", got, "--field hash-grid")
@@ -166,3 +179,24 @@ def check(options: Train) -> None:
     plain_device = options.device in ("auto", "cpu", "cuda")
     if not plain_device and not (kind == "cuda" and colon and index.isascii() and index.isdigit()):
         raise InputError("--device", repr(options.device), "auto, cpu, cuda or cuda:<number>")
+
+
+# Options of fields that have densities, and of Gaussians, which have none.
+_OF_DENSITIES = (
+    "space", "pixel", "loss", "sampler", "distortion", "surface", "appearance", "learned_background"
+)  # fmt: skip
+_OF_GAUSSIANS = "splats", "densify", "antialiased", "init"
+
+
+def _check_kinds(options: Train) -> None:
+    """InputError for an option that the field has no use for."""
+    gaussians = options.field == "gaussians"
+    plain = Train()
+    for name in _OF_DENSITIES if gaussians else _OF_GAUSSIANS:
+        value = getattr(options, name)
+        if value != getattr(plain, name):
+            got = f"{str(value)[:80]} with --field {options.field[:80]}"
+            expected = "a field with densities" if gaussians else "--field gaussians"
+            raise InputError(f"--{name.replace('_', '-')}", got, expected)
+    if options.splats is not None and not 4 <= options.splats <= 1 << 26:
+        raise InputError("--splats", str(options.splats)[:80], "4 to 67,108,864")

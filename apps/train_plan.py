@@ -5,6 +5,7 @@ from __future__ import annotations
 from polyfield.apps.report import duration
 from polyfield.apps.schedule import Schedule
 from polyfield.apps.settings import Settings
+from polyfield.fields.gaussians import GAUSSIANS
 
 ENOUGH_SAMPLES = 20_000_000  # for a picture that one recognises at a glance
 
@@ -21,29 +22,33 @@ def plan_sentence(
     sizes = ", ".join(f"{name} {value}" for name, value in settings.arguments.items())
     if minutes is None:
         steps = schedule.steps or 0
-        budget = f"{steps:,} steps, {_millions(steps * settings.samples_per_step)} samples"
+        total = _millions(steps * settings.samples_per_step)
+        budget = f"{steps:,} steps, {total} {settings.taken}"
     else:
         budget = f"{duration(60 * minutes)}, whose steps are fixed after a short measurement"
+    upto = "up to " if settings.field == GAUSSIANS else ""
+    taken = f"{settings.samples_per_step:,} {settings.taken} a step"
     return (
-        f"plan: {settings.field} ({sizes}), {parameters:,} parameters, "
-        f"{settings.samples_per_step:,} samples a step, at most {memory_bytes / 1e9:.2f} GB "
-        f"of {limit / 1e9:.2f} GB; {budget}"
+        f"plan: {settings.field} ({sizes}), {upto}{parameters:,} parameters, "
+        f"{taken}, at most {memory_bytes / 1e9:.2f} GB of {limit / 1e9:.2f} GB; {budget}"
     )
 
 
-def measured_sentence(schedule: Schedule, seconds: float, samples_per_step: int) -> str:
+def measured_sentence(
+    schedule: Schedule, seconds: float, samples_per_step: int, what: str = "samples"
+) -> str:
     """The plan once a step's time is known, with a warning where it will not do."""
     steps = schedule.steps or 0
     total = steps * samples_per_step
     name = "plan, set right" if schedule.amended else "plan"
     sentence = (
-        f"{name}: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} samples, "
+        f"{name}: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} {what}, "
         f"{duration(steps * seconds)}"
     )
     if total < ENOUGH_SAMPLES:
         need = duration(seconds * ENOUGH_SAMPLES / samples_per_step)
         sentence += (
-            f"\nwarning: fewer than {_millions(ENOUGH_SAMPLES)} samples give a blurred result; "
+            f"\nwarning: fewer than {_millions(ENOUGH_SAMPLES)} {what} give a blurred result; "
             f"that many take {need} on this machine"
         )
     return sentence

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from polyfield.apps import checkpoint
+from polyfield.apps.checkpoint import Saved
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.settings import Color, Settings, read_settings
 from polyfield.cuda.errors import InputError
@@ -20,6 +21,7 @@ from polyfield.fields.coarse_to_fine import CoarseToFine
 from polyfield.fields.contraction import Contraction
 from polyfield.fields.environment import Environment
 from polyfield.fields.field import Part, RadianceField, TrainableField
+from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.open_surface import OpenSurfaceRadiance
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.radiance import Radiance
@@ -73,6 +75,21 @@ class Trained:
             "exposure": self.exposure,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.grid.bits.device
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned for the field."""
+        return sum(p.numel() for _, p in self.field.named_parameters())
+
+    @property
+    def has_light(self) -> bool:
+        """Whether views depend on a photograph's light."""
+        return self.exposure is not None or self.field.codes is not None
 
     @property
     def background(self) -> Background:
@@ -235,17 +252,32 @@ def build(settings: Settings, device: torch.device) -> Trained:
 
 
 def load(path: Path, device: torch.device) -> Trained:
-    """The field of a run's newest readable checkpoint. InputError where there is none."""
+    """The field of a run's newest readable checkpoint. InputError where there is none.
+
+    And for a run of Gaussians, which no point has a density of.
+    """
+    saved, settings = read_run(path)
+    if settings.field == GAUSSIANS:
+        raise InputError(str(path), "a run of Gaussians", "one of a field with densities")
+    return load_saved(saved, settings, device)
+
+
+def read_run(path: Path) -> tuple[Saved, Settings]:
+    """A run's newest readable checkpoint, and its settings. InputError where there is none."""
     run = RunFolder.open(path)
     saved = checkpoint.latest(run.checkpoints)
     if saved is None:
         raise InputError(str(path), "holds no checkpoint", "a run that has trained", "Train first.")
-    where = str(saved.path)
     found = saved.metadata.get("settings")
     if isinstance(found, dict) and "kind" in found:
         got = f"a fitted {str(found['kind'])[:20]}"
         raise InputError(str(path), got, "a run of `polyfield train`")
-    settings = read_settings(found, where)
+    return saved, read_settings(found, str(saved.path))
+
+
+def load_saved(saved: Saved, settings: Settings, device: torch.device) -> Trained:
+    """The field of a checkpoint. InputError for tensors that are none of it."""
+    where = str(saved.path)
     blank = build(settings, torch.device("meta"))
     expected = {
         f"{name}.{key}": tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -50,6 +50,7 @@ class Moment(NamedTuple):
         return self.step / self.planned
 
 
+@runtime_checkable
 class Densification(Protocol):
     """A way to have more Gaussians where they are missed and fewer where they are not."""
 

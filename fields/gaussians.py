@@ -15,10 +15,12 @@ from polyfield.cuda.rotations import matrices
 from polyfield.cuda.table_adam import row_adam_
 from polyfield.fields.splats import CONSTANT, Splats
 
+GAUSSIANS = "gaussians"  # their name among the kinds of fields, though no point has a density
 SMALLEST = 1e-7  # mean squared distance to neighbours
 DEAD = 0.005  # an opacity that has given up
 MOST_COPIES = 51
 SHAKEN = 5e5  # of the rate of means, for what is all but transparent
+STILL = 1e-6  # of that strength, below which nothing is moved
 USUAL_EXTENT = 5.0  # of the scenes that constants with a length in them were found for
 
 
@@ -35,6 +37,21 @@ class GaussianRates:
     opacity_logits: float = 5e-2
     constant: float = 2.5e-3
     bands: float = 1.25e-4
+
+
+@dataclass(frozen=True)
+class GaussianArguments:
+    """Sizes of a field of Gaussians."""
+
+    splats: int = 30_000
+    """At most."""
+    degree: int = 2
+    """Of the harmonics of their colours, 0 to 3."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of all of them."""
+        return self.splats * (11 + 3 * (self.degree + 1) ** 2)
 
 
 class Gaussians(nn.Module):
@@ -230,11 +247,12 @@ def shake(optimiser: GaussianOptimiser, progress: float, generator: Generator) -
     Source: 3D Gaussian splatting as MCMC (arXiv:2404.09591), equation 8.
     """
     gaussians = optimiser.gaussians
+    noise = torch.randn(gaussians.means.shape, generator=generator).to(gaussians.means)
     opacity = gaussians.opacity_logits.detach().sigmoid()
     strength = (1 + (100 * (opacity - DEAD)).exp()).reciprocal()
+    rows = torch.nonzero(strength > STILL)[:, 0]  # most are not: they are left out
     rate = SHAKEN * optimiser.rate_of_means(progress) / optimiser.unit**2
-    noise = torch.randn(gaussians.means.shape, generator=generator).to(gaussians.means)
-    axes = matrices(gaussians.quaternions.detach())
-    along = (axes.mT @ (noise * strength[:, None] * rate)[:, :, None])[..., 0]
-    squares = (2 * gaussians.log_scales.detach()).exp()
-    gaussians.means.add_((axes @ (squares * along)[:, :, None])[..., 0])
+    axes = matrices(gaussians.quaternions.detach()[rows])
+    along = (axes.mT @ (noise[rows] * strength[rows, None] * rate)[:, :, None])[..., 0]
+    squares = (2 * gaussians.log_scales.detach()[rows]).exp()
+    gaussians.means.index_add_(0, rows, (axes @ (squares * along)[:, :, None])[..., 0])

@@ -10,6 +10,7 @@ from torch import Generator, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.fields.field import TrainableField
+from polyfield.fields.gaussians import GaussianArguments
 from polyfield.fields.hash_grid import (
     HashGridArguments,
     HashGridSignal,
@@ -76,7 +77,7 @@ class Backend(NamedTuple):
     signal: SignalBackend | None = None
 
 
-Sizes = TypeVar("Sizes", bound="FieldArguments | SignalArguments")
+Sizes = TypeVar("Sizes", bound="FieldArguments | SignalArguments | GaussianArguments")
 
 # Name on the command line and in checkpoints -> what it is. A backend is one line.
 FIELDS: dict[str, Backend] = {
@@ -171,6 +172,6 @@ def with_sizes(arguments: Sizes, wishes: str) -> Sizes:
     return replace(arguments, **changed)  # type: ignore[type-var]
 
 
-def arguments_of(arguments: FieldArguments | SignalArguments) -> dict[str, int]:
+def arguments_of(arguments: FieldArguments | SignalArguments | GaussianArguments) -> dict[str, int]:
     """Plain values for a checkpoint's metadata."""
     return asdict(arguments)

@@ -53,6 +53,27 @@ class Light:
         return at_mean_exposure(color, -self.stops.expand_as(color))
 
 
+def fit_stops(
+    color: Float[Tensor, "pixels 3"],
+    opacity: Float[Tensor, " pixels"],
+    background: Float[Tensor, " 3"],
+    target: Float[Tensor, "pixels 3"],
+    *,
+    whole: bool = True,
+) -> Light:
+    """The light in which pixels of mean exposure on a background are most like others, in squares.
+
+    Colours sRGB; whole: as `Light` has it.
+    """
+    stops = torch.zeros(3, device=color.device, requires_grad=True)
+    adam = torch.optim.Adam([stops], lr=RATE)
+    for _ in range(STEPS):
+        shown = Light(stops, None, whole).on(color, opacity, background)
+        (stops.grad,) = torch.autograd.grad((shown - target).square().mean(), [stops])
+        adam.step()
+    return Light(stops.detach(), None, whole)
+
+
 def fit_light(
     field: TrainableField,
     guide: Guide,

@@ -23,6 +23,7 @@ from polyfield.fields.gaussians import Gaussians
 from polyfield.fields.splats import Splats
 from polyfield.render.cameras import Cameras
 from polyfield.render.lenses import MODELS
+from polyfield.render.view import View
 
 DILATION = 0.3  # square pixels
 NEAR = 0.01
@@ -44,6 +45,9 @@ class SplatView(NamedTuple):
     """Sum of unit normals by weight, in the axes of the Gaussians; None unless asked for."""
     seen: Projected
     """The Gaussians in it, one a row, with gradients where they were asked for."""
+    spread: Float[Tensor, "v 2"] | None
+    """Whose gradient is the absolute one to the means in pixels, see `splat_raster`; None unless
+    asked for."""
 
 
 def splat_view(
@@ -53,7 +57,7 @@ def splat_view(
     background: Float[Tensor, " 3"] | Float[Tensor, "height width 3"],
     degree: int | None = None,
     near: float = NEAR,
-    spread: Float[Tensor, "v 2"] | None = None,
+    absolute: bool = False,
     normals: bool = False,
     half_depth: bool = False,
 ) -> SplatView:
@@ -61,7 +65,7 @@ def splat_view(
 
     Pinholes and Kannala and Brandt's fisheyes by the lens's slopes; any other lens by where it maps
     seven points of each Gaussian, without undistorting. degree: of the harmonics, all where none is
-    given. near: nothing is seen at a smaller depth. spread: see `splat_raster`. normals: of each
+    given. near: nothing is seen at a smaller depth. absolute: with `spread`. normals: of each
     Gaussian the axis along which it is thinnest, towards the camera. Differentiable in the
     Gaussians, the background and the camera's pose. Raises InputError for an equirectangular
     camera, whose Gaussians would be cut at its border.
@@ -74,18 +78,60 @@ def splat_view(
     if normals:
         parts.append(facing(splats, eye, seen.rows))
     channels = torch.cat(parts, 1)
+    spread = torch.zeros_like(seen.means2d, requires_grad=True) if absolute else None
     drawn = splat_raster(seen, channels, width, height, spread=spread, half=half_depth)
-    return _shown(drawn, seen, background)
+    return _shown(drawn, seen, background, spread)
 
 
-def _shown(drawn: Drawn, seen: Projected, background: Tensor) -> SplatView:
+def _shown(drawn: Drawn, seen: Projected, background: Tensor, spread: Tensor | None) -> SplatView:
     sums, left = drawn.sums[0], drawn.left[0]
     half = None if drawn.half is None else drawn.half[0]
     opacity = 1 - left
     color = sums[..., :3] + left[..., None] * background.to(sums)
     depth = sums[..., 3] / opacity.clamp_min(NOTHING)
     normal = sums[..., 4:] if sums.shape[2] > 4 else None
-    return SplatView(color, opacity, depth, half, normal, seen)
+    return SplatView(color, opacity, depth, half, normal, seen, spread)
+
+
+def light_on(seen: Projected, marks: Float[Tensor, "height width c"]) -> Float[Tensor, "v c"]:
+    """How much of the light of each Gaussian that is seen lies on marks, summed over pixels.
+
+    That is the gradient of what is drawn to the Gaussians' channels.
+    """
+    height, width, count = marks.shape
+    with torch.enable_grad():
+        ones = marks.new_ones(len(seen.rows), count, requires_grad=True)
+        sums = splat_raster(seen, ones, width, height).sums
+        (found,) = torch.autograd.grad(sums, ones, marks[None])
+    return found
+
+
+@torch.no_grad()
+def splat_image(
+    splats: Splats | Gaussians,
+    cameras: Cameras,
+    index: int,
+    background: tuple[float, float, float],
+    near: float = NEAR,
+    normals: bool = False,
+) -> View:
+    """`splat_view` as views of other fields are: colours cut at 1, depth along rays."""
+    behind = torch.tensor(background)
+    shown = splat_view(splats, cameras, index, behind, near=near, normals=normals)
+    depth = shown.depth
+    if cameras.model != "OPENCV_FISHEYE":
+        depth = depth * ray_lengths(cameras, index)
+    return View(shown.color.clamp(0, 1), shown.opacity, depth, shown.normal)
+
+
+def ray_lengths(cameras: Cameras, index: int) -> Float[Tensor, "height width"]:
+    """How long a pixel's ray is that goes forward by 1, of a lens that sees forward alone."""
+    width, height = int(cameras.width[index]), int(cameras.height[index])
+    place = torch.arange(width * height, device=cameras.focal.device)
+    middle = torch.stack([place % width, place // width], 1) + 0.5
+    _, directions = cameras.rays(torch.full_like(place, index), middle)
+    along = directions @ cameras.camera_to_world[index, :, 2]
+    return (1 / along.clamp_min(NOTHING)).view(height, width)
 
 
 def facing(

@@ -111,7 +111,7 @@ def ball_run(scene, monkeypatch, tmp_path):
     grid = full_grid(found.grid_levels, 64, torch.device("cpu"))
     run = Trained(settings, AnalyticBall(found.to_field), grid, found.to_field)
     for verb in ("render", "eval"):
-        monkeypatch.setattr(f"polyfield.apps.{verb}.load", lambda path, device: run)
+        monkeypatch.setattr(f"polyfield.apps.{verb}.load_shown", lambda path, device: run)
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
 

@@ -89,7 +89,7 @@ def test_a_run_that_was_cut_goes_on_bit_by_bit(more, opaque, tmp_path, monkeypat
     train(Train(opaque, out=whole, **options, **more))
     step = RadianceTask.step
 
-    def broken(self, number, rate):
+    def broken(self, number, rate, planned=None):
         if number == 12:
             raise KeyboardInterrupt
         if number == 11:

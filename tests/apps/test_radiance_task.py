@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from polyfield.apps import radiance_task
+from polyfield.apps import radiance_task, watched_view
 from polyfield.apps.images import ImageStore
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.radiance_task import RadianceTask
@@ -316,23 +316,23 @@ def test_masks_that_keep_everything_change_no_batch(task, masked):
         assert torch.equal(one, other)
 
 
-def test_the_watched_view_is_one_of_which_masks_leave_something(task, masked, monkeypatch):
+def test_the_watched_view_is_one_of_which_masks_leave_something(task, masked):
     masks = masked(256)
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(masks[6].path)  # the only one of val
     made = task(masks)
-    assert made.held_out.tolist() == [6]
-    camera, truth = made._watch()
+    psnr = made.validate(0)["psnr"]
+    camera, truth = made.watched
     assert torch.equal(camera.camera_to_world, made.cameras.camera_to_world[:1])
-    assert truth.kept.all() and np.isfinite(made.validate(0)["psnr"])
+    assert truth.kept.all() and np.isfinite(psnr)
 
 
 def test_of_a_large_watched_view_every_third_pixel_is_compared_with_its_own_ray(task, monkeypatch):
     whole = task()
-    frame = whole.held_out[0]
-    shown = whole.trained.color(whole.cameras, int(frame), samples_per_pixel=1)
-    true = shown_image(whole.images.image(int(frame)), whole.trained.settings.background)
+    frame = int(whole.scene.splits["val"][0])
+    shown = whole.trained.color(whole.cameras, frame, samples_per_pixel=1)
+    true = shown_image(whole.images.image(frame), whole.trained.settings.background)
     assert whole.validate(0)["psnr"] == pytest.approx(psnr_8bit(shown, true), abs=1e-9)
-    monkeypatch.setattr(radiance_task, "WATCHED_PIXELS", 16 * 16 // 9 + 1)
+    monkeypatch.setattr(watched_view, "WATCHED_PIXELS", 16 * 16 // 9 + 1)
     some = slice(1, 15, 3)
     expected = psnr_8bit(shown[some, some], true[some, some])
     assert task().validate(0)["psnr"] == pytest.approx(expected, abs=1e-3)

@@ -10,8 +10,9 @@ from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.run_folder import RunFolder
-from polyfield.apps.train import DISTORTION, train
+from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
+from polyfield.apps.train_settings import DISTORTION
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
 from polyfield.render import samplers
@@ -53,7 +54,7 @@ def test_a_run_that_was_cut_goes_on_bit_by_bit(trained, tmp_path, disc_scene, mo
     again = tmp_path / "again"
     step = RadianceTask.step
 
-    def broken(self, number, rate):
+    def broken(self, number, rate, planned=None):
         if number == STEPS // 2:
             raise KeyboardInterrupt
         if number == STEPS // 2 - 1:

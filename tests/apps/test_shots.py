@@ -98,7 +98,7 @@ def hollow(patch):
     """Turns the ball inside out: nothing within, all without."""
     from polyfield.apps import render as module
 
-    load = module.load
+    load = module.load_shown
 
     def turned(path, device):
         run = load(path, device)
@@ -106,7 +106,7 @@ def hollow(patch):
         patch.setattr(run.field, "density", lambda x: (2000 - dense(x)[0], dense(x)[1]))
         return run
 
-    patch.setattr(module, "load", turned)
+    patch.setattr(module, "load_shown", turned)
 
 
 @pytest.mark.parametrize("views", ["interpolate", "turntable"])
@@ -197,7 +197,7 @@ def test_a_wish_that_makes_no_sense_is_one_sentence(
 @pytest.fixture
 def trained(ball_run):
     """What the commands load."""
-    return render_module.load(ball_run, torch.device("cpu"))
+    return render_module.load_shown(ball_run, torch.device("cpu"))
 
 
 def height_over_focal(found):

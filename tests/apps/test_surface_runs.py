@@ -96,7 +96,7 @@ def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch,
     train(options(scene, whole, steps=24, coarse_to_fine=coarse_to_fine))
     step = RadianceTask.step
 
-    def broken(self, number, rate):
+    def broken(self, number, rate, planned=None):
         if number == 13:
             raise KeyboardInterrupt
         return step(self, number, rate)

@@ -59,7 +59,7 @@ def test_it_goes_on_where_it_stopped(at_hand, monkeypatch, disc_scene, tmp_path)
     train(options(disc_scene, whole, 32))
     step = training.RadianceTask.step
 
-    def broken(self, number, rate):
+    def broken(self, number, rate, planned=None):
         if number == 16:
             raise KeyboardInterrupt
         return step(self, number, rate)

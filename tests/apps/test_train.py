@@ -12,20 +12,14 @@ from polyfield.apps import checkpoint
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.formats.mesh_files import read_mesh
-from polyfield.apps.mask_files import Mask
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.render import Render, render
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import read_settings
-from polyfield.apps.train import (
-    DISTORTION,
-    MASKED_DISTORTION,
-    chosen_warp,
-    default_distortion,
-    train,
-)
+from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
+from polyfield.apps.train_settings import chosen_warp
 from polyfield.apps.trained import load
 from polyfield.cuda.errors import InputError
 from polyfield.fields.projection import Projection
@@ -82,7 +76,7 @@ def test_a_run_that_was_cut_off_ends_bit_identical(scene, tmp_path, monkeypatch)
 
     whole_step = RadianceTask.step
 
-    def cut(task, step, rate):
+    def cut(task, step, rate, planned=None):
         if step == 8:
             raise Cut
         return whole_step(task, step, rate)
@@ -177,15 +171,6 @@ def test_cameras_around_an_object_do_not_face_forward(scene, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_drawing_space_together_spends_half_of_the_detail_on_the_finest_cube(scene):
-    found = load_scene(scene, unbounded=True)
-    assert found.grid_levels > 1
-    warp, resolution = chosen_warp(found, Train(scene, space="unbounded"), 1024)
-    assert warp == {"contraction": found.grid_levels}
-    assert resolution == 1024 * 4 // 2**found.grid_levels
-    assert chosen_warp(found, Train(scene), 1024) == ({}, 1024)
-
-
 def test_unknown_fields_and_foreign_configs_are_refused(scene, tmp_path):
     with pytest.raises(InputError, match="--field: 'sponge'"):
         train(Train(scene=scene, out=tmp_path / "x", steps=1, field="sponge"))
@@ -193,17 +178,6 @@ def test_unknown_fields_and_foreign_configs_are_refused(scene, tmp_path):
     with pytest.raises(InputError, match="--from"):
         train(Train(out=tmp_path / "y", from_config=tmp_path / "config.json"))
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
-
-
-@pytest.mark.parametrize(
-    ("meaning", "weight"), [("object", MASKED_DISTORTION), ("ignore", DISTORTION)]
-)
-def test_more_fog_is_cleared_about_what_masks_tell(scene, tmp_path, meaning, weight):
-    plain = load_scene(scene)
-    assert default_distortion(plain) == DISTORTION < MASKED_DISTORTION
-    mask = Mask(tmp_path / "mask.png", meaning, 8, 8)
-    masks = (None,) * (len(plain.frame_names) - 1) + (mask,)
-    assert default_distortion(replace(plain, masks=masks)) == weight
 
 
 def test_the_roughness_of_planes_is_a_setting_that_a_run_keeps(scene, tmp_path):

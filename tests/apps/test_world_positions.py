@@ -227,7 +227,7 @@ def exact(monkeypatch):
         settings = replace(settings, sampling=sampling)
         grid = full_grid(found.grid_levels, 64, torch.device("cpu"))
         run = Trained(settings, Solids(to_life), grid, found.to_field)
-        monkeypatch.setattr("polyfield.apps.render.load", lambda path, device: run)
+        monkeypatch.setattr("polyfield.apps.render.load_shown", lambda path, device: run)
         return found
 
     return run_of
