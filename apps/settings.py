@@ -83,6 +83,8 @@ class Settings:
     """How the number of Gaussians changes."""
     antialiased: bool = False
     """Gaussians keep their light where they are smaller than a pixel."""
+    poses: int = 0
+    """Photographs whose poses are refined; 0 where they are taken as they are."""
     init: str | None = None
     """Run on whose surface Gaussians began."""
     warp: dict = attribute(default_factory=dict)
@@ -214,8 +216,9 @@ def read_settings(values: Any, where: str) -> Settings:
             raise found.refuse(key, "true or false")
     if "coarse_to_fine" in found.values:
         found.whole("coarse_to_fine", 0, MOST_STEPS)
-    if "exposures" in found.values:
-        found.whole("exposures", 0, MOST_PHOTOGRAPHS)
+    for key in ("exposures", "poses"):
+        if key in found.values:
+            found.whole(key, 0, MOST_PHOTOGRAPHS)
     if found.text("scene") is None:
         raise found.refuse("scene", "a folder's path")
     found.text("images")

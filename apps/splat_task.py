@@ -6,20 +6,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.nn.functional import avg_pool2d
 
+from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
-from polyfield.apps.radiance_task import TURN_STEPS
 from polyfield.apps.scene import Scene
+from polyfield.apps.splat_photographs import Photographs
 from polyfield.apps.trained import check_tensors, part_of
 from polyfield.apps.trained_splats import TrainedSplats, arguments_of_splats, read_splats_state
 from polyfield.apps.true_view import TrueView
 from polyfield.apps.watched_view import watched_view
+from polyfield.cuda.errors import InputError
 from polyfield.cuda.ssim import ssim
 from polyfield.fields.densification import Densification, Look, Moment, Relocation
 from polyfield.fields.gaussians import (
@@ -35,17 +35,18 @@ from polyfield.render.cameras import Cameras
 from polyfield.render.light import Light
 from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import step_generator
+from polyfield.render.pose_refinement import held_out_pixels
 from polyfield.render.splats import SplatView, light_on, splat_view
 
 STRUCTURE = 0.2  # of the loss, that SSIM has; the rest is the mean absolute error
 MATTE = 0.1  # weight of the error of opacities, where photographs have alpha
-COARSER = ((0.05, 4), (0.2, 2))  # up to these parts of training, pixels this many times as wide
-FEWEST_PIXELS = 32  # a side, of a coarser view
 BANDS = (0.1, 0.4, 0.7)  # of training, when one more band of the harmonics opens
 USUAL_STEPS = 30_000
 QUICKEST = 1.6  # times the usual rates, that shorter runs have
 SETTLING, SETTLED = 0.9, 0.3  # from which part of training on rates are that much smaller
 WRONG = 0.1  # mean absolute error over channels, from which on a view is wrong
+POSED = 0.05  # of training, before which Gaussians say nothing about poses
+JUDGED = 4  # a photograph's pose is judged whenever it has been taken so many times
 TRIED, COUNTED = 6, 4  # steps that say how long a step takes; of them, those that count
 USUAL_COST = 0.85  # of a step at the largest number of Gaussians and pixels, over a whole run
 
@@ -68,18 +69,32 @@ class SplatTask:
         self.trained, self.scene, self.images, self.device = trained, scene, images, device
         self.cameras = scene.cameras.transformed(trained.to_field).to(device)
         self.frames = scene.splits["train"]
-        self.drawable, self.turn = self.frames, -1
-        self.offered = set(self.frames.tolist()) if images.all_fit else set()
-        """The frames that steps drew from so far."""
+        seed, scale = trained.settings.seed, trained.to_field.scale
+        self.photographs = Photographs(images, self.cameras, self.frames, seed, scale)
         self.photograph = {frame: index for index, frame in enumerate(self.frames.tolist())}
         self.watched: tuple[Cameras, TrueView] | None = None
         self.optimiser = GaussianOptimiser(trained.gaussians, GaussianRates(), trained.extent)
         arguments = arguments_of_splats(trained.settings, "settings")
         self.degree = arguments.degree
         self.densify = densification(self.optimiser, trained.settings.densify, arguments.splats)
-        self.exposing = None if trained.exposure is None else FieldOptimiser(trained.exposure)
+        self.beside = {name: FieldOptimiser(part) for name, part in trained.beside.items()}
+        self.depths = DepthImages(scene) if trained.settings.depth else None
+        self._check_photographs()
         opaque = scene.backdrop is not None or not scene.has_alpha
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
+
+    @property
+    def offered(self) -> set[int]:
+        """The frames that steps drew from so far."""
+        return self.photographs.offered
+
+    def _check_photographs(self) -> None:
+        """InputError where a run has learned of other photographs than the scene has."""
+        settings = self.trained.settings
+        for count in (settings.exposures, settings.poses):
+            if count not in (0, len(self.frames)):
+                got = f"{len(self.frames)} photographs to train on"
+                raise InputError(str(self.scene.folder), got, f"{count}, as when the run began")
 
     def step(self, step: int, rate: float, planned: int | None = None) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
@@ -87,9 +102,15 @@ class SplatTask:
         planned = planned or USUAL_STEPS
         progress = min(1.0, step / planned)
         random = step_generator(settings.seed, step)
-        frame = self._frame(step)
+        frame = self.photographs.frame(step)
         background = torch.rand(3, generator=random) if self.backdrop is None else self.backdrop
-        camera, target, matte, kept = self._photograph(frame, self._coarser(frame, progress))
+        coarser = self.photographs.coarser(frame, progress)
+        camera, target, matte, kept = self.photographs.picture(frame, coarser)
+        if self.trained.poses is not None:
+            self._judge(step, frame, progress)
+            spared = ~held_out_pixels(*target.shape[:2]).to(self.device)
+            kept = spared if kept is None else kept & spared
+            camera = self._refined(camera, frame, progress)
         view = self._view(camera, background, progress)
         color = self._exposed(view, frame, background)
         if kept is not None:
@@ -100,6 +121,9 @@ class SplatTask:
         if matte is not None:
             off = (view.opacity - matte).abs()
             loss = loss + MATTE * (off if kept is None else off * kept).mean()
+        if self.depths is not None and view.depth is not None:
+            measured = self.photographs.measured(self.depths, camera, frame, coarser)
+            loss = loss + self.trained.settings.depth * self._depth_error(view, measured)
         loss.backward()
         finite = bool(loss.isfinite()) and self._gradients_finite()
         if finite:
@@ -124,10 +148,8 @@ class SplatTask:
             settings,
             Gaussians(_as_many(self.trained.gaussians, arguments)).to(self.device),
             self.trained.to_field,
-            self.trained.exposure,
         )
         task = SplatTask(trial, self.scene, self.images, self.device)
-        task.exposing = None  # it is the run's own
         times = []
         for number in range(TRIED):
             begin = time.monotonic()
@@ -156,62 +178,10 @@ class SplatTask:
         quicker = min(QUICKEST, max(1.0, USUAL_STEPS / planned) ** 0.5)
         settled = SETTLED if progress > SETTLING else 1.0
         self.optimiser.step(step + 1, progress, rate * quicker * settled)
-        if self.exposing is not None and self.trained.exposure is not None:
-            self.exposing.step(step, rate * settled)
-            self.trained.exposure.center_()
+        for name, optimiser in self.beside.items():
+            optimiser.step(step, rate * settled)
+            self.trained.beside[name].center_()
         self.densify.refine(Moment(step + 1, planned, random, self._looks))
-
-    def _frame(self, step: int) -> int:
-        """The photograph of a step: all in turn, each time in another order."""
-        seed = self.trained.settings.seed
-        if self.images.all_fit:
-            turn, place = divmod(step, len(self.frames))
-            order = np.random.Generator(np.random.Philox(key=[seed, turn]))
-            return int(self.frames[order.permutation(len(self.frames))[place]])
-        turn = step // TURN_STEPS
-        if turn != self.turn:
-            self.drawable, self.turn = self.images.turn_to(turn, self.frames), turn
-            self.offered.update(self.drawable.tolist())
-        # A generator of its own: what else a step draws does not depend on the cache.
-        random = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 0, 1]))
-        return int(self.drawable[int(random.integers(len(self.drawable)))])
-
-    def _coarser(self, frame: int, progress: float) -> int:
-        smaller = min(self.scene.sizes[frame])
-        for until, times in COARSER:
-            if progress < until and smaller // times >= FEWEST_PIXELS:
-                return times
-        return 1
-
-    def _photograph(
-        self, frame: int, coarser: int
-    ) -> tuple[
-        Cameras,
-        Float[Tensor, "height width 3"],
-        Float[Tensor, "height width"] | None,
-        Bool[Tensor, "height width"] | None,
-    ]:
-        """Camera, colours (times alpha, where there is one), alpha, and the pixels that count.
-
-        In pixels as many times as wide.
-        """
-        camera = self.cameras.select(torch.tensor([frame], device=self.device))
-        pixels = self.images.image(frame).to(self.device).float() / 255
-        kept = self.images.kept_image(frame).to(self.device) if self.images.ignoring else None
-        if pixels.shape[2] == 4:
-            pixels = torch.cat([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], 2)
-        if coarser > 1:
-            pixels = _pooled(pixels, coarser)
-            kept = None if kept is None else _pooled(kept[..., None].float(), coarser)[..., 0] == 1
-            camera = replace(
-                camera,
-                focal=camera.focal / coarser,
-                center=camera.center / coarser,
-                width=camera.width // coarser,
-                height=camera.height // coarser,
-            )
-        matte = pixels[..., 3].contiguous() if pixels.shape[2] == 4 else None
-        return camera, pixels[..., :3].contiguous(), matte, kept
 
     def _view(self, camera: Cameras, background: Tensor, progress: float) -> SplatView:
         degree = min(self.degree, sum(progress >= opens for opens in BANDS))
@@ -223,10 +193,54 @@ class SplatTask:
             degree,
             self.trained.near,
             absolute=self.densify.absolute,
+            depth=self.depths is not None,
         )
         if view.seen.means2d.requires_grad:
             view.seen.means2d.retain_grad()
         return view
+
+    def _refined(self, camera: Cameras, frame: int, progress: float) -> Cameras:
+        """The camera where its photograph is found to have been taken; learned once there is what
+        it can be found by."""
+        poses = self.trained.poses
+        if poses is None or progress < POSED:
+            return camera
+        moved = poses(camera.camera_to_world[0], self.photograph[frame])
+        return replace(camera, camera_to_world=moved[None])
+
+    @torch.no_grad()
+    def _judge(self, step: int, frame: int, progress: float) -> None:
+        """Now and then, whether a photograph's correction is one, by what was not trained on."""
+        poses = self.trained.poses
+        turn = step // len(self.frames)
+        if poses is None or progress < POSED or turn % JUDGED:
+            return
+        camera, target, matte, kept = self.photographs.picture(frame, 1)
+        behind = torch.full((3,), 0.5) if self.backdrop is None else self.backdrop
+        if matte is not None:
+            target = target + (1 - matte)[..., None] * behind.to(target)
+        counted = held_out_pixels(*target.shape[:2]).to(self.device)
+        if kept is not None:
+            counted = counted & kept
+        errors = []
+        for pose in (poses.forward, poses.trusted):
+            moved = pose(camera.camera_to_world[0], self.photograph[frame])
+            view = self._view(replace(camera, camera_to_world=moved[None]), behind, progress)
+            color = self._exposed(view, frame, behind)
+            errors.append(float((color - target).abs()[counted].mean()))
+        if not poses.judge_(self.photograph[frame], *errors):
+            for moment in self.beside["poses"].moments.values():
+                moment[self.photograph[frame]] = 0
+
+    def _depth_error(
+        self, view: SplatView, measured: Float[Tensor, "height width"]
+    ) -> Float[Tensor, ""]:
+        """Mean difference of inverse depths in inverse extents, where both are known."""
+        if view.depth is None:
+            return view.opacity.new_zeros(())
+        known = (measured > 0) & (view.opacity > 0.5) & (view.depth > 0)
+        off = 1 / torch.where(known, view.depth, 1) - 1 / torch.where(known, measured, 1)
+        return self.trained.extent * (off.abs() * known).sum() / known.sum().clamp_min(1)
 
     def _exposed(
         self, view: SplatView, frame: int, background: Tensor
@@ -240,11 +254,12 @@ class SplatTask:
 
     def _looks(self, count: int, random: Generator) -> Iterator[Look]:
         """What photographs say of the Gaussians in them, see `densification.Looks`."""
-        drawable = self.frames if self.images.all_fit else self.drawable
+        drawable = self.photographs.drawable
         order = torch.randperm(len(drawable), generator=random)[:count]
         behind = torch.full((3,), 0.5) if self.backdrop is None else self.backdrop
         for frame in drawable[order].tolist():
-            camera, target, matte, kept = self._photograph(frame, 1)
+            camera, target, matte, kept = self.photographs.picture(frame, 1)
+            camera = self._refined(camera, frame, 1.0)
             with torch.no_grad():
                 view = self._view(camera, behind, 1.0)
                 color = self._exposed(view, frame, behind)
@@ -263,8 +278,8 @@ class SplatTask:
     def _clear(self) -> None:
         for parameter in self.trained.gaussians.parameters():
             parameter.grad = None
-        if self.exposing is not None:
-            self.exposing.clear()
+        for optimiser in self.beside.values():
+            optimiser.clear()
 
     def validate(self, step: int) -> dict[str, float]:
         """PSNR in dB of the first held-out view of which masks leave something."""
@@ -280,9 +295,10 @@ class SplatTask:
         tensors = {f"gaussians.{k}": v for k, v in self.trained.gaussians.state_dict().items()}
         tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.moments.items()}
         tensors |= {f"densification.{k}": v for k, v in self.densify.state().items()}
-        if self.exposing is not None and self.trained.exposure is not None:
-            tensors |= {f"exposure.{k}": v for k, v in self.trained.exposure.state_dict().items()}
-            tensors |= {f"optimiser.exposure.{k}": v for k, v in self.exposing.moments.items()}
+        for name, part in self.trained.beside.items():
+            tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
+            moments = self.beside[name].moments
+            tensors |= {f"optimiser.{name}.{k}": v for k, v in moments.items()}
         return tensors, {"gaussians": len(self.trained.gaussians)}
 
     def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
@@ -300,15 +316,14 @@ class SplatTask:
             for k in self.optimiser.moments
         }
         found = part_of(tensors, "optimiser.")
-        if self.exposing is not None and self.trained.exposure is not None:
-            known = self.trained.exposure.state_dict()
-            check_tensors(part_of(tensors, "exposure."), known, "state: of exposure")
-            self.trained.exposure.load_state_dict(part_of(tensors, "exposure."))
-            adam = part_of(found, "exposure.")
-            check_tensors(adam, self.exposing.moments, "state: of exposure's moments")
-            for key, moment in self.exposing.moments.items():
+        for name, part in self.trained.beside.items():
+            check_tensors(part_of(tensors, f"{name}."), part.state_dict(), f"state: of {name}")
+            adam = part_of(found, f"{name}.")
+            check_tensors(adam, self.beside[name].moments, f"state: of moments of {name}")
+            part.load_state_dict(part_of(tensors, f"{name}."))
+            for key, moment in self.beside[name].moments.items():
                 moment.copy_(adam[key])
-            found = {k: v for k, v in found.items() if not k.startswith("exposure.")}
+            found = {k: v for k, v in found.items() if not k.startswith(f"{name}.")}
         check_tensors(found, moments, "state: of moments")
         for key in moments:
             self.optimiser.moments[key] = found[key].to(self.device, copy=True)
@@ -325,11 +340,6 @@ def image_error(
     """
     unlike = 1 - ssim(color[None], target[None])
     return (1 - STRUCTURE) * (color - target).abs().mean() + STRUCTURE * unlike
-
-
-def _pooled(pixels: Float[Tensor, "h w c"], times: int) -> Float[Tensor, "_ _ c"]:
-    """Means of squares of pixels; what is left over at the lower and right border is cut off."""
-    return avg_pool2d(pixels.permute(2, 0, 1)[None], times)[0].permute(1, 2, 0).contiguous()
 
 
 def _as_many(gaussians: Gaussians, arguments: GaussianArguments) -> Splats:

@@ -102,6 +102,9 @@ class Train:
     antialiased: Annotated[bool, arg(help_behavior_hint="")] = False
     """Gaussians keep their light where they are smaller than a pixel: for views from farther away
     than the photographs. Files say so, but not every viewer looks."""
+    refine_poses: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Learn how far the photographs' poses are off, with Gaussians. Each photograph keeps a
+    correction only if pixels of it that nothing is trained on are no worse for it."""
     init: Annotated[Path | None, optional("RUN")] = None
     """Run on whose surface Gaussians begin, in place of sparse points, silhouettes or rays."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -185,7 +188,7 @@ def check(options: Train) -> None:
 _OF_DENSITIES = (
     "space", "pixel", "loss", "sampler", "distortion", "surface", "appearance", "learned_background"
 )  # fmt: skip
-_OF_GAUSSIANS = "splats", "densify", "antialiased", "init"
+_OF_GAUSSIANS = "splats", "densify", "antialiased", "refine_poses", "init"
 
 
 def _check_kinds(options: Train) -> None:

@@ -141,6 +141,7 @@ def _splat_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings,
         exposures=len(scene.splits["train"]) if options.exposure else 0,
         densify=options.densify,
         antialiased=options.antialiased,
+        poses=len(scene.splits["train"]) if options.refine_poses else 0,
         init=None if options.init is None else str(options.init.resolve()),
     )
     return settings, known_memory(settings, scene, limit)

@@ -18,6 +18,7 @@ from polyfield.fields.splats import Splats
 from polyfield.render.cameras import Cameras
 from polyfield.render.exposure import Exposure
 from polyfield.render.light import Light
+from polyfield.render.pose_refinement import PoseRefinement
 from polyfield.render.splats import NEAR, splat_image
 from polyfield.render.view import View
 
@@ -33,6 +34,8 @@ class TrainedSplats:
     to_field: Similarity
     exposure: Exposure | None = None
     """Of each training photograph, if that is learned."""
+    poses: PoseRefinement | None = None
+    """Corrections of each training photograph's, if those are learned."""
     memory_bytes: int = 1 << 28
     """Not looked at: a view takes little beside itself."""
 
@@ -50,6 +53,12 @@ class TrainedSplats:
     def has_light(self) -> bool:
         """Whether views depend on a photograph's light."""
         return self.exposure is not None
+
+    @property
+    def beside(self) -> dict[str, Exposure | PoseRefinement]:
+        """What is learned beside the Gaussians, by name."""
+        parts = {"exposure": self.exposure, "poses": self.poses}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def extent(self) -> float:
@@ -134,8 +143,11 @@ def extent_of(settings: Settings) -> float:
 def build_splats(settings: Settings, splats: Splats, device: torch.device) -> TrainedSplats:
     """Gaussians as the settings have them, from what they are at the beginning."""
     exposure = Exposure(settings.exposures).to(device) if settings.exposures else None
+    poses = None
+    if settings.poses:
+        poses = PoseRefinement(settings.poses, extent_of(settings)).to(device)
     to_field = Similarity.from_json(settings.to_field)
-    return TrainedSplats(settings, Gaussians(splats).to(device), to_field, exposure)
+    return TrainedSplats(settings, Gaussians(splats).to(device), to_field, exposure, poses)
 
 
 def arguments_of_splats(settings: Settings, where: str) -> GaussianArguments:
@@ -172,11 +184,11 @@ def load_splats(
     splats = read_splats_state(tensors, settings, where)
     trained = build_splats(settings, splats, device)
     trained.gaussians.requires_grad_(False)
-    if trained.exposure is not None:
-        found = part_of(tensors, "exposure.")
-        check_tensors(found, trained.exposure.state_dict(), f"{where}: of exposure")
-        trained.exposure.load_state_dict(found)
-        trained.exposure.requires_grad_(False)
+    for name, part in trained.beside.items():
+        found = part_of(tensors, f"{name}.")
+        check_tensors(found, part.state_dict(), f"{where}: of {name}")
+        part.load_state_dict(found)
+        part.requires_grad_(False)
     return trained
 
 

@@ -18,7 +18,7 @@ from polyfield.cuda.splat_project import (
     footprint,
     splat_project,
 )
-from polyfield.cuda.splat_raster import Drawn, splat_raster
+from polyfield.cuda.splat_raster import splat_raster
 from polyfield.fields.gaussians import Gaussians
 from polyfield.fields.splats import Splats
 from polyfield.render.cameras import Cameras
@@ -37,8 +37,9 @@ class SplatView(NamedTuple):
 
     color: Float[Tensor, "height width 3"]
     opacity: Float[Tensor, "height width"]
-    depth: Float[Tensor, "height width"]
-    """Mean along the optical axis, of a fisheye along the ray, of what is seen; 0 for nothing."""
+    depth: Float[Tensor, "height width"] | None
+    """Mean along the optical axis, of a fisheye along the ray, of what is seen; 0 for nothing. None
+    where it is not wanted."""
     half_depth: Float[Tensor, "height width"] | None
     """Where half of the light is gone; 0 where it never is. None unless asked for."""
     normal: Float[Tensor, "height width 3"] | None
@@ -60,6 +61,7 @@ def splat_view(
     absolute: bool = False,
     normals: bool = False,
     half_depth: bool = False,
+    depth: bool = True,
 ) -> SplatView:
     """The image of one camera, in the frame of the Gaussians.
 
@@ -74,23 +76,25 @@ def splat_view(
     width, height = int(cameras.width[index]), int(cameras.height[index])
     eye = cameras.camera_to_world[index, :, 3].to(splats.means)
     color = splat_color(splats.means, splats.harmonics, eye, seen.rows, degree)
-    parts = [color, seen.depths[:, None]]
+    parts = [color]
+    if depth:
+        parts.append(seen.depths[:, None])
     if normals:
         parts.append(facing(splats, eye, seen.rows))
-    channels = torch.cat(parts, 1)
+    channels = color if len(parts) == 1 else torch.cat(parts, 1)
     spread = torch.zeros_like(seen.means2d, requires_grad=True) if absolute else None
     drawn = splat_raster(seen, channels, width, height, spread=spread, half=half_depth)
-    return _shown(drawn, seen, background, spread)
-
-
-def _shown(drawn: Drawn, seen: Projected, background: Tensor, spread: Tensor | None) -> SplatView:
     sums, left = drawn.sums[0], drawn.left[0]
-    half = None if drawn.half is None else drawn.half[0]
     opacity = 1 - left
-    color = sums[..., :3] + left[..., None] * background.to(sums)
-    depth = sums[..., 3] / opacity.clamp_min(NOTHING)
-    normal = sums[..., 4:] if sums.shape[2] > 4 else None
-    return SplatView(color, opacity, depth, half, normal, seen, spread)
+    return SplatView(
+        color=sums[..., :3] + left[..., None] * background.to(sums),
+        opacity=opacity,
+        depth=sums[..., 3] / opacity.clamp_min(NOTHING) if depth else None,
+        half_depth=None if drawn.half is None else drawn.half[0],
+        normal=sums[..., -3:] if normals else None,
+        seen=seen,
+        spread=spread,
+    )
 
 
 def light_on(seen: Projected, marks: Float[Tensor, "height width c"]) -> Float[Tensor, "v c"]:
@@ -118,7 +122,7 @@ def splat_image(
     """`splat_view` as views of other fields are: colours cut at 1, depth along rays."""
     behind = torch.tensor(background)
     shown = splat_view(splats, cameras, index, behind, near=near, normals=normals)
-    depth = shown.depth
+    depth = torch.zeros_like(shown.opacity) if shown.depth is None else shown.depth
     if cameras.model != "OPENCV_FISHEYE":
         depth = depth * ray_lengths(cameras, index)
     return View(shown.color.clamp(0, 1), shown.opacity, depth, shown.normal)

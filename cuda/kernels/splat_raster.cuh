@@ -236,7 +236,7 @@ struct SplatRasterPull {
             pull(pair, source[j].A, color + C * j, state, own, top, g, sized);
           }
         }
-        UNROLL for (int k = 0; k < RASTER_SUMS + C; ++k) wide_sum_to(found + (RASTER_SUMS + C) * j + k, own[k]);
+        wide_sums_to<RASTER_SUMS + C>(found + (RASTER_SUMS + C) * j, own);
       }
       SYNC();
       LANES(k, (RASTER_SUMS + C) * here) {

@@ -137,6 +137,26 @@ FN void wide_sum_to(float* p, Wide v) {
 }
 #endif
 
+// Adds the sums of N vectors to p[0], ..., p[N - 1].
+template <int N>
+FN void wide_sums_to(float* p, const Wide* v) {
+  int done = 0;
+#if defined(__AVX__) && !defined(__AVX512F__) && !defined(BLOCK_OF_THREADS)
+  typedef float Four __attribute__((vector_size(16)));
+  typedef Four FourUnaligned __attribute__((aligned(4), may_alias));
+  // Four at a time, by sums of neighbours: stored, each sum would wait for its numbers.
+  UNROLL for (; done + 4 <= N; done += 4) {
+    const WidePart two = __builtin_ia32_haddps256(v[done].at, v[done + 1].at);
+    const WidePart more = __builtin_ia32_haddps256(v[done + 2].at, v[done + 3].at);
+    const WidePart halves = __builtin_ia32_haddps256(two, more);
+    const Four low = {halves[0], halves[1], halves[2], halves[3]};
+    const Four high = {halves[4], halves[5], halves[6], halves[7]};
+    *(FourUnaligned*)(p + done) += low + high;
+  }
+#endif
+  UNROLL for (int k = done; k < N; ++k) wide_sum_to(p + k, v[k]);
+}
+
 // As WIDE_GROUPS, for any number of rows of 16; where a group's first number lies in rows that are
 // so far apart.
 #if defined(__CUDACC__) || defined(BLOCK_OF_THREADS)
