@@ -19,6 +19,7 @@ from polyfield.apps.bench_photos import photos_summary, train_photographs
 from polyfield.apps.bench_race import Row
 from polyfield.apps.bench_sanitizers import sanitizer_rows, sanitizer_summary
 from polyfield.apps.bench_scenes import MINUTES, scene_rows, scenes_summary
+from polyfield.apps.bench_splats import splat_rows
 from polyfield.apps.bench_view import view_seconds
 from polyfield.apps.option_help import optional
 from polyfield.cuda.errors import InputError
@@ -37,6 +38,7 @@ class Bench:
             "scenes",
             "photos",
             "surface",
+            "splats",
             "compile",
             "sanitizers",
             "fuzz",
@@ -48,12 +50,12 @@ class Bench:
     each kind of field makes of scenes in the same minutes, with a picture. photos:
     training on far more photographs than fit the memory; exit code 1 where it takes more. surface:
     marching cubes on 1,024 cells a side, block by block; exit code 1 where it takes more than 60 s
-    or 2 GB, or leaves a hole. compile: every kernel for every GPU architecture. sanitizers: every
-    kernel under all of them. fuzz: hostile files for every reader. kills: a training that is killed
-    ten times."""
+    or 2 GB, or leaves a hole. splats: drawing Gaussians, and a training step of a run's. compile:
+    every kernel for every GPU architecture. sanitizers: every kernel under all of them. fuzz:
+    hostile files for every reader. kills: a training that is killed ten times."""
     run: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN ...]")] = ()
-    """Folder that `polyfield train` wrote, for `view`; a photograph, for `fields`; or folders of
-    posed photographs, for `scenes`."""
+    """Folder that `polyfield train` wrote, for `view` and `splats`; a photograph, for `fields`; or
+    folders of posed photographs, for `scenes`."""
     only: str = ""
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others. Of
     fuzz, names of readers, of scenes those of fields."""
@@ -99,10 +101,12 @@ def bench(options: Bench) -> list[dict[str, object]]:
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
-    allowed = {"view": 1, "fields": 1, "scenes": 1 << 20}.get(options.what, 0)
+    allowed = {"view": 1, "splats": 1, "fields": 1, "scenes": 1 << 20}.get(options.what, 0)
     if len(options.run) > allowed or (allowed and not options.run):
         got = ", ".join(map(str, options.run)) or "nothing"
-        expected = "a run's folder with view, a photograph with fields, scenes with scenes"
+        expected = (
+            "a run's folder with view and splats, a photograph with fields, scenes with scenes"
+        )
         raise InputError(f"bench {options.what}: RUN", got, expected)
     if None not in (options.minutes, options.steps):
         got = f"beside --steps {options.steps}"
@@ -137,6 +141,8 @@ def bench(options: Bench) -> list[dict[str, object]]:
         return image_rows(read_photograph(options.run[0]), steps, options.seed)
     if options.what == "view":
         rows = view_seconds(options.run[0], options.rounds)
+    elif options.what == "splats":
+        rows = splat_rows(options.run[0], options.rounds)
     else:
         rows = race_kernels(names, options.rounds)
     return [_entries(row) for row in rows]
