@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GaussianOptimiser, relocate, shake
 
 FIRST, LAST = 0.02, 0.8  # of training, between which it happens
@@ -92,6 +93,26 @@ def every(planned: int) -> int:
     return max(SOONEST, planned // CHANGES)
 
 
+def taken(found: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of what was remembered, where `like` is, which says what there is to remember.
+
+    Raises InputError for other names, shapes or types, and for numbers that are not finite or are
+    below 0: all here are counts and sums of lengths.
+    """
+    for name in sorted(found.keys() | like.keys()):
+        wanted = _form(like[name]) if name in like else "no such tensor"
+        got = _form(found[name]) if name in found else "missing"
+        if got == wanted and not bool((found[name].isfinite() & (found[name] >= 0)).all()):
+            got, wanted = "numbers that are negative or none", "finite ones from 0"
+        if got != wanted:
+            raise InputError(f"densification: tensor {name[:80]!r}", got, wanted)
+    return {name: found[name].to(tensor.device, copy=True) for name, tensor in like.items()}
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
 class Relocation:
     """What has given up moves to where others are, which also multiply, up to a fixed number.
 
@@ -142,4 +163,4 @@ class Relocation:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """As the protocol says."""
-        self.begun = int(tensors["begun"])
+        self.begun = int(taken(tensors, self.state())["begun"])

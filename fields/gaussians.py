@@ -176,6 +176,11 @@ class GaussianOptimiser:
                 moment[forgotten] = 0
                 self.moments[f"{name}.{kind}"] = moment.contiguous()
 
+    def forget(self, name: str) -> None:
+        """Moments of one kind of number begin anew, of every Gaussian."""
+        for kind in ("first", "second"):
+            self.moments[f"{name}.{kind}"].zero_()
+
 
 @torch.no_grad()
 def relocate(
