@@ -190,7 +190,7 @@ def relocate(
 
     Drawn by opacity; what is copied and its copies share its opacity and width so that together
     they look as it did along a line through its middle. growth: added, as a part of how many there
-    are. Returns how many were "moved" and "added". Moments of what changed begin anew.
+    are, rounded up. Returns how many were "moved" and "added". Moments of what changed begin anew.
     Source: 3D Gaussian splatting as MCMC (arXiv:2404.09591), section 4 and equation 9.
     """
     gaussians = optimiser.gaussians
@@ -200,7 +200,7 @@ def relocate(
     alive = torch.nonzero(opacity > DEAD)[:, 0]
     if not len(alive):
         return {"moved": 0, "added": 0}
-    more = min(max(0, most - n), int(growth * n))
+    more = min(max(0, most - n), math.ceil(growth * n))
     source = alive[:0]
     if len(dead) + more:
         weights = opacity[alive].cpu()
