@@ -90,7 +90,7 @@ class CloneAndSplit:
             found = change(self.optimiser, changes, now.random)
             self.sums = self._none_yet()
         dims = due(now) and tenths > before // now.planned
-        dims |= self.white and now.step == max(1, round(FIRST * now.planned))
+        dims |= self.white and now.step == round(FIRST * now.planned)
         if dims and now.step + period < LAST * now.planned:
             found["dimmed"] = self._dim()
         return found
