@@ -55,7 +55,6 @@ class Agreement:
         note(self.sums["slopes"], rows, slopes)
         self.sums["views"][rows] += 1
 
-    @torch.no_grad()
     def refine(self, now: Moment) -> dict[str, int]:
         """As the protocol says."""
         if not due(now):
@@ -69,6 +68,7 @@ class Agreement:
         framed, shown, against, brightest, blame = torch.zeros(
             5, len(gaussians), device=gaussians.means.device
         )
+        # Not without gradients: shares of light are some, of an image's to its channels.
         for rows, weight, wrong in now.looks(LOOKS, now.random):
             visible = weight > NOTHING
             framed[rows] += 1

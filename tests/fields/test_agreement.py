@@ -25,6 +25,7 @@ def photographs(views):
     asked = []
 
     def looks(count, random):
+        assert torch.is_grad_enabled()  # what a share of light is found by
         asked.append((count, random))
         for view in views:
             weight, wrong = torch.tensor(list(view.values())).view(-1, 2).unbind(1)
