@@ -28,6 +28,7 @@ LOOKS = 24  # photographs that silhouettes and colours are taken from
 DRAWS = 50  # batches of random points, until enough of them lie within silhouettes
 DEEPEST = 30.0  # times the extent of the cameras, of points along rays
 OPACITY, SHRINK = 0.5, 0.3  # of the first Gaussians, beside the way to their neighbours
+HAZE, WHOLE = 0.1, 1.0  # the same where there are to be more of them by what pulls at them
 SAME = 1e-3  # sides of the unit cube
 
 
@@ -92,7 +93,8 @@ def starting_splats(
     if len(points) < 4:  # nothing is seen in common: anywhere
         points = torch.rand(count, 3, generator=random)
         colors, what = torch.full_like(points, 0.5), "at random in the scene's cube"
-    splats = gaussians_at(points.contiguous(), colors.clamp(0, 1), degree, OPACITY, SHRINK)
+    look = (OPACITY, SHRINK) if settings.densify == "mcmc" else (HAZE, WHOLE)
+    splats = gaussians_at(points.contiguous(), colors.clamp(0, 1), degree, *look)
     return splats, f"{len(points):,} Gaussians {what}"
 
 

@@ -15,12 +15,15 @@ from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import ImageStore
 from polyfield.apps.scene import Scene
 from polyfield.apps.splat_photographs import Photographs
+from polyfield.apps.train_options import Densify
 from polyfield.apps.trained import check_tensors, part_of
 from polyfield.apps.trained_splats import TrainedSplats, arguments_of_splats, read_splats_state
 from polyfield.apps.true_view import TrueView
 from polyfield.apps.watched_view import watched_view
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.ssim import ssim
+from polyfield.fields.agreement import Agreement
+from polyfield.fields.clone_and_split import CloneAndSplit
 from polyfield.fields.densification import Densification, Look, Moment, Relocation
 from polyfield.fields.gaussians import (
     GaussianArguments,
@@ -51,9 +54,13 @@ TRIED, COUNTED = 6, 4  # steps that say how long a step takes; of them, those th
 USUAL_COST = 0.85  # of a step at the largest number of Gaussians and pixels, over a whole run
 
 
-def densification(optimiser: GaussianOptimiser, kind: str, most: int) -> Densification:
+def densification(optimiser: GaussianOptimiser, kind: Densify, most: int) -> Densification:
     """The way of that name to change their number, up to `most`."""
-    return Relocation(optimiser, most)
+    if kind == "mcmc":
+        return Relocation(optimiser, most)
+    if kind == "multi-view":
+        return Agreement(optimiser, most)
+    return CloneAndSplit(optimiser, most, absolute=kind == "absgrad")
 
 
 class SplatTask:
