@@ -10,7 +10,7 @@ from polyfield.fields.densification import Moment, taken
 from polyfield.fields.gaussian_growth import Changes, change, due, largest, note
 from polyfield.fields.gaussians import DEAD, GaussianOptimiser
 
-LOOKS = 8  # photographs a change; FastGS takes ten. Each is drawn once, without gradients
+LOOKS = 8  # photographs a change, each of which costs about a step; FastGS takes ten
 PULLED = 1e-4  # half of what is enough where nobody else is asked
 WRONG = 0.3  # of its light; by chance it is as much as there are wrong pixels, one in ten or so
 TOGETHER = 2  # photographs: what is wrong in one alone can be that one's, as a passer-by is
@@ -25,8 +25,8 @@ class Agreement:
     At each change some photographs are looked at. A Gaussian is cloned or split, by its size, if in
     at least half of those that show it, and in two, three tenths of its light fall on wrong pixels.
     That much says where the model is wrong, but not that more Gaussians would mend it: colours that
-    are not yet learned are wrong as well. So first the mean slope has to be a half of what
-    `CloneAndSplit` asks for; less, as what one view alone pulls at is out. Where more are wanted
+    are not yet learned are wrong as well. So the mean slope has to be at least a half of what
+    `CloneAndSplit` asks for; a half, as what one view alone pulls at is out. Where more are wanted
     than `most` in all, those with the most light on wrong pixels win. What is in the frame of three
     photographs and brings none of them a hundredth of a pixel of light goes, as does what is
     transparent.
