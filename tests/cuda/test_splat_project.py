@@ -24,6 +24,11 @@ def ahead(width=64, height=48, focal=100.0):
     return SplatCamera(STRAIGHT, torch.full((2,), focal), center, torch.zeros(4), width, height)
 
 
+def on(view, device):
+    """A camera's tensors on a device."""
+    return {name: t.to(device) for name, t in view._asdict().items() if torch.is_tensor(t)}
+
+
 def one(mean, size=0.1, opacity=0.5, **changes):
     """A round Gaussian."""
     numbers = {
@@ -186,3 +191,39 @@ def test_none_at_all_are_seen_and_have_gradients(device):
 def test_another_model_is_refused():
     with pytest.raises(InputError, match="camera of splats: orthographic"):
         splat_project(*one([0.0, 0, 2]), ahead()._replace(model="orthographic"))
+
+
+@pytest.mark.parametrize("place", [(-0.55, 0.0), (0.55, 0.0), (0.0, -0.5), (0.0, 0.5)])
+def test_what_reaches_into_the_picture_from_any_side_is_seen(device, place):
+    """Its middle 30 pixels beside the border, it is 12 pixels wide, and drawn to three times that."""
+    view = ahead(48, 40, 100.0)
+    numbers = [t.to(device) for t in one([*place, 1.0], size=0.12, opacity=0.9)]
+    seen = splat_project(*numbers, view._replace(**on(view, device)))
+    assert len(seen.rows) == 1
+    middle, reach = seen.means2d[0].cpu(), seen.extents[0].cpu()
+    outside = (middle < 0) | (middle > torch.tensor([48.0, 40.0]))
+    assert outside.any() and (middle + reach > 0).all()
+    beyond = [t.to(device) for t in one([10 * x for x in place] + [1.0], size=0.12, opacity=0.9)]
+    assert not len(splat_project(*beyond, view._replace(**on(view, device))).rows)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("place", [(2.2, 0.3), (-0.4, 2.0), (1.9, -1.8)])
+def test_far_beside_the_picture_gradients_are_those_of_the_specification(device, model, place):
+    """There a pinhole's slopes are those of its border, which depth alone still moves."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        flat = {
+            "log_scales": torch.tensor([[-0.1, 0.3, -0.8]]),
+            "quaternions": torch.tensor([[0.9, 0.1, -0.3, 0.2]]),
+        }
+        gaussian = one([*place, 2.0], opacity=0.8, **flat)
+        numbers = [t.to(device, dtype).requires_grad_() for t in gaussian]
+        view = ahead()._replace(model=model)
+        where = {name: tensor.to(dtype) for name, tensor in on(view, device).items()}
+        seen = splat_project(*numbers, view._replace(**where))
+        assert len(seen.rows) == 1
+        found.append(torch.autograd.grad(loss_of(seen), numbers))
+    for got, want in zip(*found, strict=True):
+        bound = 1e-4 * float(want.abs().max()) + 1e-12
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=bound)
