@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.splat_color import splat_color
+from polyfield.cuda.splat_points import BentCamera, splat_points
 from polyfield.cuda.splat_project import SplatCamera, SplatModel, splat_project
 from polyfield.cuda.splat_raster import splat_raster
 from polyfield.cuda.ssim import ssim
@@ -202,7 +204,7 @@ def tangent_planes_exercise() -> list[Tensor]:
     return [*found, *quads_that_go(quad, found)]
 
 
-def splats_exercise(model: SplatModel, channels: int) -> list[Tensor]:
+def splats_exercise(model: SplatModel | Literal["bent"], channels: int) -> list[Tensor]:
     """Gaussians seen by a camera and drawn, with all gradients; lists longer than a batch."""
     random = torch.Generator().manual_seed(15)
     means, log_scales, more = torch.randn(3, 150, 4, generator=random)
@@ -213,9 +215,14 @@ def splats_exercise(model: SplatModel, channels: int) -> list[Tensor]:
     pose = torch.cat([torch.eye(3), torch.full((3, 1), 0.1)], 1)
     leaves = [tensor.requires_grad_() for tensor in (*numbers, harmonics, color, pose)]
     lens = torch.tensor([[20.0, 22], [18, 15], [0.1, 0.02], [0.0, 0]])
-    view = SplatCamera(leaves[-1], lens[0], lens[1], lens[2:].reshape(-1), 37, 30, model)
     means, scales, turns, logits = leaves[:4]
-    seen = splat_project(means, scales, turns, logits, view, antialiased=True)
+    if model == "bent":
+        bends = torch.cat([lens[2:].reshape(-1), torch.tensor([0.01, 0.02, 0.0, 0.01])])
+        bent = BentCamera(leaves[-1], lens[0], lens[1], bends, 37, 30)
+        seen = splat_points(means, scales, turns, logits, bent, antialiased=True)
+    else:
+        view = SplatCamera(leaves[-1], lens[0], lens[1], lens[2:].reshape(-1), 37, 30, model)
+        seen = splat_project(means, scales, turns, logits, view, antialiased=True)
     tint = splat_color(means, harmonics, pose.detach()[:, 3], seen.rows)
     drawn = splat_raster(seen, color[seen.rows], 37, 30, half=True)
     loss = drawn.sums.square().sum() + drawn.left.square().sum() + seen.depths.sum() + tint.sum()
@@ -253,6 +260,7 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "spherical_harmonics": partial(spherical_harmonics_exercise, 3),
     "splats": partial(splats_exercise, "pinhole", 3),
     "splats of a fisheye": partial(splats_exercise, "fisheye", 1),
+    "splats through a bent lens": partial(splats_exercise, "bent", 1),
     "ssim": ssim_exercise,
     "tangent_planes": tangent_planes_exercise,
 }
@@ -310,6 +318,7 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         for model in ("pinhole", "fisheye")
         for channels in (1, 3, 4, 8)
     },
+    "splats bent": partial(splats_exercise, "bent", 3),
     "ssim": ssim_exercise,
     "tangent_planes": tangent_planes_exercise,
 }

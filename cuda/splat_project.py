@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.kernel import constant, kernel, launch
+from polyfield.cuda.kernel import Kernel, constant, kernel, launch
 from polyfield.cuda.rotations import matrices
 
 SplatModel = Literal["pinhole", "fisheye"]
@@ -81,9 +81,28 @@ def splat_project(
         return splat_project_reference(*numbers, camera, near, dilation, antialiased)
     place = camera.world_to_camera.to(means)
     lens = torch.cat([camera.focal, camera.center, camera.distortion]).to(means)
-    settings = camera.model, camera.width, camera.height, near, dilation, antialiased
-    inputs = means, log_scales, quaternions, opacity_logits, place, lens
-    return Projected(*_Project.apply(*inputs, settings))
+    numbers = means, log_scales, quaternions, opacity_logits
+    bodies = _body("SplatProject", camera.model), _body("SplatProjectPull", camera.model)
+    sizes = camera.width, camera.height, near, dilation, antialiased
+    return projected(*numbers, place, lens, sizes, bodies)
+
+
+def projected(
+    means: Float[Tensor, "n 3"],
+    log_scales: Float[Tensor, "n 3"],
+    quaternions: Float[Tensor, "n 4"],
+    opacity_logits: Float[Tensor, " n"],
+    world_to_camera: Float[Tensor, "3 4"],
+    lens: Float[Tensor, " c"],
+    sizes: tuple[int, int, float, float, bool],
+    bodies: tuple[Kernel, Kernel],
+) -> Projected:
+    """What kernels of projection, forward and backward, find through a lens of these numbers.
+
+    sizes: width, height, near, dilation and whether it is antialiased, as `splat_project` has them.
+    """
+    inputs = means, log_scales, quaternions, opacity_logits, world_to_camera, lens
+    return Projected(*_Project.apply(*inputs, sizes, bodies))
 
 
 def splat_project_reference(
@@ -201,20 +220,21 @@ def _fisheye(local: Tensor, camera: SplatCamera) -> tuple[Tensor, Tensor, Tensor
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means, log_scales, quaternions, logits, place, lens, settings):
-        model, width, height, near, dilation, antialiased = settings
+    def forward(ctx, means, log_scales, quaternions, logits, place, lens, sizes, bodies):
+        width, height, near, dilation, antialiased = sizes
         camera = torch.cat([place.reshape(-1), lens])
         inputs = [t.contiguous() for t in (means, log_scales, quaternions, logits)]
         n = len(means)
         means2d, conics, extents = (means.new_empty(n, width) for width in (2, 3, 2))
         opacities, depths = means.new_empty(n), means.new_empty(n)
         columns = means2d, conics, opacities, depths, extents
-        sizes = n, width, height, near, dilation, int(antialiased)
-        launch(_body("SplatProject", model), (_tiles(n), 1), *inputs, camera, *columns, *sizes)
+        plain = n, width, height, near, dilation, int(antialiased)
+        launch(bodies[0], (_tiles(n), 1), *inputs, camera, *columns, *plain)
         index = torch.nonzero(extents[:, 0] > 0)[:, 0]
         packed = [column.index_select(0, index) for column in columns]
         ctx.save_for_backward(*inputs, camera, index)
-        ctx.settings = settings
+        ctx.plain = width, height, dilation, int(antialiased)
+        ctx.body = bodies[1]
         ctx.mark_non_differentiable(index, packed[-1])
         ctx.set_materialize_grads(True)
         return index, *packed
@@ -223,20 +243,17 @@ class _Project(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, _, grad_means2d, grad_conics, grad_opacities, grad_depths, __):
         *inputs, camera, index = ctx.saved_tensors
-        model, width, height, _, dilation, antialiased = ctx.settings
         v = len(index)
         into = [torch.zeros_like(tensor) for tensor in inputs]
         pose = camera.new_zeros(max(1, _tiles(v)), 12)
         grads = [g.contiguous() for g in (grad_means2d, grad_conics, grad_opacities, grad_depths)]
-        body = _body("SplatProjectPull", model)
-        sizes = v, width, height, dilation, int(antialiased)
-        launch(body, (_tiles(v), 1), *inputs, camera, index, *grads, *into, pose, *sizes)
-        return *into, pose.sum(0).view(3, 4), None, None
+        launch(ctx.body, (_tiles(v), 1), *inputs, camera, index, *grads, *into, pose, v, *ctx.plain)
+        return *into, pose.sum(0).view(3, 4), None, None, None
 
 
 def _tiles(n: int) -> int:
     return -(-n // constant("splat_project", "SPLAT_ROWS"))
 
 
-def _body(name: str, model: SplatModel):
+def _body(name: str, model: SplatModel) -> Kernel:
     return kernel("splat_project", f"{name}<{MODELS.index(model)}>")

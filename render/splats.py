@@ -11,6 +11,7 @@ from torch import Tensor
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.rotations import matrices
 from polyfield.cuda.splat_color import splat_color
+from polyfield.cuda.splat_points import BentCamera, splat_points
 from polyfield.cuda.splat_project import (
     FAINTEST,
     Projected,
@@ -29,6 +30,7 @@ DILATION = 0.3  # square pixels
 NEAR = 0.01
 BEYOND = 0.1  # of the sensor's sides: how far beside it a point of a Gaussian may say where it is
 NOTHING = 1e-10  # opacity, below which a pixel has no depth
+BENT_MODELS = ("OPENCV", "FULL_OPENCV")  # coefficients in this order
 KERNEL_MODELS = {"PINHOLE": "pinhole", "OPENCV_FISHEYE": "fisheye"}
 
 
@@ -156,6 +158,14 @@ def project(
     numbers = splats.means, splats.log_scales, splats.quaternions, splats.opacity_logits
     pose = world_to_camera(cameras.camera_to_world[index]).to(splats.means)
     model = KERNEL_MODELS.get(cameras.model)
+    if cameras.model in BENT_MODELS:
+        bends = pose.new_zeros(8)
+        known = cameras.distortion[index, : len(MODELS[cameras.model].coefficients)].to(pose)
+        bends[: len(known)] = known
+        focal, center = cameras.focal[index].to(pose), cameras.center[index].to(pose)
+        size = int(cameras.width[index]), int(cameras.height[index])
+        bent = BentCamera(pose, focal, center, bends, *size)
+        return splat_points(*numbers, bent, near, DILATION, splats.antialiased)
     if model is None:
         if cameras.model == "EQUIRECTANGULAR":
             raise InputError("splats", "an equirectangular camera", "a lens with a border")
@@ -189,22 +199,15 @@ def _project_points(
     Source: 3DGUT (arXiv:2412.12507), with alpha 1, beta 2 and kappa 0: of the middle's weights only
     that in the covariance is not 0, and no difference of large numbers arises.
     """
-    means = splats.means
-    axes = matrices(splats.quaternions) * splats.log_scales.exp()[:, None]
-    about = 3**0.5 * torch.cat([axes.mT, -axes.mT], 1)
-    points = torch.cat([means[:, None], means[:, None] + about], 1)  # [n, 7, 3]
-    local = points @ pose[:, :3].T + pose[:, 3]
-    lens = MODELS[cameras.model]
-    flat = local.reshape(-1, 3).T
-    distortion = cameras.distortion[index].to(means)[:, None].expand(-1, flat.shape[1])
-    plane = lens.project(flat, distortion).T.view(-1, 7, 2)
-    pixels = plane * cameras.focal[index].to(means) + cameras.center[index].to(means)
-    size = means.new_tensor([int(cameras.width[index]), int(cameras.height[index])])
-    usable = pixels.isfinite().all(2) & (local[..., 2] > near)
-    valid = usable & ((pixels > -BEYOND * size) & (pixels < (1 + BEYOND) * size)).all(2)
-    there = usable.all(1) & valid.any(1)
-    kept = torch.nonzero(there)[:, 0]
-    pixels = pixels[kept]
+    size = splats.means.new_tensor([int(cameras.width[index]), int(cameras.height[index])])
+    with torch.no_grad():
+        # First, without gradients, which of them: what no lens maps has none that are numbers.
+        rows = torch.arange(len(splats.means), device=splats.means.device)
+        local, pixels = _mapped(splats, rows, pose, cameras, index)
+        usable = pixels.isfinite().all(2) & (local[..., 2] > near)
+        valid = usable & ((pixels > -BEYOND * size) & (pixels < (1 + BEYOND) * size)).all(2)
+        kept = torch.nonzero(usable.all(1) & valid.any(1))[:, 0]
+    local, pixels = _mapped(splats, kept, pose, cameras, index)
     mean = pixels[:, 1:].mean(1)
     off = pixels - mean[:, None]
     covariance = (off[:, 1:, :, None] * off[:, 1:, None, :]).mean(1)
@@ -214,5 +217,24 @@ def _project_points(
     drawn = footprint(covariance, det.clamp_min(0), logits, DILATION, splats.antialiased)
     inside = (mean + drawn.half > 0) & (mean - drawn.half < size)
     rows = torch.nonzero((drawn.opacity >= FAINTEST) & inside.all(1))[:, 0]
-    columns = mean, drawn.conic, drawn.opacity, local[kept, 0, 2], drawn.half
+    columns = mean, drawn.conic, drawn.opacity, local[:, 0, 2], drawn.half
     return Projected(kept[rows], *(column[rows] for column in columns))
+
+
+def _mapped(
+    splats: Splats | Gaussians,
+    rows: Int64[Tensor, " m"],
+    pose: Tensor,
+    cameras: Cameras,
+    index: int,
+) -> tuple[Float[Tensor, "m 7 3"], Float[Tensor, "m 7 2"]]:
+    """The middle of each Gaussian and six points about it: before the camera, and on the sensor."""
+    means = splats.means[rows]
+    axes = matrices(splats.quaternions[rows]) * splats.log_scales[rows].exp()[:, None]
+    about = 3**0.5 * torch.cat([axes.mT, -axes.mT], 1)
+    points = torch.cat([means[:, None], means[:, None] + about], 1)
+    local = points @ pose[:, :3].T + pose[:, 3]
+    flat = local.reshape(-1, 3).T
+    distortion = cameras.distortion[index].to(means)[:, None].expand(-1, flat.shape[1])
+    plane = MODELS[cameras.model].project(flat, distortion).T.view(-1, 7, 2)
+    return local, plane * cameras.focal[index].to(means) + cameras.center[index].to(means)

@@ -152,25 +152,16 @@ struct SplatLens<SPLAT_FISHEYE> {
   }
 };
 
-// One Gaussian before a camera, and all that leads from its numbers to the sensor.
-template <int MODEL>
-struct SplatSeen {
-  float p[3];      // before the camera
+// One Gaussian before a camera.
+struct SplatPlaced {
+  float p[3];      // its middle
   float size[3];   // standard deviations along its axes
   float turn[9];   // its axes as columns
   float unit[4];   // its quaternion at length 1
   float length;    // before
   float factor[9]; // W R diag(size): the covariance before the camera is its square
-  float slope[6];  // J
-  float across[6]; // J factor: the covariance on the sensor is its square
-  float xx, xy, yy;
-  float det;       // of that, without what is added to it
-  float full_det;
-  float share;     // of the opacity that is left where it is spread
-  float opacity;   // before that
 
-  FN void look(const float* mean, const float* log_scale, const float* quaternion, float logit,
-               const float* camera, float width, float height, float dilation, bool antialiased) {
+  FN void place(const float* mean, const float* log_scale, const float* quaternion, const float* camera) {
     UNROLL for (int i = 0; i < 3; ++i)
       p[i] = camera[4 * i] * mean[0] + camera[4 * i + 1] * mean[1] + camera[4 * i + 2] * mean[2] + camera[4 * i + 3];
     UNROLL for (int i = 0; i < 3; ++i) size[i] = exponential(log_scale[i]);
@@ -186,6 +177,103 @@ struct SplatSeen {
       UNROLL for (int k = 0; k < 3; ++k)
         factor[3 * i + k] = size[k] * (camera[4 * i] * turn[k] + camera[4 * i + 1] * turn[3 + k] + camera[4 * i + 2] * turn[6 + k]);
     }
+  }
+
+  // Of gradients to p and to factor: those to its numbers and, into pose [12], to the camera's place.
+  FN void back(const float* mean, const float* camera, const float* to_p, const float* to_factor,
+               float* grad_mean, float* grad_log_scale, float* grad_quaternion, float* pose) const {
+    float to_world[9];
+    UNROLL for (int r = 0; r < 3; ++r) {
+      UNROLL for (int k = 0; k < 3; ++k)
+        to_world[3 * r + k] = camera[r] * to_factor[k] + camera[4 + r] * to_factor[3 + k] + camera[8 + r] * to_factor[6 + k];
+    }
+    UNROLL for (int d = 0; d < 3; ++d)
+      grad_mean[d] = camera[d] * to_p[0] + camera[4 + d] * to_p[1] + camera[8 + d] * to_p[2];
+    UNROLL for (int r = 0; r < 3; ++r) {
+      UNROLL for (int c = 0; c < 3; ++c) {
+        float sum = to_p[r] * mean[c];
+        UNROLL for (int k = 0; k < 3; ++k) sum += to_factor[3 * r + k] * size[k] * turn[3 * c + k];
+        pose[4 * r + c] = sum;
+      }
+      pose[4 * r + 3] = to_p[r];
+    }
+    float v[9];
+    UNROLL for (int k = 0; k < 3; ++k) {
+      float sum = 0;
+      UNROLL for (int r = 0; r < 3; ++r) {
+        sum += turn[3 * r + k] * to_world[3 * r + k];
+        v[3 * r + k] = to_world[3 * r + k] * size[k];
+      }
+      grad_log_scale[k] = sum * size[k];
+    }
+    const float w = unit[0], x = unit[1], y = unit[2], z = unit[3];
+    const float to_unit[4] = {
+        2 * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1])),
+        2 * (-2 * x * (v[4] + v[8]) + y * (v[3] + v[1]) + z * (v[6] + v[2]) + w * (v[7] - v[5])),
+        2 * (x * (v[3] + v[1]) - 2 * y * (v[0] + v[8]) + z * (v[7] + v[5]) + w * (v[2] - v[6])),
+        2 * (x * (v[6] + v[2]) + y * (v[7] + v[5]) - 2 * z * (v[0] + v[4]) + w * (v[3] - v[1]))};
+    const float along = w * to_unit[0] + x * to_unit[1] + y * to_unit[2] + z * to_unit[3];
+    UNROLL for (int d = 0; d < 4; ++d) grad_quaternion[d] = (to_unit[d] - along * unit[d]) / length;
+  }
+};
+
+// What is drawn of a covariance on the sensor.
+struct SplatSpread {
+  float xx, xy, yy;
+  float full_det;
+  float share;    // of the opacity that is left where it is spread
+  float opacity;  // before that
+
+  // det: that of the covariance, without what is added to it.
+  FN void spread(float det, float logit, float dilation, bool antialiased) {
+    full_det = det + dilation * (xx + yy) + dilation * dilation;
+    xx += dilation, yy += dilation;
+    const float part = det / full_det;
+    share = antialiased ? square_root(larger(part, SPLAT_LEAST_SHARE * SPLAT_LEAST_SHARE)) : 1;
+    opacity = 1 / (1 + exponential(-logit));
+  }
+  // Of gradients to the conic and to what is left of the opacity: to the covariance's xx, xy (of
+  // either of its two) and yy; returns that to the logit.
+  FN float back(const float* grad_conic, float grad_opacity, float dilation, bool antialiased, float& vxx,
+                float& vxy, float& vyy) const {
+    const float by = 1 / full_det;
+    const float A = yy * by, B = -xy * by, C = xx * by;
+    const float ga = grad_conic[0], gb = 0.5f * grad_conic[1], gc = grad_conic[2];
+    // To the covariance K^-1: -K G K, K the conic.
+    const float a0 = A * ga + B * gb, a1 = A * gb + B * gc, b0 = B * ga + C * gb, b1 = B * gb + C * gc;
+    vxx = -(a0 * A + a1 * B), vxy = -(a0 * B + a1 * C), vyy = -(b0 * B + b1 * C);
+    if (antialiased && share > SPLAT_LEAST_SHARE) {
+      const float part = opacity * grad_opacity / (2 * share), rest = 1 - share * share;
+      vxx += part * (rest * A - dilation * by), vyy += part * (rest * C - dilation * by), vxy += part * rest * B;
+    }
+    return grad_opacity * share * opacity * (1 - opacity);
+  }
+};
+
+// A Gaussian's middle, and half the sides of what is drawn of it, as columns of one row; 0 where
+// nothing is. Numbers that are none fail every comparison.
+FN void splat_columns(const SplatSpread& seen, const float* at, float depth, bool may, int width, int height,
+                      float* mean2d, float* conic, float* opacity, float* row_depth, float* extent) {
+  const float left = seen.opacity * seen.share, by = 1 / seen.full_det;
+  const float reach = 2 * logarithm(larger(255 * left, 1.f));
+  const float half_x = square_root(reach * seen.xx), half_y = square_root(reach * seen.yy);
+  const bool there = may && left >= SPLAT_FAINTEST && seen.full_det > 0 && seen.full_det < 3e38f &&
+                     at[0] + half_x > 0 && at[0] - half_x < width && at[1] + half_y > 0 && at[1] - half_y < height;
+  mean2d[0] = at[0], mean2d[1] = at[1];
+  conic[0] = seen.yy * by, conic[1] = -seen.xy * by, conic[2] = seen.xx * by;
+  *opacity = left, *row_depth = depth;
+  extent[0] = there ? half_x : 0, extent[1] = there ? half_y : 0;
+}
+
+// One Gaussian before a camera, and all that leads from its numbers to the sensor.
+template <int MODEL>
+struct SplatSeen : SplatPlaced, SplatSpread {
+  float slope[6];   // J
+  float across[6];  // J factor: the covariance on the sensor is its square
+
+  FN void look(const float* mean, const float* log_scale, const float* quaternion, float logit,
+               const float* camera, float width, float height, float dilation, bool antialiased) {
+    place(mean, log_scale, quaternion, camera);
     SplatLens<MODEL>::slopes(camera, p, width, height, slope);
     UNROLL for (int i = 0; i < 2; ++i) {
       UNROLL for (int k = 0; k < 3; ++k)
@@ -201,12 +289,7 @@ struct SplatSeen {
     xy = a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
     // The square of the rows' cross product: no difference of large numbers.
     const float c0 = a[1] * b[2] - a[2] * b[1], c1 = a[2] * b[0] - a[0] * b[2], c2 = a[0] * b[1] - a[1] * b[0];
-    det = c0 * c0 + c1 * c1 + c2 * c2;
-    full_det = det + dilation * (xx + yy) + dilation * dilation;
-    xx += dilation, yy += dilation;
-    const float part = det / full_det;
-    share = antialiased ? square_root(larger(part, SPLAT_LEAST_SHARE * SPLAT_LEAST_SHARE)) : 1;
-    opacity = 1 / (1 + exponential(-logit));
+    spread(c0 * c0 + c1 * c1 + c2 * c2, logit, dilation, antialiased);
   }
 };
 
@@ -241,17 +324,9 @@ struct SplatProject {
       const float depth = SplatLens<MODEL>::depth(seen.p);
       float at[2];
       SplatLens<MODEL>::pixel(camera, seen.p, at);
-      const float opacity = seen.opacity * seen.share, by = 1 / seen.full_det;
-      const float reach = 2 * logarithm(larger(255 * opacity, 1.f));
-      const float half_x = square_root(reach * seen.xx), half_y = square_root(reach * seen.yy);
-      // Numbers that are none fail every one of these.
-      const bool there = SplatLens<MODEL>::sees(camera, seen.p) && depth > near && opacity >= SPLAT_FAINTEST &&
-                         seen.full_det > 0 && seen.full_det < 3e38f && at[0] + half_x > 0 && at[0] - half_x < width &&
-                         at[1] + half_y > 0 && at[1] - half_y < height;
-      means2d[2 * i] = at[0], means2d[2 * i + 1] = at[1];
-      conics[3 * i] = seen.yy * by, conics[3 * i + 1] = -seen.xy * by, conics[3 * i + 2] = seen.xx * by;
-      opacities[i] = opacity, depths[i] = depth;
-      extents[2 * i] = there ? half_x : 0, extents[2 * i + 1] = there ? half_y : 0;
+      const bool may = SplatLens<MODEL>::sees(camera, seen.p) && depth > near;
+      splat_columns(seen, at, depth, may, width, height, means2d + 2 * i, conics + 3 * i, opacities + i, depths + i,
+                    extents + 2 * i);
     }
   }
 };
@@ -300,19 +375,8 @@ struct SplatProjectPull {
     SplatSeen<MODEL> seen;
     seen.look(mean, log_scales + 3 * i, quaternions + 4 * i, logits[i], camera, (float)width, (float)height,
               dilation, antialiased);
-    const float by = 1 / seen.full_det;
-    const float A = seen.yy * by, B = -seen.xy * by, C = seen.xx * by;
-    const float ga = grad_conics[3 * row], gb = 0.5f * grad_conics[3 * row + 1], gc = grad_conics[3 * row + 2];
-    // To the covariance K^-1: -K G K, K the conic.
-    const float a0 = A * ga + B * gb, a1 = A * gb + B * gc, b0 = B * ga + C * gb, b1 = B * gb + C * gc;
-    float vxx = -(a0 * A + a1 * B), vxy = -(a0 * B + a1 * C), vyy = -(b0 * B + b1 * C);
-    const float grad_opacity = grad_opacities[row] * seen.share;
-    if (antialiased && seen.share > SPLAT_LEAST_SHARE) {
-      const float grad_share = seen.opacity * grad_opacities[row];
-      const float part = grad_share / (2 * seen.share), rest = 1 - seen.share * seen.share;
-      vxx += part * (rest * A - dilation * by), vyy += part * (rest * C - dilation * by), vxy += part * rest * B;
-    }
-    grad_logits[i] = grad_opacity * seen.opacity * (1 - seen.opacity);
+    float vxx, vxy, vyy;
+    grad_logits[i] = seen.SplatSpread::back(grad_conics + 3 * row, grad_opacities[row], dilation, antialiased, vxx, vxy, vyy);
     // To J factor, whose square the covariance is; then to either.
     float to_across[6], to_slope[6], to_factor[9], to_p[3];
     UNROLL for (int k = 0; k < 3; ++k) {
@@ -336,40 +400,8 @@ struct SplatProjectPull {
     UNROLL for (int d = 0; d < 3; ++d) to_p[d] = own[d] * gx + own[3 + d] * gy;
     SplatLens<MODEL>::depth_back(seen.p, grad_depths[row], to_p);
     SplatLens<MODEL>::slopes_back(camera, seen.p, (float)width, (float)height, to_slope, to_p);
-    // To the world: W^T; to the pose: what moves p, and what turns the factor.
-    float to_world[9];
-    UNROLL for (int r = 0; r < 3; ++r) {
-      UNROLL for (int k = 0; k < 3; ++k)
-        to_world[3 * r + k] = camera[r] * to_factor[k] + camera[4 + r] * to_factor[3 + k] + camera[8 + r] * to_factor[6 + k];
-    }
-    UNROLL for (int d = 0; d < 3; ++d)
-      grad_means[3 * i + d] = camera[d] * to_p[0] + camera[4 + d] * to_p[1] + camera[8 + d] * to_p[2];
-    UNROLL for (int r = 0; r < 3; ++r) {
-      UNROLL for (int c = 0; c < 3; ++c) {
-        float sum = to_p[r] * mean[c];
-        UNROLL for (int k = 0; k < 3; ++k) sum += to_factor[3 * r + k] * seen.size[k] * seen.turn[3 * c + k];
-        pose[4 * r + c] = sum;
-      }
-      pose[4 * r + 3] = to_p[r];
-    }
-    float v[9];
-    UNROLL for (int k = 0; k < 3; ++k) {
-      float sum = 0;
-      UNROLL for (int r = 0; r < 3; ++r) {
-        sum += seen.turn[3 * r + k] * to_world[3 * r + k];
-        v[3 * r + k] = to_world[3 * r + k] * seen.size[k];
-      }
-      grad_log_scales[3 * i + k] = sum * seen.size[k];
-    }
-    const float w = seen.unit[0], x = seen.unit[1], y = seen.unit[2], z = seen.unit[3];
-    const float to_unit[4] = {
-        2 * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1])),
-        2 * (-2 * x * (v[4] + v[8]) + y * (v[3] + v[1]) + z * (v[6] + v[2]) + w * (v[7] - v[5])),
-        2 * (x * (v[3] + v[1]) - 2 * y * (v[0] + v[8]) + z * (v[7] + v[5]) + w * (v[2] - v[6])),
-        2 * (x * (v[6] + v[2]) + y * (v[7] + v[5]) - 2 * z * (v[0] + v[4]) + w * (v[3] - v[1]))};
-    const float along = w * to_unit[0] + x * to_unit[1] + y * to_unit[2] + z * to_unit[3];
-    UNROLL for (int d = 0; d < 4; ++d)
-      grad_quaternions[4 * i + d] = (to_unit[d] - along * seen.unit[d]) / seen.length;
+    seen.SplatPlaced::back(mean, camera, to_p, to_factor, grad_means + 3 * i, grad_log_scales + 3 * i,
+                           grad_quaternions + 4 * i, pose);
   }
 };
 

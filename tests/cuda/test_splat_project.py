@@ -195,7 +195,7 @@ def test_another_model_is_refused():
 
 @pytest.mark.parametrize("place", [(-0.55, 0.0), (0.55, 0.0), (0.0, -0.5), (0.0, 0.5)])
 def test_what_reaches_into_the_picture_from_any_side_is_seen(device, place):
-    """Its middle 30 pixels beside the border, it is 12 pixels wide, and drawn to three times that."""
+    """Its middle 30 pixels beside the border, it is 12 pixels wide, and drawn to thrice that."""
     view = ahead(48, 40, 100.0)
     numbers = [t.to(device) for t in one([*place, 1.0], size=0.12, opacity=0.9)]
     seen = splat_project(*numbers, view._replace(**on(view, device)))
