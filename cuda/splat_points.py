@@ -124,7 +124,9 @@ def fold(distortion: Float[Tensor, " 8"]) -> float:
     upper, lower = np.array([1, k1, k2, k3]), np.array([1, k4, k5, k6])
     grows = upper * (1 + 2 * np.arange(4))  # of r times the upper polynomial, along r
     falls = lower * 2 * np.arange(4)
-    slope = np.polynomial.polynomial.polysub(np.convolve(grows, lower), np.convolve(upper, falls))
+    slope: np.ndarray = np.polynomial.polynomial.polysub(
+        np.convolve(grows, lower), np.convolve(upper, falls)
+    )
     found = [UNBOUNDED]
     for polynomial in (slope, lower):
         roots = np.polynomial.polynomial.polyroots(np.trim_zeros(polynomial, "b"))
