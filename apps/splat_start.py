@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def splats_to_train(
     InputError where the run that they are to begin on cannot be read.
     """
     arguments = arguments_of_splats(settings, "settings")
-    if resumed is not None and (saved := checkpoint.latest(RunFolder.open(resumed).checkpoints)):
-        return read_splats_state(saved.tensors, settings, str(saved.path)), ()
+    if resumed is not None and os.path.isfile(resumed / "config.json"):
+        if saved := checkpoint.latest(RunFolder.open(resumed).checkpoints):
+            return read_splats_state(saved.tensors, settings, str(saved.path)), ()
     teacher = None if settings.init is None else load_shown(Path(settings.init), device)
     splats, note = starting_splats(
         scene,

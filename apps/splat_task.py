@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.nn import Parameter
 
 from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.formats.json_fields import Fields
@@ -115,15 +117,16 @@ class SplatTask:
         camera, target, matte, kept = self.photographs.picture(frame, coarser)
         if self.trained.poses is not None:
             self._judge(step, frame, progress)
-            spared = ~held_out_pixels(*target.shape[:2]).to(self.device)
-            kept = spared if kept is None else kept & spared
             camera = self._refined(camera, frame, progress)
         view = self._view(camera, background, progress)
         color = self._exposed(view, frame, background)
-        if kept is not None:
-            color = torch.where(kept[..., None], color, target)
         if matte is not None:
             target = target + (1 - matte)[..., None] * background.to(target)
+        if kept is not None:  # of what is left out windows of SSIM beside it see nothing either
+            color, target = color * kept[..., None], target * kept[..., None]
+        if self.trained.poses is not None:
+            held = held_out_pixels(*target.shape[:2]).to(self.device)
+            color = torch.where(held[..., None], target, color)
         loss = image_error(color, target)
         if matte is not None:
             off = (view.opacity - matte).abs()
@@ -155,6 +158,8 @@ class SplatTask:
             settings,
             Gaussians(_as_many(self.trained.gaussians, arguments)).to(self.device),
             self.trained.to_field,
+            deepcopy(self.trained.exposure),
+            deepcopy(self.trained.poses),
         )
         task = SplatTask(trial, self.scene, self.images, self.device)
         times = []
@@ -309,33 +314,45 @@ class SplatTask:
         return tensors, {"gaussians": len(self.trained.gaussians)}
 
     def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
-        """Take on a state that `state` returned. InputError for what is none of this run's."""
+        """Take on a state that `state` returned.
+
+        InputError for what is none of this run's; then nothing has changed.
+        """
         settings = self.trained.settings
         count = Fields("state", values).whole("gaussians", 0, 1 << 30)
         splats = read_splats_state(tensors, settings, "state")
         if splats.count != count:
             raise Fields("state", values).refuse("gaussians", f"{splats.count}, as there are")
         fresh = Gaussians(splats).to(self.device)
-        for name in Gaussians.NAMES:
-            setattr(self.trained.gaussians, name, getattr(fresh, name))
-        moments = {
-            k: torch.zeros_like(getattr(fresh, k.rpartition(".")[0]))
+        known = {
+            f"optimiser.{k}": torch.empty_like(getattr(fresh, k.rpartition(".")[0]))
             for k in self.optimiser.moments
         }
-        found = part_of(tensors, "optimiser.")
         for name, part in self.trained.beside.items():
-            check_tensors(part_of(tensors, f"{name}."), part.state_dict(), f"state: of {name}")
-            adam = part_of(found, f"{name}.")
-            check_tensors(adam, self.beside[name].moments, f"state: of moments of {name}")
+            known |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
+            known |= {f"optimiser.{name}.{k}": v for k, v in self.beside[name].moments.items()}
+        own = "gaussians.", "densification."
+        others = {k: v for k, v in tensors.items() if not k.startswith(own)}
+        check_tensors(others, known, "state")
+        before = {name: getattr(self.trained.gaussians, name) for name in Gaussians.NAMES}
+        self._hold({name: getattr(fresh, name) for name in Gaussians.NAMES})
+        try:
+            self.densify.restore(part_of(tensors, "densification."))
+        except InputError:
+            self._hold(before)
+            raise
+        adam = part_of(tensors, "optimiser.")
+        for key in self.optimiser.moments:
+            self.optimiser.moments[key] = adam[key].to(self.device, copy=True)
+        for name, part in self.trained.beside.items():
             part.load_state_dict(part_of(tensors, f"{name}."))
             for key, moment in self.beside[name].moments.items():
-                moment.copy_(adam[key])
-            found = {k: v for k, v in found.items() if not k.startswith(f"{name}.")}
-        check_tensors(found, moments, "state: of moments")
-        for key in moments:
-            self.optimiser.moments[key] = found[key].to(self.device, copy=True)
-        self.densify.restore(part_of(tensors, "densification."))
+                moment.copy_(adam[f"{name}.{key}"])
         self._clear()
+
+    def _hold(self, parameters: dict[str, Parameter]) -> None:
+        for name, parameter in parameters.items():
+            setattr(self.trained.gaussians, name, parameter)
 
 
 def image_error(

@@ -1,0 +1,607 @@
+"""A step of Gaussians: what of photographs it learns from, and that it repeats bit for bit."""
+
+from copy import deepcopy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from polyfield.apps import checkpoint, splat_task
+from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.mask_files import Mask
+from polyfield.apps.scene import load_scene
+from polyfield.apps.settings import settings_of
+from polyfield.apps.splat_start import starting_splats
+from polyfield.apps.splat_task import SplatTask
+from polyfield.apps.train import train
+from polyfield.apps.train_options import Train
+from polyfield.apps.trained_splats import build_splats, extent_of
+from polyfield.apps.true_view import shown_image
+from polyfield.cuda.errors import InputError
+from polyfield.cuda.ssim import ssim
+from polyfield.fields import densification
+from polyfield.fields.gaussians import Gaussians, gaussians_at
+from polyfield.fields.splats import Splats
+from polyfield.render.exposure import at_mean_exposure
+from polyfield.render.metrics import psnr_8bit
+from polyfield.render.occupancy import step_generator
+from polyfield.render.splats import splat_view
+
+CPU = torch.device("cpu")
+STRATEGIES = ["mcmc"]
+SIZE, MOST = 16, 90
+
+
+def crowd(count=60, seed=0):
+    """Gaussians about the middle of the unit cube, where cameras look."""
+    random = torch.Generator().manual_seed(seed)
+    points = 0.5 + 0.4 * (torch.rand(count, 3, generator=random) - 0.5)
+    return gaussians_at(points, torch.rand(count, 3, generator=random), 2, 0.6, 0.5)
+
+
+class Pictures(ImageStore):
+    """Photographs that a test made up, and what masks keep of them."""
+
+    def __init__(self, images, kept=None):
+        self.images, self.keep, self.ignoring = images, kept, kept is not None
+        self.all_fit = True
+
+    def image(self, frame):
+        return self.images[frame].clone()
+
+    def kept_image(self, frame):
+        return self.keep[frame].clone()
+
+
+@pytest.fixture
+def task(disc_scene):
+    """A task of the six views of a disc: their photographs, or `images`, which may be opaque."""
+
+    def make(masks=(), limit=1 << 24, images=None, train=None, splats=None, **changes):
+        scene = replace(load_scene(disc_scene), masks=tuple(masks))
+        if images is not None:
+            height, width, channels = images.images[0].shape
+            cameras = scene.cameras.resized(width, height)
+            scene = replace(scene, cameras=cameras, has_alpha=channels == 4)
+        if train:
+            scene = replace(scene, splits=scene.splits | {"train": torch.tensor(train)})
+        arguments = {"splats": MOST, "degree": 2}
+        settings = settings_of(scene, "gaussians", arguments, 3, SIZE * SIZE, 1 << 24)
+        store = images or ImageStore(scene.image_paths, scene.sizes, 4, limit, masks=masks)
+        trained = build_splats(replace(settings, **changes), splats or crowd(), CPU)
+        return SplatTask(trained, scene, store, CPU)
+
+    return make
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """The number of Gaussians changes every few steps."""
+    monkeypatch.setattr(densification, "SOONEST", 5)
+
+
+def stepped(made, steps, planned=None):
+    for step in range(steps):
+        made.step(step, 1.0, planned or steps)
+    return made
+
+
+def state_of(made):
+    tensors, values = made.state()
+    return {name: tensor.clone() for name, tensor in tensors.items()}, dict(values)
+
+
+def same(one, other):
+    return (
+        one[1] == other[1]
+        and one[0].keys() == other[0].keys()
+        and all(torch.equal(tensor, other[0][name]) for name, tensor in one[0].items())
+    )
+
+
+def noise(*shape, seed=0, channels=4):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*shape, channels), generator=random).to(torch.uint8)
+
+
+def pictures(height=SIZE, width=SIZE, channels=4, kept=None):
+    """Of the scene's eight frames, nothing but noise."""
+    made = [noise(height, width, seed=frame, channels=channels) for frame in range(8)]
+    return Pictures(made, kept)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_a_ball_is_learned_well_enough_to_predict_an_unseen_view(scene, kind):
+    found = load_scene(scene)
+    settings = settings_of(found, "gaussians", {"splats": 500, "degree": 1}, 0, 1600, 1 << 24)
+    settings = replace(settings, densify=kind)
+    images = scene_images(found, 1 << 24)
+    splats, _ = starting_splats(found, settings, images, 500, 1, extent_of(settings))
+    made = SplatTask(build_splats(settings, splats, CPU), found, images, CPU)
+    before = made.validate(0)["psnr"]
+    stepped(made, 120)
+    assert made.validate(120)["psnr"] > 22 > before  # a blank image reaches 12
+    assert len(made.trained.gaussians) > splats.count
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("limit", [1 << 24, 3 * SIZE * SIZE * 4])
+def test_a_state_is_a_function_of_the_seed_and_the_steps(task, often, kind, limit):
+    more = {"limit": limit, "densify": kind, "exposures": 6}
+    one, again, other = task(**more), task(**more), task(**more, seed=4)
+    assert one.images.all_fit == (limit > 1 << 20)
+    torch.manual_seed(1)
+    stepped(one, 14)
+    torch.manual_seed(2)
+    stepped(again, 14), stepped(other, 14)
+    assert same(state_of(one), state_of(again)) and not same(state_of(one), state_of(other))
+    assert len(one.trained.gaussians) > 60
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("more", [{}, {"exposure": True, "antialiased": True}], ids=str)
+def test_a_run_that_was_cut_off_ends_bit_identical(scene, often, tmp_path, monkeypatch, kind, more):
+    options = {
+        "scene": scene, "field": "gaussians", "splats": 200, "steps": 26, "device": "cpu",
+        "seed": 7, "report": False, "densify": kind, **more,
+    }  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(Train(out=whole, **options))
+    step = SplatTask.step
+
+    def cut(task, number, rate, planned=None):
+        if number == 13:
+            raise Cut
+        return step(task, number, rate, planned)
+
+    monkeypatch.setattr("polyfield.apps.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(SplatTask, "step", cut)
+    with pytest.raises(Cut):
+        train(Train(out=parts, **options))
+    monkeypatch.setattr(SplatTask, "step", step)
+    middle = checkpoint.latest(parts / "checkpoints")
+    train(Train(out=parts, resume=True, scene=scene, device="cpu", report=False))
+    expected, got = (checkpoint.latest(path / "checkpoints") for path in (whole, parts))
+    assert (middle.step, got.step, expected.step) == (13, 26, 26)
+    counts = [saved.metadata["task"]["gaussians"] for saved in (middle, expected, got)]
+    assert 60 < counts[0] < counts[1] == counts[2]  # it changed before and after
+    assert got.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(got.tensors[name], tensor), name
+
+
+def bad_loss(color, target):
+    return splat_task.STRUCTURE * (color - target).abs().mean() * torch.nan
+
+
+def bad_gradient(color, target):
+    color.register_hook(lambda gradient: gradient * torch.nan)
+    return (color - target).abs().mean()
+
+
+@pytest.mark.parametrize("bad", [bad_loss, bad_gradient])
+def test_a_step_gone_bad_says_so_and_changes_nothing(task, monkeypatch, bad):
+    made, plain = task(exposures=6), task(exposures=6)
+    stepped(made, 3, 10), stepped(plain, 3, 10)
+    before = state_of(made)
+    with monkeypatch.context() as patch:
+        patch.setattr(splat_task, "image_error", bad)
+        assert made.step(3, 1.0, 10)["finite"] == 0
+    assert same(state_of(made), before)
+    assert made.step(3, 1.0, 10) == plain.step(3, 1.0, 10)  # nor is a gradient left behind
+    assert same(state_of(made), state_of(plain))
+
+
+@pytest.mark.parametrize("bad", [bad_loss, bad_gradient])
+def test_a_run_goes_back_before_a_step_that_went_bad(scene, often, tmp_path, monkeypatch, bad):
+    good, count = splat_task.image_error, iter(range(10**6))
+
+    def once(color, target):
+        return (bad if next(count) == 12 else good)(color, target)
+
+    monkeypatch.setattr(splat_task, "image_error", once)
+    options = Train(
+        scene, field="gaussians", splats=150, steps=20, out=tmp_path / "run", report=False
+    )
+    result = train(options)
+    assert (result.steps, result.rewinds, result.ended) == (20, 1, "finished")
+    assert next(count) == 13 + 20  # from the beginning again, where the one kept state is
+    tensors = checkpoint.latest(tmp_path / "run" / "checkpoints").tensors
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_each_photograph_is_looked_at_once_in_a_turn(task):
+    made = task(train=[5, 1, 3])
+    turns = [[made._frame(3 * turn + place) for place in range(3)] for turn in range(12)]
+    assert all(sorted(turn) == [1, 3, 5] for turn in turns)
+    assert len({tuple(turn) for turn in turns}) > 2
+    assert made.offered == {1, 3, 5}
+
+
+def test_steps_look_at_all_photographs_though_few_fit(task):
+    made = task(limit=3 * SIZE * SIZE * 4)
+    assert not made.images.all_fit
+    found = []
+    for step in range(96):
+        found.append(made._frame(step))
+        assert found[-1] in made.drawable.tolist()
+    assert {*found} == made.offered == {*made.frames.tolist()}
+    fresh = task(limit=3 * SIZE * SIZE * 4)
+    assert [fresh._frame(step) for step in (77, 5, 64)] == [found[step] for step in (77, 5, 64)]
+    assert fresh.step(40, 1.0, 100)["finite"] == 1
+
+
+def halves(height=SIZE, width=SIZE):
+    """Masks that keep the left half."""
+    return [(torch.arange(width) < width // 2).expand(height, width) for _ in range(8)]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_what_masks_ignore_of_photographs_makes_no_difference(task, channels):
+    kept = halves()
+    one = pictures(channels=channels, kept=kept)
+    ignored = [
+        torch.where(keep[..., None], image, noise(SIZE, SIZE, seed=99, channels=channels))
+        for image, keep in zip(one.images, kept, strict=True)
+    ]
+    seen = [
+        torch.where(keep[..., None], noise(SIZE, SIZE, seed=99, channels=channels), image)
+        for image, keep in zip(one.images, kept, strict=True)
+    ]
+    states = [
+        state_of(stepped(task(images=images, exposures=6), 4))
+        for images in (one, Pictures(ignored, kept), Pictures(seen, kept))
+    ]
+    assert same(states[0], states[1]) and not same(states[0], states[2])
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_masks_that_ignore_all_leave_no_gradient(task, channels):
+    nothing = [torch.zeros(SIZE, SIZE, dtype=torch.bool) for _ in range(8)]
+    made = task(images=pictures(channels=channels, kept=nothing))
+    slopes = []
+    made.densify.observe = lambda rows, slope, absolute: slopes.append(slope)
+    assert made.step(0, 1.0, 10)["loss"] == pytest.approx(0, abs=1e-6)
+    assert len(slopes[0]) and not slopes[0].any()
+
+
+def test_masks_that_keep_all_change_no_step(task, tmp_path):
+    Image.fromarray(np.full((SIZE, SIZE), 255, np.uint8)).save(tmp_path / "mask.png")
+    masks = [Mask(tmp_path / "mask.png", "keep", SIZE, SIZE)] * 8
+    masked, plain = task(masks), task()
+    assert masked.images.ignoring and not plain.images.ignoring
+    assert same(state_of(stepped(masked, 3)), state_of(stepped(plain, 3)))
+
+
+def test_the_error_is_of_the_photograph_on_a_background_of_each_step_and_of_its_alpha(task):
+    made, losses = task(), []
+    for step in (0, 1):
+        frame = made._frame(step)
+        background = torch.rand(3, generator=step_generator(3, step))
+        pixels = made.images.image(frame).float() / 255
+        target = pixels[..., :3] * pixels[..., 3:] + (1 - pixels[..., 3:]) * background
+        with torch.no_grad():
+            view = splat_view(
+                made.trained.gaussians, made.cameras, frame, background, 0, made.trained.near
+            )
+        unlike = 1 - ssim(view.color[None], target[None])
+        losses.append(0.8 * (view.color - target).abs().mean() + 0.2 * unlike)
+        losses[-1] += 0.1 * (view.opacity - pixels[..., 3]).abs().mean()
+        # On planned steps without end, so that it is the first of them: no band is open.
+        found = made.step(step, 0.0, 10**9)
+        assert found["loss"] == pytest.approx(float(losses[-1]), rel=1e-5)
+        assert found["rays"] == SIZE * SIZE and found["samples"] == len(view.seen.rows)
+    assert losses[0] != losses[1]
+
+
+def test_opaque_photographs_are_compared_on_the_run_s_background(task):
+    made = task(images=pictures(channels=3), background=(0.2, 0.4, 0.6))
+    frame = made._frame(0)
+    behind = torch.tensor([0.2, 0.4, 0.6])
+    with torch.no_grad():
+        near = made.trained.near
+        color = splat_view(made.trained.gaussians, made.cameras, frame, behind, 0, near).color
+    target = made.images.image(frame).float() / 255
+    expected = splat_task.image_error(color, target)
+    assert made.step(0, 0.0, 10**9)["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 23)])
+@pytest.mark.parametrize("times", [2, 4])
+def test_coarser_pictures_have_the_camera_of_their_pixels(task, height, width, times):
+    kept = [torch.ones(height, width, dtype=torch.bool) for _ in range(8)]
+    kept[2][0, 5] = False
+    made = task(images=pictures(height, width, kept=kept))
+    whole, *_ = made._photograph(2, 1)
+    camera, color, matte, keep = made._photograph(2, times)
+    rows, columns = height // times, width // times
+    assert (int(camera.height), int(camera.width)) == (rows, columns) == matte.shape
+    points = made.trained.gaussians.means.detach()
+    frame = torch.zeros(len(points), dtype=torch.int64)
+    expected, _ = whole.project(frame, points)
+    torch.testing.assert_close(camera.project(frame, points)[0], expected / times)
+    pixels = made.images.image(2).double() / 255
+    square = pixels[times : 2 * times, 2 * times : 3 * times]  # row 1, column 2
+    torch.testing.assert_close(matte[1, 2].double(), square[..., 3].mean(), atol=1e-6, rtol=0)
+    mean = (square[..., :3] * square[..., 3:]).mean((0, 1))
+    torch.testing.assert_close(color[1, 2].double(), mean, atol=1e-6, rtol=0)
+    assert (~keep).nonzero().tolist() == [[0, 5 // times]]
+
+
+def test_pictures_grow_with_training_where_they_are_not_small_to_begin_with(task, monkeypatch):
+    made = task()
+    assert [made._coarser(2, part) for part in (0.0, 0.3)] == [1, 1]
+    monkeypatch.setattr(splat_task, "FEWEST_PIXELS", SIZE // 4)
+    parts = {0: 16, 4: 16, 5: 64, 19: 64, 20: 256, 99: 256}
+    for step, pixels in parts.items():
+        assert made.step(step, 1.0, 100)["rays"] == pixels
+    monkeypatch.setattr(splat_task, "FEWEST_PIXELS", SIZE // 2)
+    assert [made._coarser(2, part) for part in (0.0, 0.3)] == [2, 1]
+
+
+def test_bands_of_harmonics_open_one_after_the_other(task, monkeypatch):
+    made, degrees, view = task(), [], splat_task.splat_view
+
+    def noting(splats, cameras, index, background, degree, *arguments, **options):
+        degrees.append(degree)
+        return view(splats, cameras, index, background, degree, *arguments, **options)
+
+    monkeypatch.setattr(splat_task, "splat_view", noting)
+    for step in (0, 9, 10, 39, 40, 70, 99, 150):
+        made.step(step, 1.0, 100)
+    assert degrees == [0, 0, 1, 1, 2, 2, 2, 2]  # there are no more than two
+
+
+def test_shorter_runs_have_larger_rates_which_are_small_in_the_end(task):
+    made, steps = task(exposures=6), []
+    made.optimiser.step = lambda *arguments: steps.append(arguments)
+    exposed = []
+    made.exposing.step = lambda *arguments: exposed.append(arguments)
+    plans = [(0, 0.5, 30_000), (15_000, 1.0, 60_000), (0, 1.0, 15_000), (9, 1.0, 10), (10, 1.0, 11)]
+    for step, rate, planned in plans:
+        made.step(step, rate, planned)
+    factors = [0.5, 1.0, 2**0.5, 1.6, 1.6 * 0.3]
+    for (step, _, planned), found, factor in zip(plans, steps, factors, strict=True):
+        assert found == pytest.approx((step + 1, step / planned, factor))
+    rates = [0.5, 1.0, 1.0, 1.0, 0.3]
+    expected = [(step, rate) for (step, *_), rate in zip(plans, rates, strict=True)]
+    assert exposed == [pytest.approx(each) for each in expected]
+
+
+def blobs():
+    """Twelve wide Gaussians, none before another."""
+    ticks = torch.linspace(0.42, 0.58, 4)
+    y, z = torch.meshgrid(ticks[:3], ticks, indexing="ij")
+    means = torch.stack([torch.full_like(y, 0.5), y, z], 2).view(-1, 3)
+    made = gaussians_at(means, torch.full((12, 3), 0.5), 0, 0.3, 0.5)
+    return Splats(*(getattr(made, name) for name in Gaussians.NAMES[:4]), made.harmonics)
+
+
+def test_slopes_that_a_strategy_sees_do_not_depend_on_the_picture_s_pixels(task, monkeypatch):
+    """Of the same picture, whose sides differ, in pixels half as wide and less."""
+    ramp = torch.stack(
+        torch.meshgrid(torch.linspace(0, 1, 96), torch.linspace(1, 0, 160), indexing="ij"), 2
+    )
+    fine = (255 * torch.cat([ramp, ramp[..., :1]], 2)).round().to(torch.uint8)
+
+    def squares(color, target):
+        return (color - target).square().mean()
+
+    monkeypatch.setattr(splat_task, "image_error", squares)
+    found = {}
+    for times in (1, 2):
+        made = task(
+            images=Pictures([fine] * 8), splats=blobs(), arguments={"splats": 12, "degree": 0}
+        )
+        monkeypatch.setattr(made, "_coarser", lambda frame, progress, k=times: k)
+        made.densify.observe = lambda rows, slope, _, k=times: found.update({k: (rows, slope)})
+        made.step(2, 1.0, 100)
+    (rows, slopes), (others, coarse) = found[1], found[2]
+    assert torch.equal(rows, others) and len(rows) > 6
+    assert (slopes.abs().amax(0) > 0).all()
+    torch.testing.assert_close(coarse, slopes, rtol=0.1, atol=0.02 * float(slopes.abs().max()))
+    # By finite differences of the loss, in halves of the sensor's sides.
+    made = task(images=Pictures([fine] * 8), splats=blobs(), arguments={"splats": 12, "degree": 0})
+    camera, target, *_ = made._photograph(made._frame(2), 1)
+    depth = camera.project(torch.zeros(12).long(), made.trained.gaussians.means.detach())[1]
+    for axis, side in ((0, 160), (1, 96)):
+        most = int(slopes[:, axis].abs().argmax())
+        far = int(rows[most])
+        way = camera.camera_to_world[0, :, axis] * depth[far] / camera.focal[0, axis]  # one pixel
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                made.trained.gaussians.means[far] += sign * way
+                view = made._view(camera, made.backdrop, 0.0)
+                made.trained.gaussians.means[far] -= sign * way
+            losses.append(float(squares(view.color.double(), target.double())))
+        expected = (losses[0] - losses[1]) / 2 * side / 2
+        assert float(slopes[most, axis]) == pytest.approx(expected, rel=0.05)
+
+
+def test_photographs_say_which_gaussians_are_where_a_view_is_wrong(task):
+    plain = task(images=pictures(channels=3))
+    behind = plain.backdrop
+    kept = [torch.ones(SIZE, SIZE, dtype=torch.bool) for _ in range(8)]
+    kept[3][4:8] = False
+    shown, views = [], []
+    with torch.no_grad():
+        for frame in range(8):
+            camera = plain.cameras.select(torch.tensor([frame]))
+            views.append(plain._view(camera, behind, 1.0))
+            shown.append((views[-1].color.clamp(0, 1) * 255).round().to(torch.uint8))
+    wrong = torch.zeros(SIZE, SIZE)
+    wrong[6:10, 5:9] = 1
+    spoilt = shown[3].long() + 60 * wrong[..., None].long()
+    spoilt = torch.where(spoilt > 255, spoilt - 120, spoilt).to(torch.uint8)
+    images = [spoilt if frame == 3 else image for frame, image in enumerate(shown)]
+    made = task(images=Pictures(images, kept))
+    looks = list(made._looks(9, torch.Generator().manual_seed(0)))
+    assert len(looks) == 6  # all there are
+    bad = [look for look in looks if look.wrong.any()]
+    assert len(bad) == 1
+    view = views[3]
+    assert torch.equal(bad[0].rows, view.seen.rows)
+    expected = (view.opacity * wrong * kept[3]).sum()
+    assert 0 < float(expected) < float((view.opacity * wrong).sum())
+    torch.testing.assert_close(bad[0].wrong.sum(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bad[0].weight.sum(), view.opacity.sum(), rtol=1e-4, atol=1e-4)
+    order = [len(list(made._looks(2, torch.Generator().manual_seed(1))))]
+    assert order == [2]
+
+
+def test_looks_at_transparent_photographs_are_on_grey(task):
+    made = task()
+    grey = torch.full((3,), 0.5)
+    for look in made._looks(6, torch.Generator().manual_seed(0)):
+        assert len(look.rows) and (look.wrong <= look.weight + 1e-5).all()
+    frame = int(made.frames[torch.randperm(6, generator=torch.Generator().manual_seed(0))[0]])
+    (look,) = made._looks(1, torch.Generator().manual_seed(0))
+    camera = made.cameras.select(torch.tensor([frame]))
+    with torch.no_grad():
+        view = made._view(camera, grey, 1.0)
+    target = shown_image(made.images.image(frame), (0.5, 0.5, 0.5))
+    wrong = ((view.color - target).abs().mean(2) > 0.1).float()
+    assert 0 < wrong.mean() < 1
+    expected = (view.opacity * wrong).sum()
+    torch.testing.assert_close(look.wrong.sum(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_how_bright_each_photograph_came_out_is_found(task, channels):
+    """Of views of the Gaussians themselves, as they are, taken in several lights."""
+    stops = torch.tensor([[0.8, 0.3, 0.5], [-0.6, 0.2, -0.4], [-0.2, -0.5, -0.1]])
+    plain, chosen, images = task(), [5, 1, 3], {}
+    opaque = task(images=pictures(channels=3)).backdrop
+    for frame, light in zip(chosen, stops, strict=True):
+        camera = plain.cameras.select(torch.tensor([frame]))
+        behind = torch.zeros(3) if channels == 4 else opaque
+        with torch.no_grad():
+            view = plain._view(camera, behind, 0.0)
+        color, alpha = view.color, view.opacity[..., None]
+        color = at_mean_exposure(
+            color / alpha.clamp_min(1e-3) if channels == 4 else color, -light.expand_as(color)
+        )
+        both = torch.cat([color, alpha], 2)[..., :channels]
+        images[frame] = (255 * both.clamp(0, 1)).round().to(torch.uint8)
+    full = Pictures([images.get(frame, images[5]) for frame in range(8)])
+    made = task(images=full, train=chosen, exposures=3)
+    made.optimiser.step = lambda *_: None
+    stepped(made, 60, 10**9)
+    found = made.trained.exposure.stops.detach()
+    torch.testing.assert_close(found, stops - stops.mean(0), atol=0.06, rtol=0)
+    assert float(found.mean(0).abs().max()) < 1e-6
+
+
+FOREIGN = {
+    "unknown": lambda t, v: t.update({"gaussians.wing": torch.zeros(2)}),
+    "of a grid": lambda t, v: t.update({"grid.values": torch.zeros(2)}),
+    "missing": lambda t, v: t.pop("gaussians.means"),
+    "too many": lambda t, v: t.update(
+        {k: torch.cat([x, x]) for k, x in t.items() if "densification" not in k}
+    ),
+    "one too few": lambda t, v: t.update({"gaussians.means": t["gaussians.means"][1:]}),
+    "another degree": lambda t, v: t.update({"gaussians.harmonics": torch.zeros(60, 4, 3)}),
+    "NaN": lambda t, v: t["gaussians.means"].fill_(torch.nan),
+    "whole numbers": lambda t, v: t.update({"gaussians.means": t["gaussians.means"].long()}),
+    "moments of another number": lambda t, v: t.update(
+        {"optimiser.means.first": torch.zeros(59, 3)}
+    ),
+    "moments missing": lambda t, v: t.pop("optimiser.harmonics.second"),
+    "moments unknown": lambda t, v: t.update({"optimiser.wing.first": torch.zeros(60)}),
+    "exposure of more photographs": lambda t, v: t.update({"exposure.stops": torch.zeros(7, 3)}),
+    "no exposure": lambda t, v: t.pop("exposure.stops"),
+    "no moments of exposure": lambda t, v: t.pop("optimiser.exposure.second.stops"),
+    "another count": lambda t, v: v.update(gaussians=59),
+    "no count": lambda t, v: v.clear(),
+    "a count of another kind": lambda t, v: v.update(gaussians="60"),
+}
+
+
+@pytest.mark.parametrize("fault", FOREIGN)
+def test_a_state_of_another_run_is_refused_and_changes_nothing(task, fault):
+    made, other = task(exposures=6), task(exposures=6, splats=crowd(seed=5))
+    tensors, values = state_of(stepped(other, 2, 100))
+    FOREIGN[fault](tensors, values)
+    before = state_of(made)
+    with pytest.raises(InputError, match="state"):
+        made.restore(tensors, values)
+    assert same(state_of(made), before)
+
+
+def test_what_a_strategy_refuses_changes_nothing_either(task, monkeypatch):
+    made, other = task(), task(splats=crowd(40, seed=5))
+    before = state_of(made)
+
+    def refuse(tensors):
+        raise InputError("densification", "another's", "its own")
+
+    monkeypatch.setattr(made.densify, "restore", refuse)
+    with pytest.raises(InputError, match="densification"):
+        made.restore(*state_of(stepped(other, 2, 100)))
+    assert same(state_of(made), before)
+
+
+def test_exposures_that_this_run_does_not_learn_are_refused(task):
+    tensors, values = state_of(task(exposures=6))
+    made = task()
+    with pytest.raises(InputError, match="exposure"):
+        made.restore(tensors, values)
+    made.restore(*state_of(task()))
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_a_state_brings_all_that_a_step_depends_on(task, often, kind):
+    """Also of another number of Gaussians, and it is a copy."""
+    whole = stepped(task(densify=kind, exposures=6), 12, 40)
+    saved = state_of(whole)
+    other = task(densify=kind, exposures=6, splats=crowd(40, seed=9))
+    other.restore(*saved)
+    assert same(state_of(other), saved) and len(other.trained.gaussians) != 40
+    for step in range(12, 17):
+        assert whole.step(step, 0.7, 40) == other.step(step, 0.7, 40)
+    assert same(state_of(whole), state_of(other)) and not same(state_of(whole), saved)
+    again = task(densify=kind, exposures=6)
+    again.restore(*saved)
+    assert same(state_of(again), saved)
+
+
+@pytest.mark.parametrize("limit", [1 << 24, 3 * SIZE * SIZE * 4])
+def test_finding_out_how_long_steps_take_changes_nothing(task, limit):
+    made, plain = task(limit=limit, exposures=6), task(limit=limit, exposures=6)
+    before = deepcopy(state_of(made))
+    assert 0 < made.seconds_a_step() < 10
+    assert same(state_of(made), before)
+    assert same(state_of(stepped(made, 3)), state_of(stepped(plain, 3)))
+
+
+def test_steps_are_foreseen_with_as_many_gaussians_as_there_may_be(task, monkeypatch):
+    made, tried = task(), []
+    clock, step = SimpleNamespace(now=0.0), SplatTask.step
+    waits = iter([9.0, 4.0, 1.0, 2.0, 3.0, 9.0])
+
+    def slow(self, number, rate, planned=None):
+        clock.now += next(waits)
+        tried.append((len(self.trained.gaussians), self.degree, number / planned))
+        return step(self, number, rate, planned)
+
+    monkeypatch.setattr(splat_task, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(SplatTask, "step", slow)
+    assert made.seconds_a_step() == pytest.approx(0.85 * 2.5)  # of the four quickest
+    assert [count for count, *_ in tried] == [MOST] * 6
+    assert all(degree == 2 and 0.5 < part < 0.51 for _, degree, part in tried)
+
+
+def test_the_held_out_view_is_measured_as_it_is_shown(task):
+    made = task()
+    frame = int(made.scene.splits["val"][0])
+    color = made.trained.color(made.cameras, frame)
+    true = shown_image(made.images.image(frame), made.trained.settings.background)
+    assert made.validate(0)["psnr"] == pytest.approx(psnr_8bit(color, true))
