@@ -158,9 +158,9 @@ def arguments_of_splats(settings: Settings, where: str) -> GaussianArguments:
             expected = f"one of {', '.join(sorted(known))}"
             raise InputError(f"{where}: settings.arguments", repr(name[:80]), expected)
     found = GaussianArguments(**settings.arguments)
-    if not 0 <= found.degree <= 3 or found.splats < 1:
+    if not 0 <= found.degree <= 3 or found.splats < 4:  # with fewer none has three neighbours
         got = f"{found.splats} Gaussians of degree {found.degree}"
-        raise InputError(f"{where}: settings.arguments", got, "1 at least, of degree 0 to 3")
+        raise InputError(f"{where}: settings.arguments", got, "4 at least, of degree 0 to 3")
     return found
 
 
