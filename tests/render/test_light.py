@@ -8,7 +8,7 @@ from polyfield.fields.appearance import InLightOf
 from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import build_field
 from polyfield.render.exposure import MOST_STOPS, at_mean_exposure
-from polyfield.render.light import Light, fit_light
+from polyfield.render.light import Light, fit_light, fit_stops
 from polyfield.render.occupancy import full_grid
 from polyfield.render.samplers import place_samples
 from polyfield.render.volume import STOP, Sampling, render_rays
@@ -164,3 +164,24 @@ def test_the_field_is_left_as_it_was(field):
     for name, tensor in field.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert all(parameter.grad is None for parameter in field.parameters())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_stops_of_pixels_are_found(whole):
+    """Of a view that is half transparent here and there, on a background."""
+    random = torch.Generator().manual_seed(0)
+    opacity, color = torch.rand(RAYS, generator=random), torch.rand(RAYS, 3, generator=random)
+    opacity[:40] = 0
+    behind = torch.tensor(BACKGROUND)
+    color = 0.6 * color * opacity[:, None] + (1 - opacity[:, None]) * behind
+    stops = torch.tensor([0.7, 0.0, -0.5])
+    target = Light(stops, None, whole).on(color, opacity, behind)
+    found = fit_stops(color, opacity, behind, target, whole=whole)
+    assert found.code is None and found.whole is whole and not found.stops.requires_grad
+    torch.testing.assert_close(found.stops, stops, atol=0.01, rtol=0)
+    again = fit_stops(color, opacity, behind, target, whole=whole)
+    assert torch.equal(found.stops, again.stops)
+    shown = found.on(color, opacity, behind)
+    torch.testing.assert_close(shown, target, atol=0.01, rtol=0)
+    other = fit_stops(color, opacity, behind, target, whole=not whole)
+    assert (other.stops - stops).abs().max() > 0.02

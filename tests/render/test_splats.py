@@ -8,7 +8,14 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.splats import Splats, moved
 from polyfield.render.cameras import Cameras
-from polyfield.render.splats import project, splat_view, world_to_camera
+from polyfield.render.splats import (
+    light_on,
+    project,
+    ray_lengths,
+    splat_image,
+    splat_view,
+    world_to_camera,
+)
 
 WIDTH, HEIGHT = 61, 45
 LENSES = {
@@ -220,3 +227,111 @@ def test_an_equirectangular_camera_is_refused():
     )  # fmt: skip
     with pytest.raises(InputError, match="equirectangular"):
         splat_view(crowd(), around, 0, BLACK)
+
+
+def slanted_wall(model, degrees=20.0):
+    """A wall of Gaussians and a camera that looks at it askew, and each ray's way to it."""
+    ticks = torch.linspace(-4, 4, 161)
+    x, y = torch.meshgrid(ticks, ticks, indexing="ij")
+    n = x.numel()
+    wall = Splats(
+        torch.stack([x.reshape(-1), y.reshape(-1), torch.full((n,), 2.5)], 1),
+        torch.tensor([0.03, 0.03, 1e-4]).log().expand(n, 3),
+        torch.tensor([1.0, 0, 0, 0]).expand(n, 4),
+        torch.full((n,), 3.0),
+        torch.zeros(n, 1, 3),
+    )
+    turn = torch.deg2rad(torch.tensor(degrees))
+    pose = torch.eye(3, 4)
+    pose[0, 0] = pose[2, 2] = turn.cos()
+    pose[0, 2], pose[2, 0] = turn.sin(), -turn.sin()
+    view = cameras(model)
+    camera = Cameras(
+        pose[None], 1.4 * view.focal, view.center, view.distortion, view.width, view.height, model
+    )
+    place = torch.arange(WIDTH * HEIGHT)
+    middle = torch.stack([place % WIDTH, place // WIDTH], 1) + 0.5
+    _, directions = camera.rays(torch.zeros_like(place), middle)
+    return wall, camera, (2.5 / directions[:, 2]).view(HEIGHT, WIDTH), directions
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "OPENCV", "OPENCV_FISHEYE", "THIN_PRISM_FISHEYE"])
+def test_the_depth_of_an_image_is_along_rays_whatever_the_lens(model):
+    wall, camera, expected, _ = slanted_wall(model)
+    shown = splat_image(wall, camera, 0, (1.0, 0.0, 0.0), normals=True)
+    assert shown.opacity.min() > 0.97 and expected.max() > 1.3 * expected.min()
+    assert (shown.depth / expected - 1).abs().max() < 0.04
+    assert (shown.depth / expected - 1).abs().mean() < 0.015
+    wanted = -shown.opacity[..., None] * torch.tensor([0.0, 0, 1])
+    torch.testing.assert_close(shown.normal, wanted, rtol=0, atol=1e-4)
+
+
+def test_an_image_is_the_view_without_more_light_than_white():
+    view, splats = cameras(), crowd()
+    bright = Splats(
+        splats.means, splats.log_scales, splats.quaternions, splats.opacity_logits,
+        splats.harmonics * 6,
+    )  # fmt: skip
+    raw = splat_view(bright, view, 0, torch.tensor([0.1, 0.5, 0.9]))
+    shown = splat_image(bright, view, 0, (0.1, 0.5, 0.9))
+    assert raw.color.max() > 1
+    torch.testing.assert_close(shown.color, raw.color.clamp(0, 1))
+    assert torch.equal(shown.opacity, raw.opacity) and shown.normal is None
+    assert not shown.depth[shown.opacity == 0].any()
+    assert not splat_image(bright, view, 0, (0.1, 0.5, 0.9), near=100.0).opacity.any()
+
+
+def test_a_pinhole_s_rays_are_as_long_as_pythagoras_says():
+    view = cameras(dtype=torch.float64)
+    x = (torch.arange(WIDTH).double() + 0.5 - (WIDTH / 2 + 1)) / 50
+    y = (torch.arange(HEIGHT).double() + 0.5 - HEIGHT / 2) / 50
+    expected = (1 + x**2 + y[:, None] ** 2).sqrt()
+    torch.testing.assert_close(ray_lengths(view, 0), expected)
+
+
+@pytest.mark.parametrize("model", ["OPENCV", "FULL_OPENCV", "THIN_PRISM_FISHEYE"])
+def test_a_point_at_depth_one_on_a_ray_is_as_far_as_the_ray_is_long(model):
+    view = cameras(model, torch.float64)
+    pixel = torch.tensor([[3.5, 40.5], [30.5, 20.5], [55.5, 1.5]]).double()
+    zero = torch.zeros(3).long()
+    origins, directions = view.rays(zero, pixel)
+    lengths = ray_lengths(view, 0)[[40, 20, 1], [3, 30, 55]]
+    back, depth = view.project(zero, origins + lengths[:, None] * directions)
+    torch.testing.assert_close(depth, torch.ones(3).double())
+    torch.testing.assert_close(back, pixel, atol=1e-6, rtol=0)
+
+
+def test_light_on_everything_is_the_opacity_that_is_seen():
+    seen = project(crowd(), cameras(), 0)
+    opacity = splat_view(crowd(), cameras(), 0, BLACK).opacity
+    random = torch.Generator().manual_seed(0)
+    marks = torch.rand(HEIGHT, WIDTH, 2, generator=random)
+    marks[..., 0] = 1
+    with torch.no_grad():
+        found = light_on(seen, marks)
+    assert found.shape == (len(seen.rows), 2) and (found >= 0).all()
+    torch.testing.assert_close(found[:, 0].sum(), opacity.sum(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        found[:, 1].sum(), (opacity * marks[..., 1]).sum(), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_light_on_marks_is_what_is_seen_of_each_gaussian_there():
+    """One at a time in white, all others black, the sum over the marks."""
+    splats, view = crowd(12, dtype=torch.float64), cameras(dtype=torch.float64)
+    seen = project(splats, view, 0)
+    assert len(seen.rows) > 5
+    marks = torch.zeros(HEIGHT, WIDTH, 1, dtype=torch.float64)
+    marks[10:30, 20:50] = 1
+    found = light_on(seen, marks)[:, 0]
+    for place, row in enumerate(seen.rows.tolist()):
+        harmonics = torch.full((12, 1, 3), -0.5 / 0.28209479177387814, dtype=torch.float64)
+        harmonics[row] *= -1
+        alone = Splats(
+            splats.means, splats.log_scales, splats.quaternions, splats.opacity_logits, harmonics
+        )
+        shown = splat_view(alone, view, 0, BLACK.double()).color[..., 0]
+        torch.testing.assert_close(
+            found[place], (shown * marks[..., 0]).sum(), rtol=1e-6, atol=1e-9
+        )
+    assert (found == 0).sum() < len(found)
