@@ -288,7 +288,7 @@ def _train(
         if times and now + reserve > deadline:
             break
         rate = run.schedule.rate(run.step) * 0.5**run.rewinds
-        losses = run.task.step(run.step, rate, run.schedule.steps)
+        losses = run.task.step(run.step, rate, run.schedule.planned(run.step))
         run.step += 1
         after = time.monotonic()
         times.append(after - now)
@@ -307,7 +307,8 @@ def _train(
         ):
             late = mean_seconds(times) if foreseen is None else fmean(times[-len(times) // 4 :])
             _plan(run, late, deadline, on_plan)
-            amends.pop(0)
+            falling = run.step > run.schedule.decay_begin
+            amends = [] if falling else amends[1:]
         elif not told and on_plan is not None and len(times) == measure_steps:
             on_plan(run.schedule, seconds_per_step(times))
             told = True

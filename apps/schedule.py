@@ -1,6 +1,7 @@
 """How many steps, and how fast each one learns: once planned, a function of the step alone."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
@@ -34,8 +35,12 @@ class Schedule:
     """Steps between two states that the NaN guard can go back to."""
     amended: int = 0
     """Steps done before the clock set `steps` right. They knew no decay either."""
+    plans: Sequence[Sequence[int]] = ()
+    """Of each time it did, how many were done then, and what `steps` was until then."""
 
     def __post_init__(self) -> None:
+        # A file has lists.
+        object.__setattr__(self, "plans", tuple(tuple(plan) for plan in self.plans))
         if self.steps is not None and self.steps < 1:
             raise InputError("steps", str(self.steps), "at least 1")
         if self.warmup < 1 or self.rewind_spacing < 1:
@@ -77,7 +82,15 @@ class Schedule:
 
         Their rates, and what a rewind among them goes back to, are what they were.
         """
-        return replace(self, steps=max(steps, done, 1), amended=done)
+        before = () if self.steps is None else ((done, self.steps),)
+        plans = (*self.plans, *before)
+        return replace(self, steps=max(steps, done, 1), amended=done, plans=plans)
+
+    def planned(self, step: int) -> int | None:
+        """Steps of the whole run, as step number `step` knew them: None while nobody did."""
+        if step < self.measured:
+            return None
+        return next((steps for done, steps in self.plans if step < done), self.steps)
 
     def rewind_step(self, step: int) -> int:
         """Number of steps after which the state was kept that step number `step` goes back to.
@@ -104,10 +117,20 @@ def read_schedule(found: Fields) -> Schedule:
     for key in ("hold_fraction", "final_factor"):
         if key in found:
             found.real(key, 0.0, 1.0)
+    if not _are_plans(found.values.get("plans", [])):
+        raise found.refuse("plans", f"pairs of whole numbers from 0 to {MOST_STEPS}")
     try:
         return Schedule(**found.values)
     except TypeError as error:  # a name that is missing or unknown
         raise InputError(found.where, str(error)[:200], "that of a run") from error
+
+
+def _are_plans(values: object) -> bool:
+    if not isinstance(values, list | tuple):
+        return False
+    pairs = [plan for plan in values if isinstance(plan, list | tuple) and len(plan) == 2]
+    known = all(type(n) is int and 0 <= n <= MOST_STEPS for plan in pairs for n in plan)
+    return known and len(pairs) == len(values)
 
 
 def seconds_per_step(times: list[float]) -> float:

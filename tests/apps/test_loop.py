@@ -50,6 +50,12 @@ def test_steps_come_in_order_with_the_schedules_rates(tmp_path):
     assert task.rates == [(step, SCHEDULE.rate(step)) for step in range(120)]
 
 
+def test_steps_are_told_how_many_there_will_be(tmp_path):
+    task = LeastSquares()
+    train(tmp_path / "run", task, SCHEDULE)
+    assert task.plans == [120] * 120
+
+
 def test_curves_are_functions_of_the_step_and_end_with_it(uninterrupted):
     records = curves(uninterrupted)
     losses = [r["step"] for r in records if "loss" in r]

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import asdict
 
@@ -84,10 +85,20 @@ def test_amending_the_number_of_steps_changes_nothing_of_those_done(schedule, st
 
 def test_an_amended_schedule_decays_over_the_steps_that_are_left():
     longer = Schedule(1001, final_factor=1e-4).amend(2001, 300)
-    assert longer == Schedule(2001, final_factor=1e-4, amended=300)
+    assert longer == Schedule(2001, final_factor=1e-4, amended=300, plans=((300, 1001),))
     assert [longer.rate(step) for step in (800, 1400, 2000)] == pytest.approx([1, 1e-2, 1e-4])
     shorter = Schedule(1001, final_factor=1e-4).amend(501, 301)  # 40 of a hundred are over
     assert [shorter.rate(step) for step in (300, 400, 500)] == pytest.approx([1, 1e-2, 1e-4])
+
+
+def test_each_step_is_planned_for_as_it_was_when_it_was_done():
+    assert Schedule(None).planned(5) is None and Schedule(7).planned(5) == 7
+    schedule = Schedule(None).fixed(900, 100)
+    amended = schedule.amend(800, 400).amend(700, 600)
+    planned = [amended.planned(step) for step in (0, 99, 100, 399, 400, 599, 600, 699)]
+    assert planned == [None, None, 900, 900, 800, 800, 700, 700]
+    whole = Schedule(None).fixed(900).amend(800, 400)
+    assert [whole.planned(step) for step in (0, 399, 400)] == [900, 900, 800]
 
 
 @quick
@@ -128,8 +139,12 @@ WHOLE = {"steps": 10, "warmup": 5, "hold_fraction": 0.5, "measured": 0, "rewind_
 
 
 def test_a_schedule_is_read_as_it_was_written():
-    for schedule in (Schedule(10, final_factor=0.5), Schedule(None), Schedule(9).amend(8, 2)):
-        assert read_schedule(Fields("config.json: schedule", asdict(schedule))) == schedule
+    twice = Schedule(9).amend(8, 2).amend(9, 4)
+    for schedule in (Schedule(10, final_factor=0.5), Schedule(None), twice):
+        values = json.loads(json.dumps(asdict(schedule)))
+        assert (
+            read_schedule(Fields("config.json: schedule", values)) == schedule == Schedule(**values)
+        )
 
 
 @pytest.mark.parametrize(
@@ -140,6 +155,7 @@ def test_a_schedule_is_read_as_it_was_written():
         ("measured", [-1, "a"]),
         ("rewind_spacing", [0, 0.5]),
         ("amended", [-1, 1.5]),
+        ("plans", [3, "a", [3], [[3]], [[1, 2, 3]], [[1, -2]], [[1, 2.0]], [[True, 2]], ["ab"]]),
         ("hold_fraction", [-1, 1.1, math.nan, "a"]),
         ("final_factor", [0.0, 2, 10**400]),
         ("wing", [1]),

@@ -312,7 +312,7 @@ def test_the_photograph_that_is_brighter_than_its_neighbour_is_found(exposed):
     torch.testing.assert_close(stops[3] - stops[2], torch.ones(3), atol=0.35, rtol=0)
 
 
-def test_time_becomes_a_plan_before_the_first_step(scene, tmp_path):
+def test_time_becomes_a_plan_before_the_first_step_that_can_be_repeated(scene, tmp_path):
     said, seen = [], []
     options = Train(scene, field="gaussians", splats=60, minutes=0.05, out=tmp_path / "run")
     result = train(
@@ -324,3 +324,7 @@ def test_time_becomes_a_plan_before_the_first_step(scene, tmp_path):
     assert plans[0]["step"] == 0 and None not in seen
     assert any(line.startswith("plan: gaussians") for line in said)
     assert any("million pixels" in line for line in said)
+    again = tmp_path / "again"
+    train(Train(out=again, from_config=tmp_path / "run" / "config.json", report=False))
+    a, b = tensors_of(tmp_path / "run"), tensors_of(again)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
