@@ -186,7 +186,7 @@ def check(options: Train) -> None:
 
 # Options of fields that have densities, and of Gaussians, which have none.
 _OF_DENSITIES = (
-    "space", "pixel", "loss", "sampler", "distortion", "surface", "appearance", "depth",
+    "space", "pixel", "loss", "sampler", "distortion", "surface", "appearance",
     "learned_background",
 )  # fmt: skip
 _OF_GAUSSIANS = "splats", "densify", "antialiased", "refine_poses", "init"

@@ -220,7 +220,7 @@ def test_a_run_of_another_field_has_no_gaussians(disc_scene, tmp_path):
 OF_DENSITIES = [
     {"space": "ndc"}, {"pixel": "mean"}, {"loss": "huber"}, {"sampler": "proposal"},
     {"distortion": 0.1}, {"surface": "neus"}, {"appearance": 4}, {"learned_background": True},
-    {"total_variation": 0.5}, {"coarse_to_fine": 5}, {"networks": "tiny-cuda-nn"}, {"depth": 0.5},
+    {"total_variation": 0.5}, {"coarse_to_fine": 5}, {"networks": "tiny-cuda-nn"},
 ]  # fmt: skip
 OF_GAUSSIANS = [{"splats": 500}, {"densify": "classic"}, {"antialiased": True}, {"init": LEGO}]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from polyfield.apps import checkpoint, splat_task
+from polyfield.apps import checkpoint, splat_photographs, splat_task
 from polyfield.apps.images import ImageStore, scene_images
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.scene import load_scene
@@ -31,7 +31,7 @@ from polyfield.render.occupancy import step_generator
 from polyfield.render.splats import splat_view
 
 CPU = torch.device("cpu")
-STRATEGIES = ["mcmc"]
+STRATEGIES = ["mcmc", "classic", "absgrad", "multi-view"]
 SIZE, MOST = 16, 90
 
 
@@ -48,6 +48,7 @@ class Pictures(ImageStore):
     def __init__(self, images, kept=None):
         self.images, self.keep, self.ignoring = images, kept, kept is not None
         self.all_fit = True
+        self.sizes = [(image.shape[1], image.shape[0]) for image in images]
 
     def image(self, frame):
         return self.images[frame].clone()
@@ -171,7 +172,9 @@ def test_a_run_that_was_cut_off_ends_bit_identical(scene, often, tmp_path, monke
     expected, got = (checkpoint.latest(path / "checkpoints") for path in (whole, parts))
     assert (middle.step, got.step, expected.step) == (13, 26, 26)
     counts = [saved.metadata["task"]["gaussians"] for saved in (middle, expected, got)]
-    assert 60 < counts[0] < counts[1] == counts[2]  # it changed before and after
+    assert counts[1] == counts[2]
+    if kind == "mcmc":  # the others need more steps than that to see what pulls
+        assert 60 < counts[0] < counts[1]  # it changed before and after
     assert got.tensors.keys() == expected.tensors.keys()
     for name, tensor in expected.tensors.items():
         assert torch.equal(got.tensors[name], tensor), name
@@ -219,7 +222,7 @@ def test_a_run_goes_back_before_a_step_that_went_bad(scene, often, tmp_path, mon
 
 def test_each_photograph_is_looked_at_once_in_a_turn(task):
     made = task(train=[5, 1, 3])
-    turns = [[made._frame(3 * turn + place) for place in range(3)] for turn in range(12)]
+    turns = [[made.photographs.frame(3 * turn + place) for place in range(3)] for turn in range(12)]
     assert all(sorted(turn) == [1, 3, 5] for turn in turns)
     assert len({tuple(turn) for turn in turns}) > 2
     assert made.offered == {1, 3, 5}
@@ -230,11 +233,13 @@ def test_steps_look_at_all_photographs_though_few_fit(task):
     assert not made.images.all_fit
     found = []
     for step in range(96):
-        found.append(made._frame(step))
-        assert found[-1] in made.drawable.tolist()
+        found.append(made.photographs.frame(step))
+        assert found[-1] in made.photographs.drawable.tolist()
     assert {*found} == made.offered == {*made.frames.tolist()}
     fresh = task(limit=3 * SIZE * SIZE * 4)
-    assert [fresh._frame(step) for step in (77, 5, 64)] == [found[step] for step in (77, 5, 64)]
+    assert [fresh.photographs.frame(step) for step in (77, 5, 64)] == [
+        found[step] for step in (77, 5, 64)
+    ]
     assert fresh.step(40, 1.0, 100)["finite"] == 1
 
 
@@ -283,7 +288,7 @@ def test_masks_that_keep_all_change_no_step(task, tmp_path):
 def test_the_error_is_of_the_photograph_on_a_background_of_each_step_and_of_its_alpha(task):
     made, losses = task(), []
     for step in (0, 1):
-        frame = made._frame(step)
+        frame = made.photographs.frame(step)
         background = torch.rand(3, generator=step_generator(3, step))
         pixels = made.images.image(frame).float() / 255
         target = pixels[..., :3] * pixels[..., 3:] + (1 - pixels[..., 3:]) * background
@@ -303,7 +308,7 @@ def test_the_error_is_of_the_photograph_on_a_background_of_each_step_and_of_its_
 
 def test_opaque_photographs_are_compared_on_the_run_s_background(task):
     made = task(images=pictures(channels=3), background=(0.2, 0.4, 0.6))
-    frame = made._frame(0)
+    frame = made.photographs.frame(0)
     behind = torch.tensor([0.2, 0.4, 0.6])
     with torch.no_grad():
         near = made.trained.near
@@ -319,8 +324,8 @@ def test_coarser_pictures_have_the_camera_of_their_pixels(task, height, width, t
     kept = [torch.ones(height, width, dtype=torch.bool) for _ in range(8)]
     kept[2][0, 5] = False
     made = task(images=pictures(height, width, kept=kept))
-    whole, *_ = made._photograph(2, 1)
-    camera, color, matte, keep = made._photograph(2, times)
+    whole, *_ = made.photographs.picture(2, 1)
+    camera, color, matte, keep = made.photographs.picture(2, times)
     rows, columns = height // times, width // times
     assert (int(camera.height), int(camera.width)) == (rows, columns) == matte.shape
     points = made.trained.gaussians.means.detach()
@@ -337,13 +342,13 @@ def test_coarser_pictures_have_the_camera_of_their_pixels(task, height, width, t
 
 def test_pictures_grow_with_training_where_they_are_not_small_to_begin_with(task, monkeypatch):
     made = task()
-    assert [made._coarser(2, part) for part in (0.0, 0.3)] == [1, 1]
-    monkeypatch.setattr(splat_task, "FEWEST_PIXELS", SIZE // 4)
+    assert [made.photographs.coarser(2, part) for part in (0.0, 0.3)] == [1, 1]
+    monkeypatch.setattr(splat_photographs, "FEWEST_PIXELS", SIZE // 4)
     parts = {0: 16, 4: 16, 5: 64, 19: 64, 20: 256, 99: 256}
     for step, pixels in parts.items():
         assert made.step(step, 1.0, 100)["rays"] == pixels
-    monkeypatch.setattr(splat_task, "FEWEST_PIXELS", SIZE // 2)
-    assert [made._coarser(2, part) for part in (0.0, 0.3)] == [2, 1]
+    monkeypatch.setattr(splat_photographs, "FEWEST_PIXELS", SIZE // 2)
+    assert [made.photographs.coarser(2, part) for part in (0.0, 0.3)] == [2, 1]
 
 
 def test_bands_of_harmonics_open_one_after_the_other(task, monkeypatch):
@@ -363,7 +368,7 @@ def test_shorter_runs_have_larger_rates_which_are_small_in_the_end(task):
     made, steps = task(exposures=6), []
     made.optimiser.step = lambda *arguments: steps.append(arguments)
     exposed = []
-    made.exposing.step = lambda *arguments: exposed.append(arguments)
+    made.beside["exposure"].step = lambda *arguments: exposed.append(arguments)
     plans = [(0, 0.5, 30_000), (15_000, 1.0, 60_000), (0, 1.0, 15_000), (9, 1.0, 10), (10, 1.0, 11)]
     for step, rate, planned in plans:
         made.step(step, rate, planned)
@@ -400,7 +405,7 @@ def test_slopes_that_a_strategy_sees_do_not_depend_on_the_picture_s_pixels(task,
         made = task(
             images=Pictures([fine] * 8), splats=blobs(), arguments={"splats": 12, "degree": 0}
         )
-        monkeypatch.setattr(made, "_coarser", lambda frame, progress, k=times: k)
+        monkeypatch.setattr(made.photographs, "coarser", lambda frame, progress, k=times: k)
         made.densify.observe = lambda rows, slope, _, k=times: found.update({k: (rows, slope)})
         made.step(2, 1.0, 100)
     (rows, slopes), (others, coarse) = found[1], found[2]
@@ -409,7 +414,7 @@ def test_slopes_that_a_strategy_sees_do_not_depend_on_the_picture_s_pixels(task,
     torch.testing.assert_close(coarse, slopes, rtol=0.1, atol=0.02 * float(slopes.abs().max()))
     # By finite differences of the loss, in halves of the sensor's sides.
     made = task(images=Pictures([fine] * 8), splats=blobs(), arguments={"splats": 12, "degree": 0})
-    camera, target, *_ = made._photograph(made._frame(2), 1)
+    camera, target, *_ = made.photographs.picture(made.photographs.frame(2), 1)
     depth = camera.project(torch.zeros(12).long(), made.trained.gaussians.means.detach())[1]
     for axis, side in ((0, 160), (1, 96)):
         most = int(slopes[:, axis].abs().argmax())
