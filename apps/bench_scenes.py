@@ -22,9 +22,13 @@ from polyfield.apps.measured_process import run_measured
 from polyfield.apps.png_files import to_8bit, write_png
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import scene_of
-from polyfield.apps.trained import load
+from polyfield.apps.shown import Shown, load_shown
+from polyfield.apps.splat_info import write_run_splats
+from polyfield.apps.trained import Trained
+from polyfield.apps.trained_splats import TrainedSplats
 from polyfield.apps.true_view import true_view
 from polyfield.cuda.errors import InputError
+from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.table import FIELDS
 
 PICTURE_HEIGHT, LABEL_HEIGHT, GAP = 240, 22, 6  # pixels of the strip
@@ -82,15 +86,16 @@ def scene_rows(
     Raises InputError for what is no scene or has no test view, two of one name, an unknown field or
     a folder of something else; PolyfieldError where a training fails.
     """
-    chosen = fields or tuple(FIELDS)
+    known = (*FIELDS, GAUSSIANS)
+    chosen = fields or known
     if not minutes > 0 or not math.isfinite(minutes):
         raise InputError("--minutes", str(minutes), "above 0")
     if steps is not None and steps < 1:
         raise InputError("--steps", str(steps), "at least 1")
     budget = f"{minutes:g} minutes" if steps is None else f"{steps} steps"
     for field in chosen:
-        if field not in FIELDS:
-            raise InputError("--only", repr(field[:80]), f"some of {', '.join(FIELDS)}")
+        if field not in known:
+            raise InputError("--only", repr(field[:80]), f"some of {', '.join(known)}")
     names = [scene.resolve().name for scene in scenes]
     if len(set(names)) < len(names):
         raise InputError("bench scenes", f"folders named {', '.join(names)}", "each name once")
@@ -118,7 +123,7 @@ def strip(rows: list[SceneRow], out: Path) -> Image.Image:
     """A line for each scene: its first held-out view, then what each field shows of it."""
     lines: dict[str, list[tuple[str, Image.Image]]] = {}
     for row in rows:
-        trained = load(out / row.name, choose_device("auto"))
+        trained = load_shown(out / row.name, choose_device("auto"))
         scene = scene_of(trained.settings)
         frame = int(scene.splits["test"][0])
         line = lines.setdefault(row.scene, [])
@@ -169,12 +174,7 @@ def _measure(scene: Path, name: str, field: str, budget: str, seed: int, out: Pa
     arguments += ["--resume", f"--{unit}", number, "--seed", str(seed)]
     process = run_measured(arguments)
     measured = evaluate(Eval(run))
-    trained = load(run, choose_device("auto"))
-    with tempfile.TemporaryDirectory() as folder:
-        packed = 0
-        for part, learned in trained.parts.items():
-            exact = placed_tensors(learned)
-            packed += write_compact(Path(folder, part), learned.state_dict(), {}, exact)
+    packed = _packed_bytes(load_shown(run, choose_device("auto")))
     resolution = measured.protocol["resolution"]
     return SceneRow(
         name=run.name,
@@ -194,6 +194,20 @@ def _measure(scene: Path, name: str, field: str, budget: str, seed: int, out: Pa
         view_size=", ".join(map(str, resolution)) if isinstance(resolution, list) else "",
         peak_bytes=process.peak_bytes,
     )
+
+
+def _packed_bytes(trained: Shown) -> int:
+    """Of a field as halves, packed; of Gaussians as SPZ."""
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(trained, TrainedSplats):
+            file = Path(folder, "scene.spz")
+            write_run_splats(trained, file)
+            return file.stat().st_size
+        packed = 0
+        for part, learned in trained.parts.items() if isinstance(trained, Trained) else ():
+            exact = placed_tensors(learned)
+            packed += write_compact(Path(folder, part), learned.state_dict(), {}, exact)
+    return packed
 
 
 def _read_rows(path: Path) -> dict[tuple[str, str, str, int], SceneRow]:
