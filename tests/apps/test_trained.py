@@ -79,6 +79,9 @@ SETTINGS = {
     "sampler": ["x", {}, [], None, 3],
     "distortion": [-1, math.nan, math.inf, "1", None, True, 10**400],
     "total_variation": [-1, math.nan, math.inf, "1", True, 10**400],
+    "densify": ["x", {}, [], None, 3],
+    "antialiased": [0, 1, "yes", [], {}],
+    "init": [3, True, [], {}],
     "wing": [1],
 }
 
