@@ -380,6 +380,22 @@ def test_shorter_runs_have_larger_rates_which_are_small_in_the_end(task):
     assert exposed == [pytest.approx(each) for each in expected]
 
 
+def test_a_strategy_sees_the_view_then_pulls_and_changes_their_number_after_the_step(task):
+    made, done = task(), []
+    made.densify.observe = lambda *_: done.append("observe")
+    made.densify.pull = lambda: done.append("pull")
+    made.optimiser.step = lambda *_: done.append("step")
+    made.densify.refine = done.append
+    made.step(0, 1.0, 20), made.step(7, 1.0, 20)
+    assert done[:3] == done[4:7] == ["observe", "pull", "step"]
+    moments = done[3], done[7]
+    assert [(now.step, now.planned, now.progress) for now in moments] == [
+        (1, 20, 0.05),
+        (8, 20, 0.4),
+    ]
+    assert len(list(moments[0].looks(2, moments[0].random))) == 2
+
+
 def blobs():
     """Twelve wide Gaussians, none before another."""
     ticks = torch.linspace(0.42, 0.58, 4)
