@@ -11,9 +11,10 @@ MOST_TURN, MOST_SHIFT = 0.3, 0.3  # radians, extents: further off a pose is wron
 
 
 class PoseRefinement(nn.Module):
-    """A small rotation and a shift of each photograph's camera, in its own axes.
+    """A small turn of each photograph's camera about itself and a shift, along the world's axes.
 
-    The mean over the photographs is held at 0: without that, poses and field could drift together.
+    The mean over the photographs is held at 0: without that, poses and field could drift together,
+    away from the frame that held-out views are in.
     Corrections that have shown to be ones are kept apart, see `judge_`.
     """
 
@@ -44,8 +45,8 @@ class PoseRefinement(nn.Module):
         none = torch.zeros_like(x)
         rows = [torch.stack(row) for row in ((none, -z, y), (z, none, -x), (-y, x, none))]
         rotation = camera_to_world[:, :3]
-        turned = rotation @ torch.linalg.matrix_exp(torch.stack(rows))
-        shifted = camera_to_world[:, 3] + rotation @ (self.extent * move[3:].to(camera_to_world))
+        turned = torch.linalg.matrix_exp(torch.stack(rows)) @ rotation
+        shifted = camera_to_world[:, 3] + self.extent * move[3:].to(camera_to_world)
         return torch.cat([turned, shifted[:, None]], 1)
 
     @torch.no_grad()
