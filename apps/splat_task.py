@@ -124,12 +124,14 @@ class SplatTask:
             target = target + (1 - matte)[..., None] * background.to(target)
         if kept is not None:  # of what is left out windows of SSIM beside it see nothing either
             color, target = color * kept[..., None], target * kept[..., None]
+        opacity = view.opacity
         if self.trained.poses is not None:
             held = held_out_pixels(*target.shape[:2]).to(self.device)
             color = torch.where(held[..., None], target, color)
+            opacity = opacity if matte is None else torch.where(held, matte, opacity)
         loss = image_error(color, target)
         if matte is not None:
-            off = (view.opacity - matte).abs()
+            off = (opacity - matte).abs()
             loss = loss + MATTE * (off if kept is None else off * kept).mean()
         if self.depths is not None and view.depth is not None:
             measured = self.photographs.measured(self.depths, camera, frame, coarser)
