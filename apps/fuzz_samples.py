@@ -20,11 +20,15 @@ from polyfield.apps import checkpoint
 from polyfield.apps.formats.nerf_synthetic import write_nerf_synthetic
 from polyfield.apps.formats.point_ply import Points, write_points
 from polyfield.apps.fuzz_trees import Odd, Tree, read_tree, write_tree
+from polyfield.apps.images import scene_images
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import load_scene
 from polyfield.apps.schedule import Schedule
-from polyfield.apps.settings import settings_of
+from polyfield.apps.settings import Settings, settings_of
+from polyfield.apps.splat_task import SplatTask
 from polyfield.apps.trained import build
+from polyfield.apps.trained_splats import build_splats
+from polyfield.fields.gaussians import GAUSSIANS, gaussians_at
 
 WIDTH, HEIGHT, VIEWS = 24, 16, 9
 _FOCAL = 30.0
@@ -293,14 +297,39 @@ def run_folder() -> Tree:
         trained = build(settings, torch.device("cpu"))
         tensors = {f"field.{name}": value for name, value in trained.field.state_dict().items()}
         tensors |= {"grid.values": trained.grid.values, "grid.bits": trained.grid.bits}
-        config = {"settings": asdict(settings), "schedule": asdict(Schedule(100))}
-        with RunFolder.create(Path(place) / "run", config) as run:
-            metadata = {"step": 1, "rewinds": 0, **config, "task": {"rays": 256}}
-            checkpoint.write(checkpoint.step_path(run.checkpoints, 1), tensors, metadata)
-            for step in range(5):
-                run.append({"step": step, "seconds": 0.1 * step, "loss": 0.5, "psnr": 20.0})
-        tree = read_tree(Path(place) / "run")
-        return {name: content for name, content in tree.items() if name != ".lock"}
+        return _run_tree(Path(place) / "run", settings, tensors, {"rays": 256})
+
+
+def gaussians_run_folder() -> Tree:
+    """A run of a few Gaussians, with exposures and corrections of poses, before its first step."""
+    with tempfile.TemporaryDirectory() as place:
+        write_tree(Path(place) / "scene", synthetic_scene())
+        scene = load_scene(Path(place) / "scene")
+        views = len(scene.splits["train"])
+        arguments = {"splats": 20, "degree": 1}
+        settings = replace(
+            settings_of(scene, GAUSSIANS, arguments, 0, 64, 1 << 20), exposures=views, poses=views
+        )
+        random = torch.Generator().manual_seed(0)
+        points, colors = torch.rand(2, 12, 3, generator=random)
+        trained = build_splats(settings, gaussians_at(points, colors, 1), torch.device("cpu"))
+        images = scene_images(scene, 1 << 20)
+        tensors, values = SplatTask(trained, scene, images, torch.device("cpu")).state()
+        return _run_tree(Path(place) / "run", settings, tensors, values)
+
+
+def _run_tree(
+    place: Path, settings: Settings, tensors: dict[str, torch.Tensor], task: dict
+) -> Tree:
+    """A run with one checkpoint and some records."""
+    config = {"settings": asdict(settings), "schedule": asdict(Schedule(100))}
+    with RunFolder.create(place, config) as run:
+        metadata = {"step": 1, "rewinds": 0, **config, "task": task}
+        checkpoint.write(checkpoint.step_path(run.checkpoints, 1), tensors, metadata)
+        for step in range(5):
+            run.append({"step": step, "seconds": 0.1 * step, "loss": 0.5, "psnr": 20.0})
+    tree = read_tree(place)
+    return {name: content for name, content in tree.items() if name != ".lock"}
 
 
 def perceptual_weights(old: bool) -> Tree:

@@ -27,7 +27,9 @@ from polyfield.apps.lpips_weights import read_lpips
 from polyfield.apps.run_folder import RunFolder, read_config
 from polyfield.apps.scene import load_scene
 from polyfield.apps.schedule import read_schedule
-from polyfield.apps.trained import build, load, read_settings
+from polyfield.apps.settings import read_settings
+from polyfield.apps.shown import load_shown
+from polyfield.apps.trained import build
 from polyfield.cuda.errors import InputError
 
 _TIMES = 8  # the bytes of the files
@@ -131,7 +133,7 @@ def _open_image(folder: Path) -> None:
 
 
 def _open_run(folder: Path) -> None:
-    load(folder, torch.device("cpu"))
+    load_shown(folder, torch.device("cpu"))
     RunFolder.open(folder).records()
 
 
@@ -186,6 +188,12 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "run",
         lambda: [fuzz_samples.run_folder()],
+        (_CHECKPOINT, "metrics.jsonl"),
+        _open_run,
+    ),
+    Target(
+        "gaussians-run",
+        lambda: [fuzz_samples.gaussians_run_folder()],
         (_CHECKPOINT, "metrics.jsonl"),
         _open_run,
     ),
