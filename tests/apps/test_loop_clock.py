@@ -377,6 +377,22 @@ def test_what_is_foreseen_makes_the_plan_before_the_first_step(tmp_path, monkeyp
     assert [rate for _, rate in task.rates[:1]] == [1.0]
 
 
+def test_looks_at_the_held_out_view_are_a_part_of_a_foreseen_plan(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+
+    class Slow(Planned):
+        def validate(self, step):
+            clock.now += 0.2
+            return super().validate(step)
+
+    task = Slow()
+    clock.pass_in(task, 0.1)
+    plan = dict(started=clock.now, minutes=1.0, foreseen=lambda: 0.1)
+    train(tmp_path / "run", task, STEADY, **plan)
+    first = events(tmp_path / "run", "plan")[0]
+    assert first["steps"] == pytest.approx((0.95 * 59.8 - 20 * 0.2) / 0.1, abs=2)
+
+
 def growing(step):
     """Seconds of a step that takes four times as long in the end."""
     return 0.05 + 0.15 * min(1.0, step / 280)
