@@ -40,11 +40,14 @@ def measured_sentence(
     """The plan once a step's time is known, with a warning where it will not do."""
     steps = schedule.steps or 0
     total = steps * samples_per_step
-    name = "plan, set right" if schedule.amended else "plan"
-    sentence = (
-        f"{name}: {steps:,} steps of {1000 * seconds:.1f} ms, {_millions(total)} {what}, "
-        f"{duration(steps * seconds)}"
-    )
+    took = f"{1000 * seconds:.1f} ms"
+    if schedule.amended:  # by steps that took as long lately, and others before
+        sentence = (
+            f"plan, set right: {steps:,} steps, {took} each by now, {_millions(total)} {what}"
+        )
+    else:
+        sentence = f"plan: {steps:,} steps of {took}, {_millions(total)} {what}, "
+        sentence += duration(steps * seconds)
     if total < ENOUGH_SAMPLES:
         need = duration(seconds * ENOUGH_SAMPLES / samples_per_step)
         sentence += (

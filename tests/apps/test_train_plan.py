@@ -12,6 +12,8 @@ def test_a_budget_that_cannot_suffice_is_warned_of_with_what_would():
     plenty = measured_sentence(Schedule(4000), 0.04, 1 << 15)
     assert "4,000 steps of 40.0 ms, 131 million samples, 2 min 40 s" in plenty
     assert "warning" not in plenty
+    amended = measured_sentence(Schedule(4000).amend(3000, 900), 0.05, 1 << 15)
+    assert amended == "plan, set right: 3,000 steps, 50.0 ms each by now, 98.3 million samples"
     little = measured_sentence(Schedule(60), 0.5, 1 << 15)
     assert "warning: fewer than 20 million samples" in little and "5 min 5 s" in little
 
