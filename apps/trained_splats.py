@@ -98,14 +98,10 @@ class TrainedSplats:
         light: Light | None = None,
     ) -> Float[Tensor, "height width 3"]:
         """The colour of `view`, on the CPU; light: that of the mean photograph where none is."""
-        (band,) = self.bands(
-            cameras,
-            index,
-            samples_per_pixel=samples_per_pixel,
-            background=background,
-            light=light,
-        )
-        return band.color.cpu()
+        _refuse_samples(samples_per_pixel)
+        behind = background or self.settings.background
+        view = splat_image(self.gaussians, cameras, index, behind, self.near, depth=False)
+        return self._in_light(view, behind, light).color.cpu()
 
     def bands(
         self,
@@ -118,16 +114,23 @@ class TrainedSplats:
         light: Light | None = None,
     ) -> Iterator[View]:
         """`view` as one band; light: that of the mean photograph where none is given."""
-        if samples_per_pixel != 1:
-            got = f"{samples_per_pixel} with Gaussians"
-            raise InputError("--samples-per-pixel", got, "1: they are drawn pixel by pixel")
+        _refuse_samples(samples_per_pixel)
         behind = background or self.settings.background
-        band = splat_image(self.gaussians, cameras, index, behind, self.near, normals)
-        if light is not None:
-            constant = torch.tensor(behind).to(band.color)
-            lit = light.on(band.color, band.opacity, constant.view(1, 1, 3)).clamp(max=1)
-            band = band._replace(color=lit)
-        yield band
+        view = splat_image(self.gaussians, cameras, index, behind, self.near, normals)
+        yield self._in_light(view, behind, light)
+
+    def _in_light(self, view: View, behind: Color, light: Light | None) -> View:
+        if light is None:
+            return view
+        constant = torch.tensor(behind).to(view.color)
+        lit = light.on(view.color, view.opacity, constant.view(1, 1, 3)).clamp(max=1)
+        return view._replace(color=lit)
+
+
+def _refuse_samples(samples_per_pixel: int) -> None:
+    if samples_per_pixel != 1:
+        got = f"{samples_per_pixel} with Gaussians"
+        raise InputError("--samples-per-pixel", got, "1: they are drawn pixel by pixel")
 
 
 def extent_of(settings: Settings) -> float:

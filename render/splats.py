@@ -120,14 +120,18 @@ def splat_image(
     background: tuple[float, float, float],
     near: float = NEAR,
     normals: bool = False,
+    depth: bool = True,
 ) -> View:
-    """`splat_view` as views of other fields are: colours cut at 1, depth along rays."""
+    """`splat_view` as views of other fields are: colours cut at 1, depth along rays.
+
+    depth: without it, it is 0 everywhere, and the view sooner there.
+    """
     behind = torch.tensor(background)
-    shown = splat_view(splats, cameras, index, behind, near=near, normals=normals)
-    depth = torch.zeros_like(shown.opacity) if shown.depth is None else shown.depth
-    if cameras.model != "OPENCV_FISHEYE":
-        depth = depth * ray_lengths(cameras, index)
-    return View(shown.color.clamp(0, 1), shown.opacity, depth, shown.normal)
+    shown = splat_view(splats, cameras, index, behind, near=near, normals=normals, depth=depth)
+    along = torch.zeros_like(shown.opacity) if shown.depth is None else shown.depth
+    if depth and cameras.model != "OPENCV_FISHEYE":
+        along = along * ray_lengths(cameras, index)
+    return View(shown.color.clamp(0, 1), shown.opacity, along, shown.normal)
 
 
 def ray_lengths(cameras: Cameras, index: int) -> Float[Tensor, "height width"]:

@@ -335,3 +335,20 @@ def test_light_on_marks_is_what_is_seen_of_each_gaussian_there():
             found[place], (shown * marks[..., 0]).sum(), rtol=1e-6, atol=1e-9
         )
     assert (found == 0).sum() < len(found)
+
+
+def test_without_its_depth_an_image_has_the_same_colours():
+    points, colors = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0))
+    splats = gaussians_at(points, colors, 0, 0.8)
+    camera = Cameras(
+        camera_to_world=torch.tensor([[[1.0, 0, 0, 0.5], [0, 1, 0, 0.5], [0, 0, 1, -2]]]),
+        focal=torch.full((1, 2), 40.0),
+        center=torch.full((1, 2), 16.0),
+        distortion=torch.zeros(1, 4),
+        width=torch.tensor([32]),
+        height=torch.tensor([32]),
+    )
+    whole = splat_image(splats, camera, 0, (0.1, 0.2, 0.3))
+    plain = splat_image(splats, camera, 0, (0.1, 0.2, 0.3), depth=False)
+    assert torch.equal(whole.color, plain.color) and torch.equal(whole.opacity, plain.opacity)
+    assert whole.depth.any() and not plain.depth.any()
