@@ -5,6 +5,7 @@ import torch
 from splat_scenes import gaussians
 
 from polyfield.cuda.errors import InputError
+from polyfield.fields.gaussians import gaussians_at
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.splats import Splats, moved
 from polyfield.render.cameras import Cameras
