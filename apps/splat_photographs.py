@@ -33,6 +33,12 @@ class Picture(NamedTuple):
     kept: Bool[Tensor, "height width"] | None
     """What no mask ignores; None: all."""
 
+    def on(self, background: Float[Tensor, " 3"]) -> Float[Tensor, "height width 3"]:
+        """The colours on a background, where they are transparent."""
+        if self.matte is None:
+            return self.color
+        return self.color + (1 - self.matte)[..., None] * background.to(self.color)
+
 
 class Photographs:
     """Which photograph a step takes, and how much of it.

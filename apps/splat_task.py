@@ -97,6 +97,11 @@ class SplatTask:
         """The frames that steps drew from so far."""
         return self.photographs.offered
 
+    @property
+    def behind(self) -> Float[Tensor, " 3"]:
+        """What photographs are looked at on: their own background, grey behind transparent ones."""
+        return torch.full((3,), 0.5) if self.backdrop is None else self.backdrop
+
     def _check_photographs(self) -> None:
         """InputError where a run has learned of other photographs than the scene has."""
         settings = self.trained.settings
@@ -114,14 +119,13 @@ class SplatTask:
         frame = self.photographs.frame(step)
         background = torch.rand(3, generator=random) if self.backdrop is None else self.backdrop
         coarser = self.photographs.coarser(frame, progress)
-        camera, target, matte, kept = self.photographs.picture(frame, coarser)
+        picture = self.photographs.picture(frame, coarser)
+        camera, matte, kept = picture.camera, picture.matte, picture.kept
         if self.trained.poses is not None:
             self._judge(step, frame, progress)
             camera = self._refined(camera, frame, progress)
         view = self._view(camera, background, progress)
-        color = self._exposed(view, frame, background)
-        if matte is not None:
-            target = target + (1 - matte)[..., None] * background.to(target)
+        color, target = self._exposed(view, frame, background), picture.on(background)
         if kept is not None:  # of what is left out windows of SSIM beside it see nothing either
             color, target = color * kept[..., None], target * kept[..., None]
         opacity = view.opacity
@@ -229,18 +233,16 @@ class SplatTask:
         turn = step // len(self.frames)
         if poses is None or progress < POSED or turn % JUDGED:
             return
-        camera, target, matte, kept = self.photographs.picture(frame, 1)
-        behind = torch.full((3,), 0.5) if self.backdrop is None else self.backdrop
-        if matte is not None:
-            target = target + (1 - matte)[..., None] * behind.to(target)
+        picture = self.photographs.picture(frame, 1)
+        camera, target = picture.camera, picture.on(self.behind)
         counted = held_out_pixels(*target.shape[:2]).to(self.device)
-        if kept is not None:
-            counted = counted & kept
+        if picture.kept is not None:
+            counted = counted & picture.kept
         errors = []
         for pose in (poses.forward, poses.trusted):
             moved = pose(camera.camera_to_world[0], self.photograph[frame])
-            view = self._view(replace(camera, camera_to_world=moved[None]), behind, progress)
-            color = self._exposed(view, frame, behind)
+            view = self._view(replace(camera, camera_to_world=moved[None]), self.behind, progress)
+            color = self._exposed(view, frame, self.behind)
             errors.append(float((color - target).abs()[counted].mean()))
         if not poses.judge_(self.photograph[frame], *errors):
             for moment in self.beside["poses"].moments.values():
@@ -270,18 +272,15 @@ class SplatTask:
         """What photographs say of the Gaussians in them, see `densification.Looks`."""
         drawable = self.photographs.drawable
         order = torch.randperm(len(drawable), generator=random)[:count]
-        behind = torch.full((3,), 0.5) if self.backdrop is None else self.backdrop
         for frame in drawable[order].tolist():
-            camera, target, matte, kept = self.photographs.picture(frame, 1)
-            camera = self._refined(camera, frame, 1.0)
+            picture = self.photographs.picture(frame, 1)
+            camera = self._refined(picture.camera, frame, 1.0)
             with torch.no_grad():
-                view = self._view(camera, behind, 1.0)
-                color = self._exposed(view, frame, behind)
-            if matte is not None:
-                target = target + (1 - matte)[..., None] * behind.to(target)
-            wrong = ((color - target).abs().mean(2) > WRONG).float()
-            if kept is not None:
-                wrong = wrong * kept
+                view = self._view(camera, self.behind, 1.0)
+                color = self._exposed(view, frame, self.behind)
+            wrong = ((color - picture.on(self.behind)).abs().mean(2) > WRONG).float()
+            if picture.kept is not None:
+                wrong = wrong * picture.kept
             marks = torch.stack([torch.ones_like(wrong), wrong], 2)
             yield Look(view.seen.rows, *light_on(view.seen, marks).unbind(1))
 

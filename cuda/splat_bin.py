@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int, Int32, Int64
 from torch import Tensor
@@ -16,6 +17,7 @@ from polyfield.cuda.splat_project import Projected
 SIDE = 16  # pixels of a square
 ROOM = 1e-3
 MOST = 2**31 - 1  # pairs
+DEPTH_BITS = 31
 
 
 class Bins(NamedTuple):
@@ -75,10 +77,30 @@ def splat_bin(
         owners = torch.empty(total, dtype=torch.int32, device=device)
         inputs = *ellipses, seen.depths.contiguous(), view.int().contiguous(), offsets
         launch(kernel("splat_bin", "SplatPairs"), grid, *inputs, keys, owners, v, columns, rows)
-    keys, order = torch.sort(keys, stable=True)
-    squares = torch.arange(views * columns * rows + 1, device=device)
-    starts = torch.searchsorted(keys, squares << 32).int()
+    order, starts = _ordered(keys, views * columns * rows)
     return Bins(offsets, owners, order, starts)
+
+
+def _ordered(
+    keys: Int64[Tensor, " m"], squares: int
+) -> tuple[Int64[Tensor, " m"], Int32[Tensor, " squares_and_one"]]:
+    """Pairs in the order of their keys, and where each square's begin.
+
+    On a CPU a key that has room for its own number is sorted with it, as one number: three times as
+    fast as numbers that are carried along, and as stable.
+    """
+    bounds = torch.arange(squares + 1, device=keys.device)
+    bits = max(1, len(keys) - 1).bit_length()
+    if keys.device.type != "cpu" or squares.bit_length() + DEPTH_BITS + bits > 63:
+        found, order = torch.sort(keys, stable=True)
+        return order, torch.searchsorted(found, bounds << 32).int()
+    # A depth is above 0: its bits leave the highest one of 32 unused.
+    packed = (((keys >> 32) << DEPTH_BITS | keys & (1 << DEPTH_BITS) - 1) << bits).numpy()
+    packed |= np.arange(len(packed))
+    packed.sort()
+    found = torch.from_numpy(packed)
+    starts = torch.searchsorted(found, bounds << DEPTH_BITS + bits)
+    return found & (1 << bits) - 1, starts.int()
 
 
 class _Pairs(NamedTuple):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from splat_scenes import camera, gaussians
 
+from polyfield.cuda import splat_bin as splat_bin_module
 from polyfield.cuda.splat_bin import splat_bin
 from polyfield.cuda.splat_project import Projected, splat_project
 
@@ -95,3 +96,20 @@ def test_none_reach_no_square(device):
     seen = Projected(*(column[:0].to(device) for column in seen_by(camera(), 5)))
     bins = splat_bin(seen, 53, 37)
     assert len(bins.owners) == 0 and not bins.starts.any() and len(bins.starts) == 13
+
+
+def test_keys_with_and_without_room_for_their_numbers_are_ordered_alike(monkeypatch):
+    """Among them many as deep: they stay in the order of their rows."""
+    random = torch.Generator().manual_seed(2)
+    square = torch.randint(0, 30, (5000,), generator=random)
+    depth = torch.rand(40, generator=random)[torch.randint(0, 40, (5000,), generator=random)]
+    keys = square << 32 | depth.view(torch.int32).long()
+    order, starts = splat_bin_module._ordered(keys, 31)
+    assert torch.equal(keys[order], keys.sort(stable=True).values)
+    assert torch.equal(order, keys.argsort(stable=True))
+    counts = torch.bincount(square, minlength=31)
+    assert torch.equal(starts.long(), torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+    monkeypatch.setattr(splat_bin_module, "DEPTH_BITS", 62)  # none has room
+    plain = splat_bin_module._ordered(keys, 31)
+    assert torch.equal(plain[0], order) and torch.equal(plain[1], starts)
+    assert [len(part) for part in splat_bin_module._ordered(keys[:0], 31)] == [0, 32]
