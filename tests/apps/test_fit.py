@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(image, tmp_path, monkeypatch
     whole = fit(options)
     step = SignalTask.step
 
-    def stopping(self, number, rate):
+    def stopping(self, number, rate, planned=None):
         if number == 17:
             raise KeyboardInterrupt
         return step(self, number, rate)
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(image, tmp_path, monkeypatch
 def test_ctrl_c_says_how_to_go_on(image, tmp_path, monkeypatch):
     step = SignalTask.step
 
-    def stopping(self, number, rate):
+    def stopping(self, number, rate, planned=None):
         signal.raise_signal(signal.SIGTERM)
         return step(self, number, rate)
 

@@ -57,12 +57,13 @@ def test_gaussians_count_as_many_as_there_may_be_and_shrink_to_the_memory(scene)
     assert settings.arguments == {"splats": 1000, "degree": 2}
     assert most_parameters(settings) == 38_000 == memory.parameters
     longer = Train(scene, field="gaussians", minutes=1e5)
-    plenty, _ = new_settings(found, longer, 4_000_000_000)
-    little, plan = new_settings(found, longer, 800_000_000)
-    assert little.arguments["splats"] < plenty.arguments["splats"]
-    assert plan.total_bytes <= 800_000_000
+    plenty, whole = new_settings(found, longer, 16_000_000_000)
+    limit = whole.total_bytes - 400_000_000
+    little, plan = new_settings(found, longer, limit)
+    assert little.arguments["splats"] < plenty.arguments["splats"] == MOST_SPLATS
+    assert plan.total_bytes <= limit
     with pytest.raises(InputError, match="--memory"):
-        new_settings(found, Train(scene, field="gaussians", splats=1 << 24), 800_000_000)
+        new_settings(found, Train(scene, field="gaussians", splats=1 << 24), limit)
 
 
 def test_sizes_of_gaussians_can_be_asked_for(scene):
