@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
-from polyfield.cuda.kernel import kernel
+from polyfield.cuda.kernel import constant
 from polyfield.cuda.rotations import matrices
 from polyfield.cuda.splat_project import FAINTEST, Projected, footprint, projected
 
@@ -56,9 +56,9 @@ def splat_points(
         return splat_points_reference(*numbers, camera, near, dilation, antialiased)
     farthest = torch.tensor([fold(camera.distortion)])
     lens = torch.cat([camera.focal, camera.center, camera.distortion, farthest.to(camera.focal)])
-    bodies = kernel("splat_points", "SplatPoints"), kernel("splat_points", "SplatPointsPull")
     sizes = camera.width, camera.height, near, dilation, antialiased
-    return projected(*numbers, camera.world_to_camera.to(means), lens.to(means), sizes, bodies)
+    place, model = camera.world_to_camera.to(means), constant("splat_points", "SPLAT_BENT")
+    return projected(*numbers, place, lens.to(means), sizes, model)
 
 
 def splat_points_reference(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.kernel import Kernel, constant, kernel, launch
+from polyfield.cuda.kernel import constant, kernel, launch
 from polyfield.cuda.rotations import matrices
 
 SplatModel = Literal["pinhole", "fisheye"]
@@ -82,9 +82,8 @@ def splat_project(
     place = camera.world_to_camera.to(means)
     lens = torch.cat([camera.focal, camera.center, camera.distortion]).to(means)
     numbers = means, log_scales, quaternions, opacity_logits
-    bodies = _body("SplatProject", camera.model), _body("SplatProjectPull", camera.model)
     sizes = camera.width, camera.height, near, dilation, antialiased
-    return projected(*numbers, place, lens, sizes, bodies)
+    return projected(*numbers, place, lens, sizes, MODELS.index(camera.model))
 
 
 def projected(
@@ -95,14 +94,14 @@ def projected(
     world_to_camera: Float[Tensor, "3 4"],
     lens: Float[Tensor, " c"],
     sizes: tuple[int, int, float, float, bool],
-    bodies: tuple[Kernel, Kernel],
+    model: int,
 ) -> Projected:
-    """What kernels of projection, forward and backward, find through a lens of these numbers.
+    """What the kernels find through a lens of these numbers, of the model that they number so.
 
     sizes: width, height, near, dilation and whether it is antialiased, as `splat_project` has them.
     """
     inputs = means, log_scales, quaternions, opacity_logits, world_to_camera, lens
-    return Projected(*_Project.apply(*inputs, sizes, bodies))
+    return Projected(*_Project.apply(*inputs, sizes, model))
 
 
 def splat_project_reference(
@@ -220,7 +219,7 @@ def _fisheye(local: Tensor, camera: SplatCamera) -> tuple[Tensor, Tensor, Tensor
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means, log_scales, quaternions, logits, place, lens, sizes, bodies):
+    def forward(ctx, means, log_scales, quaternions, logits, place, lens, sizes, model):
         width, height, near, dilation, antialiased = sizes
         camera = torch.cat([place.reshape(-1), lens])
         inputs = [t.contiguous() for t in (means, log_scales, quaternions, logits)]
@@ -229,12 +228,13 @@ class _Project(torch.autograd.Function):
         opacities, depths = means.new_empty(n), means.new_empty(n)
         columns = means2d, conics, opacities, depths, extents
         plain = n, width, height, near, dilation, int(antialiased)
-        launch(bodies[0], (_tiles(n), 1), *inputs, camera, *columns, *plain)
+        body = kernel("splat_project", f"SplatProject<{model}>")
+        launch(body, (_tiles(n), 1), *inputs, camera, *columns, *plain)
         index = torch.nonzero(extents[:, 0] > 0)[:, 0]
         packed = [column.index_select(0, index) for column in columns]
         ctx.save_for_backward(*inputs, camera, index)
         ctx.plain = width, height, dilation, int(antialiased)
-        ctx.body = bodies[1]
+        ctx.model = model
         ctx.mark_non_differentiable(index, packed[-1])
         ctx.set_materialize_grads(True)
         return index, *packed
@@ -247,13 +247,10 @@ class _Project(torch.autograd.Function):
         into = [torch.zeros_like(tensor) for tensor in inputs]
         pose = camera.new_zeros(max(1, _tiles(v)), 12)
         grads = [g.contiguous() for g in (grad_means2d, grad_conics, grad_opacities, grad_depths)]
-        launch(ctx.body, (_tiles(v), 1), *inputs, camera, index, *grads, *into, pose, v, *ctx.plain)
+        body = kernel("splat_project", f"SplatProjectPull<{ctx.model}>")
+        launch(body, (_tiles(v), 1), *inputs, camera, index, *grads, *into, pose, v, *ctx.plain)
         return *into, pose.sum(0).view(3, 4), None, None, None
 
 
 def _tiles(n: int) -> int:
     return -(-n // constant("splat_project", "SPLAT_ROWS"))
-
-
-def _body(name: str, model: SplatModel) -> Kernel:
-    return kernel("splat_project", f"{name}<{MODELS.index(model)}>")

@@ -38,3 +38,14 @@ def camera(model="pinhole", width=53, height=37, dtype=FLOAT64):
         height,
         model,
     )
+
+
+def loss_of(seen, seed=1):
+    """A sum of all that is seen, each by a weight of its own and as large as the others."""
+    random = torch.Generator().manual_seed(seed)
+    total = 0
+    for part in (seen.means2d, seen.conics, seen.opacities, seen.depths):
+        weight = torch.randn(part.shape, generator=random, dtype=torch.float64)
+        scale = part.detach().abs().mean()
+        total = total + (weight.to(part) * part / scale).sum()
+    return total

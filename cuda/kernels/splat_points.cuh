@@ -1,12 +1,14 @@
-// Gaussians seen through a lens that bends straight lines: where it maps the middle of each and six
-// points about it (the unscented transform, 3DGUT, arXiv:2412.12507, with alpha 1, beta 2, kappa 0),
-// and the gradients of that.
+// A Gaussian seen through a lens that bends straight lines: where it maps the middle and six points
+// about it (the unscented transform, 3DGUT, arXiv:2412.12507, with alpha 1, beta 2, kappa 0).
 #pragma once
-#include "splat_project.cuh"
+#include "splat_placed.cuh"
 
-constexpr int POINTS_CAMERA = 25;  // numbers: world to camera [3, 4], focal, center, k1 k2 p1 p2 k3 to k6, farthest r^2
+constexpr int SPLAT_BENT = 2;
 constexpr float POINTS_APART = 1.7320508f;  // standard deviations
 constexpr float POINTS_BESIDE = 0.1f;  // of the sensor's sides, within which a point says where it is
+
+template <int MODEL>
+struct SplatSeen;
 
 // How a lens of OpenCV's maps a point before the camera to pixels; J [2, 3]: the slopes of that.
 // Source: OpenCV, Camera calibration and 3D reconstruction.
@@ -28,11 +30,13 @@ FN bool bent_pixel(const float* camera, const float* p, float near, float* at, f
 }
 
 // The seven points of a Gaussian: p, and p along its axes, one way and the other.
-struct SplatPointsSeen : SplatPlaced, SplatSpread {
-  float at[14];     // on the sensor
-  float slopes[42]; // J of each
-  float mean[2];    // of the six
-  bool may;
+template <>
+struct SplatSeen<SPLAT_BENT> : SplatPlaced, SplatSpread {
+  float points[14];  // on the sensor
+  float slopes[42];  // J of each
+  float at[2];       // the mean of the six
+  float depth;
+  bool may;          // be seen, as far as the lens goes
 
   FN void look(const float* middle, const float* log_scale, const float* quaternion, float logit, const float* camera,
                float near, float width, float height, float dilation, bool antialiased) {
@@ -43,19 +47,20 @@ struct SplatPointsSeen : SplatPlaced, SplatSpread {
       float q[3];
       UNROLL for (int d = 0; d < 3; ++d)
         q[d] = p[d] + (i == 0 ? 0.f : (i < 4 ? POINTS_APART : -POINTS_APART) * factor[3 * d + (i + 2) % 3]);
-      may = bent_pixel(camera, q, near, at + 2 * i, slopes + 6 * i) && may;
-      const float x = at[2 * i], y = at[2 * i + 1];
+      may = bent_pixel(camera, q, near, points + 2 * i, slopes + 6 * i) && may;
+      const float x = points[2 * i], y = points[2 * i + 1];
       within = within || (x > -POINTS_BESIDE * width && x < (1 + POINTS_BESIDE) * width && y > -POINTS_BESIDE * height &&
                           y < (1 + POINTS_BESIDE) * height);
     }
     may = may && within;
+    depth = p[2];
     UNROLL for (int d = 0; d < 2; ++d) {
-      mean[d] = 0;
-      UNROLL for (int i = 1; i < 7; ++i) mean[d] += at[2 * i + d] / 6;
+      at[d] = 0;
+      UNROLL for (int i = 1; i < 7; ++i) at[d] += points[2 * i + d] / 6;
     }
     float off[14];  // from the mean, by the root of their weights
     UNROLL for (int i = 0; i < 7; ++i) {
-      UNROLL for (int d = 0; d < 2; ++d) off[2 * i + d] = (i == 0 ? 1.41421356f : 0.40824829f) * (at[2 * i + d] - mean[d]);
+      UNROLL for (int d = 0; d < 2; ++d) off[2 * i + d] = (i == 0 ? 1.41421356f : 0.40824829f) * (points[2 * i + d] - at[d]);
     }
     xx = xy = yy = 0;
     float det = 0;  // a sum of squares: no difference of large numbers
@@ -69,104 +74,26 @@ struct SplatPointsSeen : SplatPlaced, SplatSpread {
     }
     spread(det, logit, dilation, antialiased);
   }
-};
 
-// means, log_scales [n, 3], quaternions [n, 4], logits [n], camera [25] -> as SplatProject.
-struct SplatPoints {
-  const float* means;
-  const float* log_scales;
-  const float* quaternions;
-  const float* logits;
-  const float* camera;
-  float* means2d;
-  float* conics;
-  float* opacities;
-  float* depths;
-  float* extents;
-  int n;
-  int width;
-  int height;
-  float near;
-  float dilation;
-  int antialiased;
-
-  FN void operator()(int tile, int) const {
-    const int first = tile * SPLAT_ROWS, left = n - first;
-    LANES_IN_ORDER(lane, left < SPLAT_ROWS ? left : SPLAT_ROWS) {
-      const size_t i = first + lane;
-      SplatPointsSeen seen;
-      seen.look(means + 3 * i, log_scales + 3 * i, quaternions + 4 * i, logits[i], camera, near, (float)width,
-                (float)height, dilation, antialiased);
-      splat_columns(seen, seen.mean, seen.p[2], seen.may, width, height, means2d + 2 * i, conics + 3 * i, opacities + i,
-                    depths + i, extents + 2 * i);
-    }
-  }
-};
-
-// As SplatProjectPull.
-struct SplatPointsPull {
-  const float* means;
-  const float* log_scales;
-  const float* quaternions;
-  const float* logits;
-  const float* camera;
-  const i64* index;
-  const float* grad_means2d;
-  const float* grad_conics;
-  const float* grad_opacities;
-  const float* grad_depths;
-  float* grad_means;
-  float* grad_log_scales;
-  float* grad_quaternions;
-  float* grad_logits;
-  float* grad_camera;
-  int n;
-  int width;
-  int height;
-  float dilation;
-  int antialiased;
-
-  FN void operator()(int tile, int) const {
-    TILE float pose[12 * SPLAT_ROWS];
-    const int first = tile * SPLAT_ROWS, left = n - first;
-    const int here = left < SPLAT_ROWS ? left : SPLAT_ROWS;
-    LANES_IN_ORDER(lane, here) pull(first + lane, pose + 12 * lane);
-    SYNC();
-    LANES(part, 12) {
-      float sum = 0;
-      for (int lane = 0; lane < here; ++lane) sum += pose[12 * lane + part];
-      grad_camera[12 * (size_t)tile + part] = sum;
-    }
-  }
-
-  FN void pull(size_t row, float* pose) const {
-    const i64 i = index[row];
-    SplatPointsSeen seen;
-    seen.look(means + 3 * i, log_scales + 3 * i, quaternions + 4 * i, logits[i], camera, 0.f, (float)width, (float)height,
-              dilation, antialiased);
-    float vxx, vxy, vyy;
-    grad_logits[i] = seen.SplatSpread::back(grad_conics + 3 * row, grad_opacities[row], dilation, antialiased, vxx, vxy, vyy);
+  // Of gradients to the covariance, to the middle on the sensor and to the depth: to p and factor.
+  FN void back(const float*, float, float, float vxx, float vxy, float vyy, const float* to_at, float to_depth,
+               float* to_p, float* to_factor) const {
     // The mean moves the covariance through the middle alone: the six are about it.
-    const float off_x = seen.at[0] - seen.mean[0], off_y = seen.at[1] - seen.mean[1];
+    const float off_x = points[0] - at[0], off_y = points[1] - at[1];
     const float middle_x = 4 * (vxx * off_x + vxy * off_y), middle_y = 4 * (vxy * off_x + vyy * off_y);
-    const float mean_x = grad_means2d[2 * row] - middle_x, mean_y = grad_means2d[2 * row + 1] - middle_y;
-    float to_p[3] = {0, 0, grad_depths[row]}, to_factor[9];
+    const float mean_x = to_at[0] - middle_x, mean_y = to_at[1] - middle_y;
+    to_p[0] = to_p[1] = 0, to_p[2] = to_depth;
     UNROLL for (int k = 0; k < 9; ++k) to_factor[k] = 0;
     UNROLL for (int k = 0; k < 7; ++k) {
-      const float x = seen.at[2 * k] - seen.mean[0], y = seen.at[2 * k + 1] - seen.mean[1];
+      const float x = points[2 * k] - at[0], y = points[2 * k + 1] - at[1];
       const float gx = k == 0 ? middle_x : (2 * (vxx * x + vxy * y) + mean_x) / 6;
       const float gy = k == 0 ? middle_y : (2 * (vxy * x + vyy * y) + mean_y) / 6;
-      const float* j = seen.slopes + 6 * k;
+      const float* j = slopes + 6 * k;
       UNROLL for (int d = 0; d < 3; ++d) {
         const float to_point = j[d] * gx + j[3 + d] * gy;
         to_p[d] += to_point;
         if (k > 0) to_factor[3 * d + (k + 2) % 3] += (k < 4 ? POINTS_APART : -POINTS_APART) * to_point;
       }
     }
-    seen.SplatPlaced::back(means + 3 * i, camera, to_p, to_factor, grad_means + 3 * i, grad_log_scales + 3 * i,
-                           grad_quaternions + 4 * i, pose);
   }
 };
-
-KERNEL(SplatPoints)
-KERNEL(SplatPointsPull)

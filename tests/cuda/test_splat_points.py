@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from splat_scenes import gaussians
+from splat_scenes import gaussians, loss_of
 
 from polyfield.cuda.splat_points import (
     UNBOUNDED,
@@ -36,15 +36,6 @@ def on(view, device, dtype):
     return view._replace(
         **{n: t.to(device, dtype) for n, t in view._asdict().items() if torch.is_tensor(t)}
     )
-
-
-def loss_of(seen, seed=1):
-    random = torch.Generator().manual_seed(seed)
-    total = 0
-    for part in (seen.means2d, seen.conics, seen.opacities, seen.depths):
-        weight = torch.randn(part.shape, generator=random, dtype=torch.float64)
-        total = total + (weight.to(part) * part / part.detach().abs().mean()).sum()
-    return total
 
 
 @pytest.mark.parametrize("antialiased", [False, True])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from splat_scenes import camera, gaussians
+from splat_scenes import camera, gaussians, loss_of
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.splat_project import (
@@ -38,16 +38,6 @@ def one(mean, size=0.1, opacity=0.5, **changes):
         "opacity_logits": torch.tensor([opacity]).logit(),
     }
     return list((numbers | changes).values())
-
-
-def loss_of(seen, seed=1):
-    random = torch.Generator().manual_seed(seed)
-    total = 0
-    for part in (seen.means2d, seen.conics, seen.opacities, seen.depths):
-        weight = torch.randn(part.shape, generator=random, dtype=torch.float64)
-        scale = part.detach().abs().mean()
-        total = total + (weight.to(part) * part / scale).sum()
-    return total
 
 
 @pytest.mark.parametrize("antialiased", [False, True])
