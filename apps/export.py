@@ -30,7 +30,7 @@ from polyfield.apps.run_surface import (
 from polyfield.apps.settings import scene_of
 from polyfield.apps.shown import load_shown
 from polyfield.apps.splat_info import convert_splats, write_run_splats
-from polyfield.apps.trained import Trained
+from polyfield.apps.trained import load, read_run
 from polyfield.apps.trained_splats import TrainedSplats
 from polyfield.cuda.errors import InputError
 from polyfield.extract.density_surface import painted
@@ -167,13 +167,11 @@ def export(options: Export) -> ExportResult:
             mesh = simplified(mesh, options.faces)
             mesh = replace(mesh, normals=mesh.vertex_normals())
         return _written(options, mesh, reference)
-    trained = load_shown(options.run, device)
     if options.kind == "cameras":
-        scene = scene_of(trained.settings, options.scene)
+        scene = scene_of(read_run(options.run)[1], options.scene)
         write_cameras(options.out, scene.cameras, scene.image_paths, scene.splits)
         return ExportResult(str(options.out), kind, {"cameras": len(scene.cameras)})
-    if not isinstance(trained, Trained):  # cannot be: the run says what it is twice
-        raise InputError(str(options.run), "a run of Gaussians", "one of a field with densities")
+    trained = load(options.run, device)
     if options.sharp and not isinstance(trained.field, SurfaceField):
         remedy = "Train with --surface neus."
         raise InputError("--sharp", "the run has densities", "one of distances", remedy)

@@ -19,6 +19,7 @@ from polyfield.apps.memory_plan import decoders, stored_bytes
 from polyfield.apps.scene import Scene
 from polyfield.cuda.errors import InputError
 
+TURN_STEPS = 8  # of training between two turns of a window
 TURNED = 32  # turns in which a window has changed altogether, where it holds so many images
 AHEAD = 8  # one slot of so many is for images that are decoded before they are needed
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.formats.json_fields import Fields
-from polyfield.apps.images import ImageStore
+from polyfield.apps.images import TURN_STEPS, ImageStore
 from polyfield.apps.scene import Scene
 from polyfield.apps.trained import Trained, check_tensors, part_of
 from polyfield.apps.true_view import TrueView
@@ -45,7 +45,6 @@ MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for e
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
 FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 such batches
-TURN_STEPS = 8  # between two changes of the resident images, where not all fit
 DISTANCES = 1 << 11  # points a step whose slopes are looked at
 COARSE, FINE = 1 / 32, 1 / 512  # of the unit cube, between which they are: any scale in turn
 
@@ -311,7 +310,7 @@ class RadianceTask:
     def validate(self, step: int) -> dict[str, float]:
         """PSNR in dB of the first held-out view of which masks leave something, one ray a pixel.
 
-        Of a view of more than WATCHED_PIXELS every third, fifth, ... pixel a side is looked at.
+        Of a large view every third, fifth, ... pixel a side is looked at, see `watched_view`.
         """
         if self.watched is None:
             background = self.trained.settings.background

@@ -34,6 +34,7 @@ from polyfield.apps.shots import (
 from polyfield.apps.shown import Shown, load_shown
 from polyfield.apps.splat_render import splat_band, splat_frames, splat_shots
 from polyfield.apps.trained import SAMPLES_PER_PIXEL, check_samples_per_pixel
+from polyfield.apps.trained_splats import TrainedSplats, refuse_samples
 from polyfield.apps.video import write_video
 from polyfield.cuda.errors import InputError
 from polyfield.fields.similarity import Similarity
@@ -127,6 +128,8 @@ def render(options: Render) -> RenderResult:
         raise InputError("--views", repr(options.views[:80]), expected)
     out, film = _place(options, Path(options.views).stem if from_file else options.views)
     trained = load_shown(options.run, device)
+    if isinstance(trained, TrainedSplats):
+        refuse_samples(options.samples_per_pixel)
     trained.memory_bytes = int(options.memory * 1e9)
     scene = options.scene or Path(trained.settings.scene)
     _refuse_within_scene(out, scene, options.run)

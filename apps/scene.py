@@ -145,7 +145,7 @@ def _assemble(
 ) -> Scene:
     train = posed.splits["train"]
     borders, means, transparent, notes = [], [], False, list(posed.notes)
-    peeked = _spread(train, _PEEKED)
+    peeked = evenly_spread(train, _PEEKED)
     notes += _masks_note(posed, peeked, tolerant)
     for _, image in _decoded(posed, peeked, tolerant):  # one at a time: they may be large
         borders.append(border(image))
@@ -162,7 +162,7 @@ def _assemble(
         bounds = synthetic_bounds(posed.cameras)
     if bounds is None and not unbounded and (transparent or backdrop):
         views, masks = [], []
-        for frame, image in _decoded(posed, _spread(train, _HULL_VIEWS), tolerant):
+        for frame, image in _decoded(posed, evenly_spread(train, _HULL_VIEWS), tolerant):
             views.append(frame)
             masks.append(object_mask(image, backdrop))
         what = "the alpha masks" if transparent else "what stands before the plain backdrop"
@@ -203,8 +203,8 @@ def _bounds_note(bounds: Bounds) -> str:
     return f"bounds: {bounds.reason} (side {bounds.side:.3g} about {center})"
 
 
-def _spread(frames: Tensor, count: int) -> Tensor:
-    """At most `count` of the frames, evenly spread."""
+def evenly_spread(frames: Int64[Tensor, " n"], count: int) -> Int64[Tensor, " m"]:
+    """At most `count` of the frames, evenly spread over all of them."""
     step = torch.linspace(0, len(frames) - 1, min(count, len(frames)))
     return frames[step.round().long()]
 

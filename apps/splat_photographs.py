@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from polyfield.apps.depth_images import DepthImages
-from polyfield.apps.images import ImageStore
-from polyfield.apps.radiance_task import TURN_STEPS
+from polyfield.apps.images import TURN_STEPS, ImageStore
 from polyfield.render.cameras import Cameras
 from polyfield.render.splats import ray_lengths
 

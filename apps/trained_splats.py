@@ -98,7 +98,7 @@ class TrainedSplats:
         light: Light | None = None,
     ) -> Float[Tensor, "height width 3"]:
         """The colour of `view`, on the CPU; light: that of the mean photograph where none is."""
-        _refuse_samples(samples_per_pixel)
+        refuse_samples(samples_per_pixel)
         behind = background or self.settings.background
         view = splat_image(self.gaussians, cameras, index, behind, self.near, depth=False)
         return self._in_light(view, behind, light).color.cpu()
@@ -114,7 +114,7 @@ class TrainedSplats:
         light: Light | None = None,
     ) -> Iterator[View]:
         """`view` as one band; light: that of the mean photograph where none is given."""
-        _refuse_samples(samples_per_pixel)
+        refuse_samples(samples_per_pixel)
         behind = background or self.settings.background
         view = splat_image(self.gaussians, cameras, index, behind, self.near, normals)
         yield self._in_light(view, behind, light)
@@ -127,7 +127,11 @@ class TrainedSplats:
         return view._replace(color=lit)
 
 
-def _refuse_samples(samples_per_pixel: int) -> None:
+def refuse_samples(samples_per_pixel: int) -> None:
+    """InputError for more than one sample a pixel: a Gaussian is drawn as what a pixel sees of it.
+
+    For whoever writes a file of views, before there is one.
+    """
     if samples_per_pixel != 1:
         got = f"{samples_per_pixel} with Gaussians"
         raise InputError("--samples-per-pixel", got, "1: they are drawn pixel by pixel")

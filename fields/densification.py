@@ -117,7 +117,7 @@ class Relocation:
     """What has given up moves to where others are, which also multiply, up to a fixed number.
 
     `most` Gaussians at the most, which they are before half of training has passed. What is nearly
-    transparent is moved about. extent: of the scene, see GaussianOptimiser.
+    transparent is moved about.
     Source: 3D Gaussian splatting as MCMC (arXiv:2404.09591).
     """
 

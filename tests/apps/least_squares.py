@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -71,6 +72,22 @@ class LeastSquares:
             tensors[name].clone() for name in ("weights", "first", "second")
         )
         self.updates = values["updates"]
+
+
+class Clock:
+    """A clock of the loop that only the task moves."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def pass_in(self, task, seconds):
+        """Each step takes so many seconds; seconds: a number, or a function of the step's."""
+
+        def wait(step):
+            self.now += seconds(step) if callable(seconds) else seconds
+
+        task.before_step = wait
 
 
 def train(path: Path, task: LeastSquares, schedule: Schedule, **named) -> loop.Outcome:

@@ -90,7 +90,7 @@ def test_a_hollow_that_no_camera_sees_is_left_out():
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_file_holds_the_unseen_where_it_is_kept(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda run, device: trained(around()))
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: trained(around()))
     out = tmp_path / "shell.ply"
     export(Export(run=tmp_path, out=out, resolution=48, keep_unseen=kept))
     found = radii(read_mesh(out))
@@ -105,7 +105,7 @@ def test_the_far_side_goes_where_all_cameras_stand_on_one():
 
 
 def test_what_is_written_is_reported_and_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda run, device: trained(around()))
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: trained(around()))
     options = Export(run=tmp_path, out=tmp_path / "shell.ply", resolution=48, keep_unseen=True)
     result = export(options)
     report = result.quality
@@ -127,14 +127,14 @@ def test_what_is_written_is_reported_and_compared(tmp_path, monkeypatch):
 def test_openings_are_said_with_their_places(tmp_path, monkeypatch):
     views = around()
     one_side = trained(views[views[:, 2, 3] > 1])
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda run, device: one_side)
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: one_side)
     result = export(Export(run=tmp_path, out=tmp_path / "cap.ply", resolution=48))
     assert not result.quality.watertight and result.quality.boundary_loops >= 1
     assert "not watertight" in summary(result) and "long about (" in summary(result)
 
 
 def test_a_reference_that_is_none_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda run, device: trained(around()))
+    monkeypatch.setattr("polyfield.apps.export.load", lambda run, device: trained(around()))
     out = tmp_path / "shell.ply"
     for kind, reference in (("mesh", tmp_path / "missing.ply"), ("points", tmp_path / "shell.ply")):
         with pytest.raises(InputError):
@@ -162,7 +162,7 @@ def moved_shell(views=14):
 def test_a_texture_shows_the_field_s_colours_where_the_user_has_the_object(tmp_path, monkeypatch):
     pytest.importorskip("xatlas", reason="the extra surfaces is not installed")
     run = moved_shell()
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda path, device: run)
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
     out = tmp_path / "shell.glb"
     result = export(Export(tmp_path, out, resolution=40, faces=1500, texture=256))
     assert 1300 < result.counts["faces"] <= 1500
@@ -186,7 +186,7 @@ def test_a_texture_shows_the_field_s_colours_where_the_user_has_the_object(tmp_p
 @pytest.mark.parametrize("way", ["fused", "opacity"])
 def test_what_views_show_is_cut_to_the_same_surface(tmp_path, monkeypatch, way):
     run = moved_shell(30)  # of 14 two see a corner of the cube, both just behind the ball
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda path, device: run)
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
     out = tmp_path / "shell.ply"
     result = export(Export(tmp_path, out, resolution=48, **{way: True}))
     assert result.quality.euler == 2 and result.level is None
@@ -202,7 +202,7 @@ def test_what_views_show_is_cut_to_the_same_surface(tmp_path, monkeypatch, way):
 def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
     pytest.importorskip("fast_simplification", reason="the extra surfaces is not installed")
     run = moved_shell()
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda path, device: run)
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: run)
     out = tmp_path / "shell.ply"
     whole = export(Export(tmp_path, tmp_path / "whole.ply", resolution=40))
     few = export(Export(tmp_path, out, resolution=40, faces=800))
@@ -232,7 +232,7 @@ def test_fewer_faces_are_painted_anew(tmp_path, monkeypatch):
     ],
 )
 def test_pictures_and_faces_that_cannot_be_are_refused(tmp_path, monkeypatch, more, where):
-    monkeypatch.setattr("polyfield.apps.export.load_shown", lambda path, device: moved_shell())
+    monkeypatch.setattr("polyfield.apps.export.load", lambda path, device: moved_shell())
     options = Export(tmp_path, **{"resolution": 24} | more | {"out": tmp_path / more["out"]})
     with pytest.raises(InputError, match=where):
         export(options)

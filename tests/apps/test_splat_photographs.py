@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
+from splat_tasks import pictures, task_of
 
 from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.images import ImageStore
@@ -49,6 +51,28 @@ def test_pixels_shrink_as_training_goes_on(scene):
     (first, four), (second, two) = COARSER
     parts = (0.0, first, second)
     assert [photographs.coarser(2, part) for part in parts] == [four, two, 1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 23)])
+@pytest.mark.parametrize("times", [2, 4])
+def test_coarser_pictures_have_the_camera_of_their_pixels(disc_scene, height, width, times):
+    kept = [torch.ones(height, width, dtype=torch.bool) for _ in range(8)]
+    kept[2][0, 5] = False
+    made = task_of(disc_scene, images=pictures(height, width, kept=kept))
+    whole, *_ = made.photographs.picture(2, 1)
+    camera, color, matte, keep = made.photographs.picture(2, times)
+    rows, columns = height // times, width // times
+    assert (int(camera.height), int(camera.width)) == (rows, columns) == matte.shape
+    points = made.trained.gaussians.means.detach()
+    frame = torch.zeros(len(points), dtype=torch.int64)
+    expected, _ = whole.project(frame, points)
+    torch.testing.assert_close(camera.project(frame, points)[0], expected / times)
+    pixels = made.images.image(2).double() / 255
+    square = pixels[times : 2 * times, 2 * times : 3 * times]  # row 1, column 2
+    torch.testing.assert_close(matte[1, 2].double(), square[..., 3].mean(), atol=1e-6, rtol=0)
+    mean = (square[..., :3] * square[..., 3:]).mean((0, 1))
+    torch.testing.assert_close(color[1, 2].double(), mean, atol=1e-6, rtol=0)
+    assert (~keep).nonzero().tolist() == [[0, 5 // times]]
 
 
 class Depths(DepthImages):

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from splat_tasks import CPU, Pictures
 
 from polyfield.apps import splat_task
-from polyfield.apps.images import ImageStore
+from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
 from polyfield.apps.splat_task import SplatTask
@@ -15,7 +16,6 @@ from polyfield.fields.gaussians import gaussians_at
 from polyfield.render.pose_refinement import held_out_pixels
 from polyfield.render.splats import splat_view
 
-CPU = torch.device("cpu")
 SIZE = 40
 
 
@@ -23,17 +23,6 @@ def crowd(count=150):
     random = torch.Generator().manual_seed(0)
     points = 0.5 + 0.5 * (torch.rand(count, 3, generator=random) - 0.5)
     return gaussians_at(points, torch.rand(count, 3, generator=random), 0, 0.9, 0.5)
-
-
-class Pictures(ImageStore):
-    """Photographs that a test made up."""
-
-    def __init__(self, images):
-        self.images, self.ignoring, self.all_fit = images, False, True
-        self.sizes = [(image.shape[1], image.shape[0]) for image in images]
-
-    def image(self, frame):
-        return self.images[frame].clone()
 
 
 @pytest.fixture
@@ -151,3 +140,30 @@ def test_depth_images_pull_what_is_seen_to_where_they_say_it_is(scene_of_them):
     expected = float(made.trained.extent * expected / 2)
     assert float(made._depth_error(view, measured)) == pytest.approx(expected, rel=1e-5)
     assert float(made._depth_error(view, torch.zeros(SIZE, SIZE))) == 0
+
+
+class Plane:
+    """Depth images in which all is as far away as said, in the unit cube."""
+
+    def __init__(self, distance):
+        self.distance = distance
+
+    def __call__(self, depths, camera, frame, coarser):
+        return torch.full((int(camera.height), int(camera.width)), self.distance)
+
+
+def test_a_step_follows_the_depth_images_as_much_as_it_is_to(scene_of_them, monkeypatch):
+    found, images = scene_of_them
+    losses, slopes = {}, {}
+    for weight in (0.0, 0.5, 1.0):
+        made = task(found, images, [3, 7, 11, 16])
+        made.trained.settings = replace(made.trained.settings, depth=weight)
+        made.depths = DepthImages.__new__(DepthImages)
+        made.photographs.measured = Plane(2.0)
+        made.densify.pull = lambda: None
+        before = made.trained.gaussians.means.detach().clone()
+        losses[weight] = made.step(0, 1.0, 10**9)["loss"]
+        slopes[weight] = made.trained.gaussians.means.detach() - before
+    assert losses[0.5] - losses[0.0] > 0.01
+    assert losses[1.0] - losses[0.0] == pytest.approx(2 * (losses[0.5] - losses[0.0]), rel=1e-4)
+    assert not torch.equal(slopes[0.0], slopes[1.0])

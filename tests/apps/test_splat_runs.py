@@ -112,6 +112,9 @@ def test_a_turntable_is_written_in_the_size_that_was_asked_for(run, tmp_path):
     assert imageio.imread(out, index=...).shape[:3] == (3, 24, 32)
     with pytest.raises(InputError, match="--samples-per-pixel: 4 with Gaussians"):
         render(Render(run, out=out, frames=3, samples_per_pixel=4, device="cpu"))
+    with pytest.raises(InputError, match="--samples-per-pixel: 4 with Gaussians"):
+        render(Render(run, "test", tmp_path / "views", samples_per_pixel=4, device="cpu"))
+    assert not (tmp_path / "views").exists()
 
 
 @pytest.mark.parametrize(("suffix", "alike"), [(".ply", 48), (".compressed.ply", 30), (".spz", 30)])
@@ -222,7 +225,13 @@ OF_DENSITIES = [
     {"distortion": 0.1}, {"surface": "neus"}, {"appearance": 4}, {"learned_background": True},
     {"total_variation": 0.5}, {"coarse_to_fine": 5}, {"networks": "tiny-cuda-nn"},
 ]  # fmt: skip
-OF_GAUSSIANS = [{"splats": 500}, {"densify": "classic"}, {"antialiased": True}, {"init": LEGO}]
+OF_GAUSSIANS = [
+    {"splats": 500},
+    {"densify": "classic"},
+    {"antialiased": True},
+    {"refine_poses": True},
+    {"init": LEGO},
+]
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,7 @@ def begun(found, images):
         settings = settings_of(scene, "gaussians", {"splats": most, "degree": 1}, 0, 1600, 1 << 24)
         settings = replace(settings, **changes)
         store = store or images
-        extent = extent_of(settings)
-        return starting_splats(scene, settings, store, most, 1, extent, teacher)
+        return starting_splats(scene, settings, store, teacher)
 
     return start
 

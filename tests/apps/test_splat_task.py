@@ -1,16 +1,30 @@
-"""A step of Gaussians: what of photographs it learns from, and that it repeats bit for bit."""
+"""A step of Gaussians: what of photographs it learns from, and what it makes of bad numbers."""
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from splat_tasks import (
+    CPU,
+    MOST,
+    SIZE,
+    STRATEGIES,
+    Pictures,
+    noise,
+    pictures,
+    same,
+    state_of,
+    stepped,
+    task_of,
+)
 
 from polyfield.apps import checkpoint, splat_photographs, splat_task
-from polyfield.apps.images import ImageStore, scene_images
+from polyfield.apps.images import scene_images
 from polyfield.apps.mask_files import Mask
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
@@ -18,9 +32,8 @@ from polyfield.apps.splat_start import starting_splats
 from polyfield.apps.splat_task import SplatTask
 from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
-from polyfield.apps.trained_splats import build_splats, extent_of
+from polyfield.apps.trained_splats import build_splats
 from polyfield.apps.true_view import shown_image
-from polyfield.cuda.errors import InputError
 from polyfield.cuda.ssim import ssim
 from polyfield.fields import densification
 from polyfield.fields.gaussians import Gaussians, gaussians_at
@@ -30,52 +43,10 @@ from polyfield.render.metrics import psnr_8bit
 from polyfield.render.occupancy import step_generator
 from polyfield.render.splats import splat_view
 
-CPU = torch.device("cpu")
-STRATEGIES = ["mcmc", "classic", "absgrad", "multi-view"]
-SIZE, MOST = 16, 90
-
-
-def crowd(count=60, seed=0):
-    """Gaussians about the middle of the unit cube, where cameras look."""
-    random = torch.Generator().manual_seed(seed)
-    points = 0.5 + 0.4 * (torch.rand(count, 3, generator=random) - 0.5)
-    return gaussians_at(points, torch.rand(count, 3, generator=random), 2, 0.6, 0.5)
-
-
-class Pictures(ImageStore):
-    """Photographs that a test made up, and what masks keep of them."""
-
-    def __init__(self, images, kept=None):
-        self.images, self.keep, self.ignoring = images, kept, kept is not None
-        self.all_fit = True
-        self.sizes = [(image.shape[1], image.shape[0]) for image in images]
-
-    def image(self, frame):
-        return self.images[frame].clone()
-
-    def kept_image(self, frame):
-        return self.keep[frame].clone()
-
 
 @pytest.fixture
 def task(disc_scene):
-    """A task of the six views of a disc: their photographs, or `images`, which may be opaque."""
-
-    def make(masks=(), limit=1 << 24, images=None, train=None, splats=None, **changes):
-        scene = replace(load_scene(disc_scene), masks=tuple(masks))
-        if images is not None:
-            height, width, channels = images.images[0].shape
-            cameras = scene.cameras.resized(width, height)
-            scene = replace(scene, cameras=cameras, has_alpha=channels == 4)
-        if train:
-            scene = replace(scene, splits=scene.splits | {"train": torch.tensor(train)})
-        arguments = {"splats": MOST, "degree": 2}
-        settings = settings_of(scene, "gaussians", arguments, 3, SIZE * SIZE, 1 << 24)
-        store = images or ImageStore(scene.image_paths, scene.sizes, 4, limit, masks=masks)
-        trained = build_splats(replace(settings, **changes), splats or crowd(), CPU)
-        return SplatTask(trained, scene, store, CPU)
-
-    return make
+    return partial(task_of, disc_scene)
 
 
 @pytest.fixture
@@ -84,100 +55,18 @@ def often(monkeypatch):
     monkeypatch.setattr(densification, "SOONEST", 5)
 
 
-def stepped(made, steps, planned=None):
-    for step in range(steps):
-        made.step(step, 1.0, planned or steps)
-    return made
-
-
-def state_of(made):
-    tensors, values = made.state()
-    return {name: tensor.clone() for name, tensor in tensors.items()}, dict(values)
-
-
-def same(one, other):
-    return (
-        one[1] == other[1]
-        and one[0].keys() == other[0].keys()
-        and all(torch.equal(tensor, other[0][name]) for name, tensor in one[0].items())
-    )
-
-
-def noise(*shape, seed=0, channels=4):
-    random = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (*shape, channels), generator=random).to(torch.uint8)
-
-
-def pictures(height=SIZE, width=SIZE, channels=4, kept=None):
-    """Of the scene's eight frames, nothing but noise."""
-    made = [noise(height, width, seed=frame, channels=channels) for frame in range(8)]
-    return Pictures(made, kept)
-
-
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_a_ball_is_learned_well_enough_to_predict_an_unseen_view(scene, kind):
     found = load_scene(scene)
     settings = settings_of(found, "gaussians", {"splats": 500, "degree": 1}, 0, 1600, 1 << 24)
     settings = replace(settings, densify=kind)
     images = scene_images(found, 1 << 24)
-    splats, _ = starting_splats(found, settings, images, 500, 1, extent_of(settings))
+    splats, _ = starting_splats(found, settings, images)
     made = SplatTask(build_splats(settings, splats, CPU), found, images, CPU)
     before = made.validate(0)["psnr"]
     stepped(made, 120)
     assert made.validate(120)["psnr"] > 22 > before  # a blank image reaches 12
     assert len(made.trained.gaussians) > splats.count
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-@pytest.mark.parametrize("limit", [1 << 24, 3 * SIZE * SIZE * 4])
-def test_a_state_is_a_function_of_the_seed_and_the_steps(task, often, kind, limit):
-    more = {"limit": limit, "densify": kind, "exposures": 6}
-    one, again, other = task(**more), task(**more), task(**more, seed=4)
-    assert one.images.all_fit == (limit > 1 << 20)
-    torch.manual_seed(1)
-    stepped(one, 14)
-    torch.manual_seed(2)
-    stepped(again, 14), stepped(other, 14)
-    assert same(state_of(one), state_of(again)) and not same(state_of(one), state_of(other))
-    assert len(one.trained.gaussians) > 60
-
-
-class Cut(Exception):
-    pass
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-@pytest.mark.parametrize("more", [{}, {"exposure": True, "antialiased": True}], ids=str)
-def test_a_run_that_was_cut_off_ends_bit_identical(scene, often, tmp_path, monkeypatch, kind, more):
-    options = {
-        "scene": scene, "field": "gaussians", "splats": 200, "steps": 26, "device": "cpu",
-        "seed": 7, "report": False, "densify": kind, **more,
-    }  # fmt: skip
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(Train(out=whole, **options))
-    step = SplatTask.step
-
-    def cut(task, number, rate, planned=None):
-        if number == 13:
-            raise Cut
-        return step(task, number, rate, planned)
-
-    monkeypatch.setattr("polyfield.apps.loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(SplatTask, "step", cut)
-    with pytest.raises(Cut):
-        train(Train(out=parts, **options))
-    monkeypatch.setattr(SplatTask, "step", step)
-    middle = checkpoint.latest(parts / "checkpoints")
-    train(Train(out=parts, resume=True, scene=scene, device="cpu", report=False))
-    expected, got = (checkpoint.latest(path / "checkpoints") for path in (whole, parts))
-    assert (middle.step, got.step, expected.step) == (13, 26, 26)
-    counts = [saved.metadata["task"]["gaussians"] for saved in (middle, expected, got)]
-    assert counts[1] == counts[2]
-    if kind == "mcmc":  # the others need more steps than that to see what pulls
-        assert 60 < counts[0] < counts[1]  # it changed before and after
-    assert got.tensors.keys() == expected.tensors.keys()
-    for name, tensor in expected.tensors.items():
-        assert torch.equal(got.tensors[name], tensor), name
 
 
 def bad_loss(color, target):
@@ -218,14 +107,6 @@ def test_a_run_goes_back_before_a_step_that_went_bad(scene, often, tmp_path, mon
     assert next(count) == 13 + 20  # from the beginning again, where the one kept state is
     tensors = checkpoint.latest(tmp_path / "run" / "checkpoints").tensors
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-
-
-def test_each_photograph_is_looked_at_once_in_a_turn(task):
-    made = task(train=[5, 1, 3])
-    turns = [[made.photographs.frame(3 * turn + place) for place in range(3)] for turn in range(12)]
-    assert all(sorted(turn) == [1, 3, 5] for turn in turns)
-    assert len({tuple(turn) for turn in turns}) > 2
-    assert made.offered == {1, 3, 5}
 
 
 def test_steps_look_at_all_photographs_though_few_fit(task):
@@ -316,28 +197,6 @@ def test_opaque_photographs_are_compared_on_the_run_s_background(task):
     target = made.images.image(frame).float() / 255
     expected = splat_task.image_error(color, target)
     assert made.step(0, 0.0, 10**9)["loss"] == pytest.approx(float(expected), rel=1e-5)
-
-
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 23)])
-@pytest.mark.parametrize("times", [2, 4])
-def test_coarser_pictures_have_the_camera_of_their_pixels(task, height, width, times):
-    kept = [torch.ones(height, width, dtype=torch.bool) for _ in range(8)]
-    kept[2][0, 5] = False
-    made = task(images=pictures(height, width, kept=kept))
-    whole, *_ = made.photographs.picture(2, 1)
-    camera, color, matte, keep = made.photographs.picture(2, times)
-    rows, columns = height // times, width // times
-    assert (int(camera.height), int(camera.width)) == (rows, columns) == matte.shape
-    points = made.trained.gaussians.means.detach()
-    frame = torch.zeros(len(points), dtype=torch.int64)
-    expected, _ = whole.project(frame, points)
-    torch.testing.assert_close(camera.project(frame, points)[0], expected / times)
-    pixels = made.images.image(2).double() / 255
-    square = pixels[times : 2 * times, 2 * times : 3 * times]  # row 1, column 2
-    torch.testing.assert_close(matte[1, 2].double(), square[..., 3].mean(), atol=1e-6, rtol=0)
-    mean = (square[..., :3] * square[..., 3:]).mean((0, 1))
-    torch.testing.assert_close(color[1, 2].double(), mean, atol=1e-6, rtol=0)
-    assert (~keep).nonzero().tolist() == [[0, 5 // times]]
 
 
 def test_pictures_grow_with_training_where_they_are_not_small_to_begin_with(task, monkeypatch):
@@ -519,77 +378,6 @@ def test_how_bright_each_photograph_came_out_is_found(task, channels):
     found = made.trained.exposure.stops.detach()
     torch.testing.assert_close(found, stops - stops.mean(0), atol=0.06, rtol=0)
     assert float(found.mean(0).abs().max()) < 1e-6
-
-
-FOREIGN = {
-    "unknown": lambda t, v: t.update({"gaussians.wing": torch.zeros(2)}),
-    "of a grid": lambda t, v: t.update({"grid.values": torch.zeros(2)}),
-    "missing": lambda t, v: t.pop("gaussians.means"),
-    "too many": lambda t, v: t.update(
-        {k: torch.cat([x, x]) for k, x in t.items() if "densification" not in k}
-    ),
-    "one too few": lambda t, v: t.update({"gaussians.means": t["gaussians.means"][1:]}),
-    "another degree": lambda t, v: t.update({"gaussians.harmonics": torch.zeros(60, 4, 3)}),
-    "NaN": lambda t, v: t["gaussians.means"].fill_(torch.nan),
-    "whole numbers": lambda t, v: t.update({"gaussians.means": t["gaussians.means"].long()}),
-    "moments of another number": lambda t, v: t.update(
-        {"optimiser.means.first": torch.zeros(59, 3)}
-    ),
-    "moments missing": lambda t, v: t.pop("optimiser.harmonics.second"),
-    "moments unknown": lambda t, v: t.update({"optimiser.wing.first": torch.zeros(60)}),
-    "exposure of more photographs": lambda t, v: t.update({"exposure.stops": torch.zeros(7, 3)}),
-    "no exposure": lambda t, v: t.pop("exposure.stops"),
-    "no moments of exposure": lambda t, v: t.pop("optimiser.exposure.second.stops"),
-    "another count": lambda t, v: v.update(gaussians=59),
-    "no count": lambda t, v: v.clear(),
-    "a count of another kind": lambda t, v: v.update(gaussians="60"),
-}
-
-
-@pytest.mark.parametrize("fault", FOREIGN)
-def test_a_state_of_another_run_is_refused_and_changes_nothing(task, fault):
-    made, other = task(exposures=6), task(exposures=6, splats=crowd(seed=5))
-    tensors, values = state_of(stepped(other, 2, 100))
-    FOREIGN[fault](tensors, values)
-    before = state_of(made)
-    with pytest.raises(InputError, match="state"):
-        made.restore(tensors, values)
-    assert same(state_of(made), before)
-
-
-def test_what_a_strategy_refuses_changes_nothing_either(task, monkeypatch):
-    made, other = task(), task(splats=crowd(40, seed=5))
-    before = state_of(made)
-
-    def refuse(tensors):
-        raise InputError("densification", "another's", "its own")
-
-    monkeypatch.setattr(made.densify, "restore", refuse)
-    with pytest.raises(InputError, match="densification"):
-        made.restore(*state_of(stepped(other, 2, 100)))
-    assert same(state_of(made), before)
-
-
-def test_exposures_that_this_run_does_not_learn_are_refused(task):
-    tensors, values = state_of(task(exposures=6))
-    made = task()
-    with pytest.raises(InputError, match="exposure"):
-        made.restore(tensors, values)
-    made.restore(*state_of(task()))
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_a_state_brings_all_that_a_step_depends_on(task, often, kind):
-    """Also of another number of Gaussians, and it is a copy."""
-    whole = stepped(task(densify=kind, exposures=6), 12, 40)
-    saved, kept = state_of(whole), state_of(whole)
-    other = task(densify=kind, exposures=6, splats=crowd(40, seed=9))
-    other.restore(*saved)
-    assert same(state_of(other), saved) and len(other.trained.gaussians) != 40
-    for step in range(12, 17):
-        assert whole.step(step, 0.7, 40) == other.step(step, 0.7, 40)
-    assert same(state_of(whole), state_of(other)) and not same(state_of(whole), saved)
-    assert same(saved, kept)
 
 
 @pytest.mark.parametrize("limit", [1 << 24, 3 * SIZE * SIZE * 4])
