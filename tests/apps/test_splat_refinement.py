@@ -80,12 +80,13 @@ def test_how_far_each_photograph_is_turned_is_found(scene_of_them):
             errors.append(float((found - true).norm(dim=1).mean()))
         return errors
 
-    before = pixels_off()
+    with torch.no_grad():
+        before = pixels_off()
     for step in range(400):
-        made.step(20 + step, 1.0, 400)
+        made.step(20 + step, 0.01 ** (step / 400), 400)  # the rate falls, as the loop has it
     with torch.no_grad():
         after = pixels_off()
-    assert max(after) < 0.25 * min(before)
+    assert all(new < 0.15 * old for new, old in zip(after, before, strict=True))
     assert float(made.trained.poses.moves.detach().mean(0).abs().max()) < 1e-6
 
 
