@@ -17,12 +17,13 @@ from polyfield.apps.device import choose_device
 from polyfield.apps.images import scene_images
 from polyfield.apps.settings import scene_of
 from polyfield.apps.shown import load_shown
-from polyfield.apps.splat_task import USUAL_STEPS, SplatTask, image_error
+from polyfield.apps.splat_task import USUAL_STEPS, SplatTask
 from polyfield.apps.trained import orbit_cameras
 from polyfield.apps.trained_splats import TrainedSplats, build_splats
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.splat_project import Projected, SplatCamera, splat_project
 from polyfield.cuda.splat_raster import Drawn, splat_raster, splat_raster_reference
+from polyfield.cuda.ssim import image_error
 from polyfield.fields.splats import Splats
 from polyfield.render.paths import turntable
 from polyfield.render.splats import splat_view
@@ -154,7 +155,7 @@ def _of_run(trained: TrainedSplats, rounds: int) -> list[Row]:
 
     def both_ways(index: int) -> None:
         shown = splat_view(learned.gaussians, larger, index, background, depth=False)
-        image_error(shown.color, target).backward()
+        image_error(shown.color[None], target[None]).backward()
         for parameter in learned.gaussians.parameters():
             parameter.grad = None
 

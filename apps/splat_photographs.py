@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from polyfield.apps.depth_images import DepthImages
 from polyfield.apps.images import TURN_STEPS, ImageStore
+from polyfield.cuda.photograph import photograph
 from polyfield.render.cameras import Cameras
 from polyfield.render.splats import ray_lengths
 
@@ -25,18 +26,18 @@ class Picture(NamedTuple):
 
     camera: Cameras
     """One, with the pixels of the picture."""
-    color: Float[Tensor, "height width 3"]
-    """In [0, 1]; times alpha, where there is one."""
-    matte: Float[Tensor, "height width"] | None
-    """Alpha, where photographs have one."""
-    kept: Bool[Tensor, "height width"] | None
+    pixels: UInt8[Tensor, "height width c"]
+    """As they were taken; alpha is the fourth, where there is one."""
+    coarser: int
+    """How many times as wide pixels of the picture are."""
+    kept: Bool[Tensor, "h w"] | None
     """What no mask ignores; None: all."""
 
-    def on(self, background: Float[Tensor, " 3"]) -> Float[Tensor, "height width 3"]:
-        """The colours on a background, where they are transparent."""
-        if self.matte is None:
-            return self.color
-        return self.color + (1 - self.matte)[..., None] * background.to(self.color)
+    def on(
+        self, background: Float[Tensor, " 3"]
+    ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"] | None]:
+        """The colours, on a background where they are transparent; and alpha, if there is any."""
+        return photograph(self.pixels, background, self.coarser)
 
 
 class Photographs:
@@ -89,13 +90,9 @@ class Photographs:
         """A photograph in pixels as many times as wide: means of squares of them."""
         device = self.cameras.focal.device
         camera = self.cameras.select(torch.tensor([frame], device=device))
-        pixels = self.images.image(frame).to(device).float() / 255
         kept = self.images.kept_image(frame).to(device) if self.images.ignoring else None
-        if pixels.shape[2] == 4:
-            pixels = torch.cat([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], 2)
         if coarser > 1:
-            pixels = _pooled(pixels, coarser)
-            kept = None if kept is None else _pooled(kept[..., None].float(), coarser)[..., 0] == 1
+            kept = None if kept is None else _all_of(kept, coarser)
             camera = replace(
                 camera,
                 focal=camera.focal / coarser,
@@ -103,8 +100,7 @@ class Photographs:
                 width=camera.width // coarser,
                 height=camera.height // coarser,
             )
-        matte = pixels[..., 3].contiguous() if pixels.shape[2] == 4 else None
-        return Picture(camera, pixels[..., :3].contiguous(), matte, kept)
+        return Picture(camera, self.images.image(frame).to(device), coarser, kept)
 
     def measured(
         self, depths: DepthImages, camera: Cameras, frame: int, coarser: int
@@ -121,6 +117,6 @@ class Photographs:
         return depth
 
 
-def _pooled(pixels: Float[Tensor, "h w c"], times: int) -> Float[Tensor, "_ _ c"]:
-    """Means of squares of pixels; what is left over at the lower and right border is cut off."""
-    return avg_pool2d(pixels.permute(2, 0, 1)[None], times)[0].permute(1, 2, 0).contiguous()
+def _all_of(kept: Bool[Tensor, "height width"], times: int) -> Bool[Tensor, "h w"]:
+    """Squares of pixels all of which are kept; what is left over at the border is cut off."""
+    return avg_pool2d(kept[None].float(), times)[0] == 1

@@ -23,7 +23,7 @@ from polyfield.apps.trained_splats import TrainedSplats, arguments_of_splats, re
 from polyfield.apps.true_view import TrueView
 from polyfield.apps.watched_view import watched_view
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.ssim import ssim
+from polyfield.cuda.ssim import image_error
 from polyfield.fields.agreement import Agreement
 from polyfield.fields.clone_and_split import CloneAndSplit
 from polyfield.fields.densification import Densification, Look, Moment, Relocation
@@ -43,7 +43,6 @@ from polyfield.render.occupancy import step_generator
 from polyfield.render.pose_refinement import held_out_pixels
 from polyfield.render.splats import SplatView, light_on, splat_view
 
-STRUCTURE = 0.2  # of the loss, that SSIM has; the rest is the mean absolute error
 MATTE = 0.1  # weight of the error of opacities, where photographs have alpha
 BANDS = (0.1, 0.4, 0.7)  # of training, when one more band of the harmonics opens
 USUAL_STEPS = 30_000
@@ -120,12 +119,13 @@ class SplatTask:
         background = torch.rand(3, generator=random) if self.backdrop is None else self.backdrop
         coarser = self.photographs.coarser(frame, progress)
         picture = self.photographs.picture(frame, coarser)
-        camera, matte, kept = picture.camera, picture.matte, picture.kept
+        camera, kept = picture.camera, picture.kept
         if self.trained.poses is not None:
             self._judge(step, frame, progress)
             camera = self._refined(camera, frame, progress)
         view = self._view(camera, background, progress)
-        color, target = self._exposed(view, frame, background), picture.on(background)
+        color = self._exposed(view, frame, background)
+        target, matte = picture.on(background)
         if kept is not None:  # of what is left out windows of SSIM beside it see nothing either
             color, target = color * kept[..., None], target * kept[..., None]
         opacity = view.opacity
@@ -133,7 +133,7 @@ class SplatTask:
             held = held_out_pixels(*target.shape[:2]).to(self.device)
             color = torch.where(held[..., None], target, color)
             opacity = opacity if matte is None else torch.where(held, matte, opacity)
-        loss = image_error(color, target)
+        loss = image_error(color[None], target[None])
         if matte is not None:
             off = (opacity - matte).abs()
             loss = loss + MATTE * (off if kept is None else off * kept).mean()
@@ -234,7 +234,7 @@ class SplatTask:
         if poses is None or progress < POSED or turn % JUDGED:
             return
         picture = self.photographs.picture(frame, 1)
-        camera, target = picture.camera, picture.on(self.behind)
+        camera, (target, _) = picture.camera, picture.on(self.behind)
         counted = held_out_pixels(*target.shape[:2]).to(self.device)
         if picture.kept is not None:
             counted = counted & picture.kept
@@ -278,7 +278,8 @@ class SplatTask:
             with torch.no_grad():
                 view = self._view(camera, self.behind, 1.0)
                 color = self._exposed(view, frame, self.behind)
-            wrong = ((color - picture.on(self.behind)).abs().mean(2) > WRONG).float()
+            target, _ = picture.on(self.behind)
+            wrong = ((color - target).abs().mean(2) > WRONG).float()
             if picture.kept is not None:
                 wrong = wrong * picture.kept
             marks = torch.stack([torch.ones_like(wrong), wrong], 2)
@@ -354,17 +355,6 @@ class SplatTask:
     def _hold(self, parameters: dict[str, Parameter]) -> None:
         for name, parameter in parameters.items():
             setattr(self.trained.gaussians, name, parameter)
-
-
-def image_error(
-    color: Float[Tensor, "height width 3"], target: Float[Tensor, "height width 3"]
-) -> Float[Tensor, ""]:
-    """0.8 of the mean absolute error and 0.2 of what SSIM lacks of 1.
-
-    Source: 3D Gaussian splatting (arXiv:2308.04079), equation 7.
-    """
-    unlike = 1 - ssim(color[None], target[None])
-    return (1 - STRUCTURE) * (color - target).abs().mean() + STRUCTURE * unlike
 
 
 def _as_many(gaussians: Gaussians, arguments: GaussianArguments) -> Splats:

@@ -21,6 +21,7 @@ from polyfield.cuda.march import Samples, march
 from polyfield.cuda.mlp import ACTIVATIONS, OUTPUT_ACTIVATIONS, initial_weights, mlp
 from polyfield.cuda.nearest import center_tree, nearest
 from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
+from polyfield.cuda.photograph import photograph
 from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
@@ -29,7 +30,8 @@ from polyfield.cuda.splat_color import splat_color
 from polyfield.cuda.splat_points import BentCamera, splat_points
 from polyfield.cuda.splat_project import SplatCamera, SplatModel, splat_project
 from polyfield.cuda.splat_raster import splat_raster
-from polyfield.cuda.ssim import ssim
+from polyfield.cuda.splat_shake import splat_shake_
+from polyfield.cuda.ssim import image_error
 from polyfield.cuda.surface import surfaces
 from polyfield.cuda.table_adam import hash_grid_adam_, row_adam_
 from polyfield.cuda.tangent_planes import Placement, place_vertices, quads_that_go
@@ -224,11 +226,13 @@ def splats_exercise(model: SplatModel | Literal["bent"], channels: int) -> list[
         view = SplatCamera(leaves[-1], lens[0], lens[1], lens[2:].reshape(-1), 37, 30, model)
         seen = splat_project(means, scales, turns, logits, view, antialiased=True)
     tint = splat_color(means, harmonics, pose.detach()[:, 3], seen.rows)
-    drawn = splat_raster(seen, color[seen.rows], 37, 30, half=True)
+    behind = 0.3 * torch.ones(channels)
+    drawn = splat_raster(seen, color[seen.rows], 37, 30, half=True, background=behind)
     loss = drawn.sums.square().sum() + drawn.left.square().sum() + seen.depths.sum() + tint.sum()
     grads = torch.autograd.grad(loss, leaves)
     first, second = torch.zeros(2, 150, 3)
     row_adam_(means.detach(), grads[0].clone(), first, second, torch.full((3,), 0.01), 1)
+    splat_shake_(means.detach(), *(leaf.detach() for leaf in leaves[1:4]), 0.1, 3)
     return [*seen, tint, drawn.sums, drawn.left, *grads, means, first, second]
 
 
@@ -236,8 +240,17 @@ def ssim_exercise() -> list[Tensor]:
     """Two images of two channels, and the gradient to the first."""
     random = torch.Generator().manual_seed(16)
     x, y = torch.rand(2, 2, 21, 35, 2, generator=random)
-    found = ssim(x.requires_grad_(), y)
+    found = image_error(x.requires_grad_(), y)
     return [found, *torch.autograd.grad(found, x)]
+
+
+def photograph_exercise() -> list[Tensor]:
+    """Opaque and transparent bytes, as they are and in squares, some of which are left over."""
+    random = torch.Generator().manual_seed(17)
+    pixels = torch.randint(0, 256, (41, 53, 4), generator=random, dtype=torch.uint8)
+    behind = torch.tensor([0.1, 0.5, 0.9])
+    found = (photograph(p, behind, n) for p in (pixels, pixels[..., :3]) for n in (1, 3))
+    return [part for pair in found for part in pair if part is not None]
 
 
 NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
@@ -262,6 +275,7 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "splats of a fisheye": partial(splats_exercise, "fisheye", 1),
     "splats through a bent lens": partial(splats_exercise, "bent", 1),
     "ssim": ssim_exercise,
+    "photograph": photograph_exercise,
     "tangent_planes": tangent_planes_exercise,
 }
 
@@ -320,5 +334,6 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
     },
     "splats bent": partial(splats_exercise, "bent", 3),
     "ssim": ssim_exercise,
+    "photograph": photograph_exercise,
     "tangent_planes": tangent_planes_exercise,
 }

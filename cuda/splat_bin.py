@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 from polyfield.cuda.backend import backend_of
@@ -17,7 +16,7 @@ from polyfield.cuda.splat_project import Projected
 SIDE = 16  # pixels of a square
 ROOM = 1e-3
 MOST = 2**31 - 1  # pairs
-DEPTH_BITS = 31
+RUNS = 32  # of Gaussians, that threads share
 
 
 class Bins(NamedTuple):
@@ -69,38 +68,53 @@ def splat_bin(
         raise InputError("splat_bin", f"{total:,} pairs", f"at most {MOST:,}", "Make it smaller.")
     if not by_kernel:
         owners = pairs.owner.int()
-        square = (view.long()[pairs.owner] * rows + pairs.row) * columns + pairs.column
-        bits = seen.depths.float()[pairs.owner].view(torch.int32).long() & 0xFFFFFFFF
-        keys = square << 32 | bits
+        squares = (view.int()[pairs.owner] * rows + pairs.row) * columns + pairs.column
     else:
-        keys = torch.empty(total, dtype=torch.int64, device=device)
-        owners = torch.empty(total, dtype=torch.int32, device=device)
-        inputs = *ellipses, seen.depths.contiguous(), view.int().contiguous(), offsets
-        launch(kernel("splat_bin", "SplatPairs"), grid, *inputs, keys, owners, v, columns, rows)
-    order, starts = _ordered(keys, views * columns * rows)
-    return Bins(offsets, owners, order, starts)
+        squares, owners = torch.empty(2, total, dtype=torch.int32, device=device)
+        inputs = *ellipses, view.int().contiguous(), offsets
+        launch(kernel("splat_bin", "SplatPairs"), grid, *inputs, squares, owners, v, columns, rows)
+    count = views * columns * rows
+    if by_kernel and backend_of(device) != "cuda":
+        return Bins(offsets, owners, *_sorted_by_runs(seen.depths, offsets, squares, count))
+    bits = seen.depths.float()[owners.long()].view(torch.int32).long() & 0xFFFFFFFF
+    found, order = torch.sort(squares.long() << 32 | bits, stable=True)
+    bounds = torch.arange(count + 1, device=device) << 32
+    return Bins(offsets, owners, order, torch.searchsorted(found, bounds).int())
 
 
-def _ordered(
-    keys: Int64[Tensor, " m"], squares: int
+def _sorted_by_runs(
+    depths: Float[Tensor, " v"],
+    offsets: Int64[Tensor, " v_and_one"],
+    squares: Int32[Tensor, " m"],
+    count: int,
 ) -> tuple[Int64[Tensor, " m"], Int32[Tensor, " squares_and_one"]]:
-    """Pairs in the order of their keys, and where each square's begin.
+    """Pairs in the order of their squares, and where each square's begin.
 
-    On a CPU a key that has room for its own number is sorted with it, as one number: three times as
-    fast as numbers that are carried along, and as stable.
+    Gaussians are fewer than pairs: they are sorted by depth, then runs of them deal their pairs out
+    to the squares, each run behind those before it.
     """
-    bounds = torch.arange(squares + 1, device=keys.device)
-    bits = max(1, len(keys) - 1).bit_length()
-    if keys.device.type != "cpu" or squares.bit_length() + DEPTH_BITS + bits > 63:
-        found, order = torch.sort(keys, stable=True)
-        return order, torch.searchsorted(found, bounds << 32).int()
-    # A depth is above 0: its bits leave the highest one of 32 unused.
-    packed = (((keys >> 32) << DEPTH_BITS | keys & (1 << DEPTH_BITS) - 1) << bits).numpy()
-    packed |= np.arange(len(packed))
-    packed.sort()
-    found = torch.from_numpy(packed)
-    starts = torch.searchsorted(found, bounds << DEPTH_BITS + bits)
-    return found & (1 << bits) - 1, starts.int()
+    v = len(depths)
+    # Numbers above 0 order as their bits do; below these a row's number, so that no two are alike.
+    nearest = (depths.view(torch.int32).long() << 32 | torch.arange(v)).numpy()
+    nearest.sort()
+    drawn = torch.from_numpy(nearest) & 0xFFFFFFFF
+    run = max(1, -(-v // RUNS))
+    runs = -(-v // run)
+    places = torch.zeros(runs, count, dtype=torch.int32)
+    order = torch.empty(len(squares), dtype=torch.int64)
+    body, inputs, sizes = (
+        kernel("splat_bin", "SplatSort"),
+        (drawn, offsets, squares),
+        (v, count, run),
+    )
+    launch(body, (runs, 1), *inputs, places, None, *sizes)
+    behind = places.cumsum(0, dtype=torch.int32)
+    starts = torch.zeros(count + 1, dtype=torch.int32)
+    if runs:
+        torch.cumsum(behind[-1], 0, dtype=torch.int32, out=starts[1:])
+    places = behind - places + starts[:-1]
+    launch(body, (runs, 1), *inputs, places, order, *sizes)
+    return order, starts
 
 
 class _Pairs(NamedTuple):

@@ -71,7 +71,8 @@ class _Color(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_colors):
         means, harmonics, eye, index, colors = ctx.saved_tensors
-        to_means, to_harmonics = torch.zeros_like(means), torch.zeros_like(harmonics)
+        empty = torch.empty_like if len(index) == len(means) else torch.zeros_like
+        to_means, to_harmonics = empty(means), empty(harmonics)
         to_eye = means.new_zeros(max(1, _tiles(index)), 3)
         inputs = means, harmonics, eye, index, colors, grad_colors.contiguous()
         body = kernel("splat_color", "SplatColorPull")

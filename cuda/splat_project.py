@@ -231,7 +231,8 @@ class _Project(torch.autograd.Function):
         body = kernel("splat_project", f"SplatProject<{model}>")
         launch(body, (_tiles(n), 1), *inputs, camera, *columns, *plain)
         index = torch.nonzero(extents[:, 0] > 0)[:, 0]
-        packed = [column.index_select(0, index) for column in columns]
+        # Often all of them are seen: then nothing needs to be moved, or zeroed on the way back.
+        packed = columns if len(index) == n else [c.index_select(0, index) for c in columns]
         ctx.save_for_backward(*inputs, camera, index)
         ctx.plain = width, height, dilation, int(antialiased)
         ctx.model = model
@@ -244,7 +245,8 @@ class _Project(torch.autograd.Function):
     def backward(ctx, _, grad_means2d, grad_conics, grad_opacities, grad_depths, __):
         *inputs, camera, index = ctx.saved_tensors
         v = len(index)
-        into = [torch.zeros_like(tensor) for tensor in inputs]
+        empty = torch.empty_like if v == len(inputs[0]) else torch.zeros_like
+        into = [empty(tensor) for tensor in inputs]
         pose = camera.new_zeros(max(1, _tiles(v)), 12)
         grads = [g.contiguous() for g in (grad_means2d, grad_conics, grad_opacities, grad_depths)]
         body = kernel("splat_project", f"SplatProjectPull<{ctx.model}>")
@@ -253,4 +255,4 @@ class _Project(torch.autograd.Function):
 
 
 def _tiles(n: int) -> int:
-    return -(-n // constant("splat_project", "SPLAT_ROWS"))
+    return -(-n // constant("splat_placed", "SPLAT_ROWS"))

@@ -23,7 +23,7 @@ class Drawn(NamedTuple):
     """What a view of Gaussians shows."""
 
     sums: Float[Tensor, "views height width c"]
-    """Channels by weight: opacity times what is left of the light before it."""
+    """Channels by weight: opacity times what is left of the light before it; and the background."""
     left: Float[Tensor, "views height width"]
     """The transmittance behind all of them."""
     half: Float[Tensor, "views height width"] | None
@@ -40,29 +40,35 @@ def splat_raster(
     views: int = 1,
     spread: Float[Tensor, "v 2"] | None = None,
     half: bool = False,
+    background: Float[Tensor, " c"] | None = None,
 ) -> Drawn:
     """Images of Gaussians, composited by depth; of those as deep the lower row comes first.
 
     A pixel takes opacity * exp(-q / 2) of each, q the conic's square of the way from its middle,
     0.99 at the most; leaves out what is under 1 / 255; and is done before its transmittance falls
     to 1e-4: a Gaussian that would make it so is left out too. view: which of several views each row
-    belongs to. Any number of channels. Differentiable once in means2d, conics, opacities and
-    channels, through sums and left. spread: its gradient is none of the images but, summed over
-    pixels, the absolute gradient to means2d: what says that a Gaussian is pulled to several sides.
+    belongs to. Any number of channels. background: what is seen of each where light is left; 0
+    where none is given. Differentiable once in means2d, conics, opacities, channels and background,
+    through sums and left. spread: its gradient is none of the images but, summed over pixels, the
+    absolute gradient to means2d: what says that a Gaussian is pulled to several sides.
     half: with the depth where half of the light is gone. float32 runs on kernels, and on a CPU
     repeats bit for bit; the rest runs on the reference, which knows no spread.
     Source: 3D Gaussian splatting (arXiv:2308.04079); AbsGS (arXiv:2404.10484) for `spread`.
     """
     if backend_of(channels.device) == "reference" or channels.dtype != torch.float32:
-        return splat_raster_reference(seen, channels, width, height, view, views, half)
+        return splat_raster_reference(seen, channels, width, height, view, views, half, background)
     bins = splat_bin(Projected(*(column.detach() for column in seen)), width, height, view, views)
     parts: list[Tensor] = []
-    for part in channels.split(WIDTHS[-1], dim=1) if channels.shape[1] else [channels]:
+    for first in range(0, max(1, channels.shape[1]), WIDTHS[-1]):
+        part = channels[:, first : first + WIDTHS[-1]]
+        behind = None if background is None else background[first : first + WIDTHS[-1]]
         kept = part.shape[1]
         wide = next(count for count in WIDTHS if count >= kept)
-        part = torch.nn.functional.pad(part, (0, wide - kept))
+        if wide > kept:
+            part = torch.nn.functional.pad(part, (0, wide - kept))
+            behind = None if behind is None else torch.nn.functional.pad(behind, (0, wide - kept))
         size = views, height, width, half and not parts
-        sums, left, depth = _Raster.apply(*seen[1:], part, spread, bins, size)
+        sums, left, depth = _Raster.apply(*seen[1:], part, spread, behind, bins, size)
         if not parts:
             first_left, first_depth = left, depth
         parts.append(sums[..., :kept])
@@ -78,6 +84,7 @@ def splat_raster_reference(
     view: Int[Tensor, " v"] | None = None,
     views: int = 1,
     half: bool = False,
+    background: Float[Tensor, " c"] | None = None,
 ) -> Drawn:
     """The specification in plain torch, any floating type: one Gaussian after another."""
     like = channels
@@ -106,6 +113,8 @@ def splat_raster_reference(
             depth = torch.where(adds & (left > HALF), seen.depths[row].detach(), depth)
             sums = sums + weight[..., None] * channels[row]
             left = torch.where(adds, after, left)
+        if background is not None:
+            sums = sums + left[..., None] * background
         images.append((sums, left, depth))
     sums, left, depth = (torch.stack(column) for column in zip(*images, strict=True))
     return Drawn(sums, left, depth if half else None)
@@ -113,7 +122,9 @@ def splat_raster_reference(
 
 class _Raster(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means2d, conics, opacities, depths, extents, channels, spread, bins, size):
+    def forward(
+        ctx, means2d, conics, opacities, depths, extents, channels, spread, background, bins, size
+    ):
         views, height, width, halved = size
         inputs = [t.contiguous() for t in (means2d, conics, opacities, extents, channels)]
         count = channels.shape[1]
@@ -126,7 +137,8 @@ class _Raster(torch.autograd.Function):
         sizes = width, height, -(-width // 16), -(-height // 16)
         body = kernel("splat_raster", f"SplatRaster<{count}>")
         out = sums, left, half if halved else None, last
-        launch(body, (squares, 1), *inputs, depths.contiguous(), *pairs, *out, *sizes)
+        behind = None if background is None else background.contiguous()
+        launch(body, (squares, 1), *inputs, depths.contiguous(), *pairs, behind, *out, *sizes)
         ctx.save_for_backward(*inputs, *pairs, sums, left, last, bins.offsets)
         ctx.sizes = sizes
         ctx.mark_non_differentiable(half)
@@ -141,7 +153,7 @@ class _Raster(torch.autograd.Function):
         owners, last = walk[6], walk[10]
         count, n = channels.shape[1], len(channels)
         numbers = constant("splat_raster", "RASTER_SUMS") + count
-        pairs = channels.new_zeros(len(owners), numbers)
+        pairs = channels.new_empty(len(owners), numbers)
         body = kernel("splat_raster", f"SplatRasterPull<{count}>")
         grads = grad_sums.contiguous(), grad_left.contiguous()
         sized = ctx.needs_input_grad[6]
@@ -153,4 +165,8 @@ class _Raster(torch.autograd.Function):
         gather = kernel("splat_raster", f"SplatGather<{count}>")
         launch(gather, grid, conics, opacities, pairs, offsets, *found, n)
         size = spread if sized else None
-        return to_means2d, to_conics, to_opacities, None, None, to_channels, size, None, None
+        to_background = None
+        if ctx.needs_input_grad[7]:
+            to_background = (grad_sums * walk[9][..., None]).sum((0, 1, 2))
+        found = to_means2d, to_conics, to_opacities, None, None, to_channels, size
+        return *found, to_background, None, None

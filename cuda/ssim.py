@@ -1,4 +1,4 @@
-"""How alike two images are in structure: SSIM, and its gradient."""
+"""How alike two images are: in structure (SSIM), and number by number; and the gradient of that."""
 
 from __future__ import annotations
 
@@ -26,11 +26,26 @@ def ssim(
     repeats bit for bit; the rest runs on the reference. Raises InputError for images of different
     shapes or without a pixel. Source: Wang et al. (2004); padding as in 3D Gaussian splatting.
     """
-    if x.shape != y.shape or not x.numel():
-        raise InputError("ssim", f"{tuple(x.shape)} and {tuple(y.shape)}", "one shape, not empty")
+    _check("ssim", x, y)
     if backend_of(x.device) == "reference" or x.dtype != torch.float32:
         return ssim_reference(x, y)
-    return _Ssim.apply(x, y)
+    return _Mix.apply(x, y, 1.0, 0.0)
+
+
+def image_error(
+    x: Float[Tensor, "images height width c"],
+    y: Float[Tensor, "images height width c"],
+    structure: float = 0.2,
+) -> Float[Tensor, ""]:
+    """What images lack of being the same: 1 less their SSIM, and their mean absolute difference.
+
+    structure: weight of the first; the second has the rest of 1. As `ssim` in all else.
+    Source: 3D Gaussian splatting (arXiv:2308.04079), equation 7.
+    """
+    _check("image_error", x, y)
+    if backend_of(x.device) == "reference" or x.dtype != torch.float32:
+        return structure * (1 - ssim_reference(x, y)) + (1 - structure) * (x - y).abs().mean()
+    return structure + _Mix.apply(x, y, -structure, 1 - structure)
 
 
 def ssim_reference(
@@ -54,32 +69,35 @@ def ssim_reference(
     return (c * d / (a * b)).mean()
 
 
-class _Ssim(torch.autograd.Function):
+class _Mix(torch.autograd.Function):
+    """So much of the likeness, and so much of the mean absolute difference."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        x, y = _planes(x), _planes(y)
-        images, channels, height, width = x.shape
+    def forward(ctx, x: Tensor, y: Tensor, of_likeness: float, of_difference: float) -> Tensor:
+        x, y = x.contiguous(), y.contiguous()
+        images, height, width, channels = x.shape
         columns, rows = -(-width // SIDE), -(-height // SIDE)
         planes, squares = images * channels, columns * rows
-        sums = x.new_empty(planes, squares)
-        slopes = x.new_empty(3, *x.shape) if ctx.needs_input_grad[0] else None
-        sizes = planes, width, height, columns
+        sums = x.new_empty(2, planes * squares)
+        slopes = x.new_empty(3, planes, height, width) if ctx.needs_input_grad[0] else None
+        sizes = planes, channels, width, height, columns
         launch(kernel("ssim", "Ssim"), (squares, planes), x, y, sums, slopes, *sizes, squares)
+        weights = torch.tensor([of_likeness, of_difference], device=x.device) / x.numel()
         if slopes is not None:
-            ctx.save_for_backward(x, y, slopes)
+            ctx.save_for_backward(x, y, slopes, weights)
         ctx.sizes, ctx.grid = sizes, (squares, planes)
-        return (sums.double().sum() / x.numel()).float()
+        return (sums.sum(1, dtype=torch.float64) @ weights.double()).float()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        x, y, slopes = ctx.saved_tensors
+        x, y, slopes, weights = ctx.saved_tensors
         out = torch.empty_like(x)
-        scale = (grad / x.numel()).reshape(1).contiguous()
-        launch(kernel("ssim", "SsimPull"), ctx.grid, x, y, slopes, scale, out, *ctx.sizes)
-        return out.permute(0, 2, 3, 1), None
+        inputs = x, y, slopes, grad * weights
+        launch(kernel("ssim", "SsimPull"), ctx.grid, *inputs, out, *ctx.sizes)
+        return out, None, None, None
 
 
-def _planes(images: Tensor) -> Tensor:
-    """Channel by channel: rows of a square then lie together."""
-    return images.permute(0, 3, 1, 2).contiguous()
+def _check(name: str, x: Tensor, y: Tensor) -> None:
+    if x.shape != y.shape or not x.numel():
+        raise InputError(name, f"{tuple(x.shape)} and {tuple(y.shape)}", "one shape, not empty")

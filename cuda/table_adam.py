@@ -142,7 +142,7 @@ def row_adam_(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-15,
 ) -> None:
-    """One step of Adam on rows whose gradient is not all zero, in place; it is zeroed on the way.
+    """One step of Adam on rows whose gradient is not all zero, in place.
 
     rates: of each column. Other rows keep their bits, moments included. step counts from 1. Raises
     InputError for step < 1. Source: Adam (arXiv:1412.6980).
@@ -155,9 +155,11 @@ def row_adam_(
         size = (v / (1 - betas[1] ** step)).sqrt() + eps
         value[rows] -= rates * (m / (1 - betas[0] ** step)) / size
         first_moment[rows], second_moment[rows] = m, v
-        grad.zero_()
         return
-    grid = -(-len(value) // constant("adam", "ADAM_ROWS")), 1
+    rows = constant("adam", "ADAM_NUMBERS") // value.shape[1]
+    if not rows:
+        raise InputError("Adam: width of a row", str(value.shape[1]), "at most 1,024")
+    grid = -(-len(value) // rows), 1
     state = value, first_moment, second_moment, grad, rates.contiguous(), *value.shape
     # As the kernel has them: 1 - 0.999 of float32 is off by 5e-5, which corrections have to follow.
     single = [float(np.float32(beta)) for beta in betas]

@@ -11,16 +11,14 @@ from torch import Generator, Tensor, nn
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.nearest import center_tree, nearest
-from polyfield.cuda.rotations import matrices
+from polyfield.cuda.splat_shake import DEAD, splat_shake_
 from polyfield.cuda.table_adam import row_adam_
 from polyfield.fields.splats import CONSTANT, Splats
 
 GAUSSIANS = "gaussians"  # their name among the kinds of fields, though no point has a density
 SMALLEST = 1e-7  # mean squared distance to neighbours
-DEAD = 0.005  # an opacity that has given up
 MOST_COPIES = 51
 SHAKEN = 5e5  # of the rate of means, for what is all but transparent
-STILL = 1e-6  # of that strength, below which nothing is moved
 USUAL_EXTENT = 5.0  # of the scenes that constants with a length in them were found for
 
 
@@ -244,7 +242,6 @@ def split_evenly(
     return torch.where(copies > 1, each, opacity), shrink
 
 
-@torch.no_grad()
 def shake(optimiser: GaussianOptimiser, progress: float, generator: Generator) -> None:
     """Moves what is all but transparent about, within its own ellipsoid: it explores.
 
@@ -252,12 +249,9 @@ def shake(optimiser: GaussianOptimiser, progress: float, generator: Generator) -
     Source: 3D Gaussian splatting as MCMC (arXiv:2404.09591), equation 8.
     """
     gaussians = optimiser.gaussians
-    noise = torch.randn(gaussians.means.shape, generator=generator).to(gaussians.means)
-    opacity = gaussians.opacity_logits.detach().sigmoid()
-    strength = (1 + (100 * (opacity - DEAD)).exp()).reciprocal()
-    rows = torch.nonzero(strength > STILL)[:, 0]  # most are not: they are left out
-    rate = SHAKEN * optimiser.rate_of_means(progress) / optimiser.unit**2
-    axes = matrices(gaussians.quaternions.detach()[rows])
-    along = (axes.mT @ (noise[rows] * strength[rows, None] * rate)[:, :, None])[..., 0]
-    squares = (2 * gaussians.log_scales.detach()[rows]).exp()
-    gaussians.means.index_add_(0, rows, (axes @ (squares * along)[:, :, None])[..., 0])
+    reach = SHAKEN * optimiser.rate_of_means(progress) / optimiser.unit**2
+    seed = int(torch.randint(2**32, (), generator=generator))
+    means, log_scales, quaternions, opacity_logits, _ = (
+        getattr(gaussians, name).detach() for name in gaussians.NAMES
+    )
+    splat_shake_(means, log_scales, quaternions, opacity_logits, reach, seed)

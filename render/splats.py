@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.rotations import matrices
@@ -85,11 +86,15 @@ def splat_view(
         parts.append(facing(splats, eye, seen.rows))
     channels = color if len(parts) == 1 else torch.cat(parts, 1)
     spread = torch.zeros_like(seen.means2d, requires_grad=True) if absolute else None
-    drawn = splat_raster(seen, channels, width, height, spread=spread, half=half_depth)
+    flat = background.dim() == 1
+    behind = pad(background.to(color), (0, channels.shape[1] - 3)) if flat else None
+    drawn = splat_raster(
+        seen, channels, width, height, spread=spread, half=half_depth, background=behind
+    )
     sums, left = drawn.sums[0], drawn.left[0]
     opacity = 1 - left
     return SplatView(
-        color=sums[..., :3] + left[..., None] * background.to(sums),
+        color=sums[..., :3] if flat else sums[..., :3] + left[..., None] * background.to(sums),
         opacity=opacity,
         depth=sums[..., 3] / opacity.clamp_min(NOTHING) if depth else None,
         half_depth=None if drawn.half is None else drawn.half[0],

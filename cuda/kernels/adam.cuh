@@ -4,7 +4,6 @@
 #include "tile.cuh"
 
 constexpr int ADAM_NUMBERS = 1024;  // in one tile
-constexpr int ADAM_ROWS = 64;
 
 // One number's step of Adam; a number whose gradient is zero is left alone, moments included. The
 // gradient is zeroed on the way. steps, where given, counts each number's own visits.
@@ -75,13 +74,16 @@ struct LazyAdam {
 
 KERNEL(LazyAdam)
 
-// The same for rows of so many numbers, each column at a rate of its own: a row is left alone where
-// all of its gradient is zero.
+// Of so many numbers, in one tile.
+FN int adam_rows(int width) { return ADAM_NUMBERS / width; }
+
+// The same for rows of so many numbers, at most ADAM_NUMBERS, each column at a rate of its own: a row
+// is left alone where all of its gradient is zero.
 struct RowAdam {
   float* value;
   float* first_moment;
   float* second_moment;
-  float* grad;
+  const float* grad;
   const float* rates;
   int n;
   int width;
@@ -92,15 +94,25 @@ struct RowAdam {
   float correction2;
 
   FN void operator()(int tile, int) const {
-    const int first = tile * ADAM_ROWS, left = n - first;
-    LANES_IN_ORDER(lane, left < ADAM_ROWS ? left : ADAM_ROWS) {
-      const size_t begin = (size_t)width * (first + lane);
+    TILE float rate[ADAM_NUMBERS];  // of each number; below 0 in rows that are left alone
+    const i64 first = (i64)tile * adam_rows(width), left = n - first;
+    const int here = left < adam_rows(width) ? (int)left : adam_rows(width);
+    const size_t begin = (size_t)width * first;
+    LANES_IN_ORDER(lane, here) {
       bool touched = false;
-      for (int i = 0; i < width; ++i) touched |= grad[begin + i] != 0;
-      if (!touched) continue;
-      const AdamStep step = {value, first_moment, second_moment, nullptr, grad, 1, beta1, beta2, eps,
-                             0, 0, correction1, correction2};
-      for (int i = 0; i < width; ++i) step.one(begin + i, rates[i] * correction1, correction2);
+      for (int i = 0; i < width; ++i) touched |= grad[begin + width * lane + i] != 0;
+      for (int i = 0; i < width; ++i) rate[width * lane + i] = touched ? rates[i] * correction1 : -1.f;
+    }
+    SYNC();
+    // Rows lie one behind the other, so that a vector of numbers need not end with a row.
+    LANES(i, here * width) {
+      const float g = grad[begin + i], m = first_moment[begin + i], v = second_moment[begin + i];
+      const float x = value[begin + i];
+      const bool touched = rate[i] >= 0.f;
+      const float m_new = beta1 * m + (1 - beta1) * g, v_new = beta2 * v + (1 - beta2) * g * g;
+      const float x_new = x - rate[i] * m_new / (square_root(v_new * correction2) + eps);
+      value[begin + i] = touched ? x_new : x;
+      first_moment[begin + i] = touched ? m_new : m, second_moment[begin + i] = touched ? v_new : v;
     }
   }
 };

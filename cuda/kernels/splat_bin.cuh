@@ -1,4 +1,5 @@
-// Which squares of 16 x 16 pixels each Gaussian reaches: counted, then written down as pairs.
+// Which squares of 16 x 16 pixels each Gaussian reaches: counted, written down as pairs, and these put
+// in order by square.
 #pragma once
 #include "tile.cuh"
 
@@ -71,17 +72,16 @@ struct SplatCount {
   }
 };
 
-// offsets [n]: where each one's pairs begin -> keys: its view's square in the upper half, its depth's
-// bits in the lower; owners: which Gaussian. view [n]: of which the squares are numbered one by one.
+// offsets [n]: where each one's pairs begin -> squares of the pairs, numbered view by view; owners: which
+// Gaussian. view [n]: of which the squares are.
 struct SplatPairs {
   const float* means2d;
   const float* conics;
   const float* opacities;
   const float* extents;
-  const float* depths;
   const int* view;
   const i64* offsets;
-  i64* keys;
+  int* squares;
   int* owners;
   int n;
   int columns;
@@ -94,16 +94,44 @@ struct SplatPairs {
       SplatEllipse ellipse;
       ellipse.load(means2d + 2 * i, conics + 3 * i, opacities[i], extents + 2 * i, columns, rows);
       i64 at = offsets[i];
-      const i64 depth = float_to_bits(depths[i]);  // numbers above 0 order as their bits do
       for (int row = ellipse.y0; row < ellipse.y1; ++row)
         for (int column = ellipse.x0; column < ellipse.x1; ++column) {
           if (!ellipse.reaches(column, row)) continue;
-          const i64 square = ((i64)view[i] * rows + row) * columns + column;
-          keys[at] = square << 32 | depth, owners[at] = (int)i, ++at;
+          squares[at] = (view[i] * rows + row) * columns + column, owners[at] = (int)i, ++at;
         }
+    }
+  }
+};
+
+// A tile is a run of Gaussians in the order [n] that they are drawn in, with its own row of places
+// [tiles, squares]. Without order: where the next pair of each square goes, 0 at first -> how many
+// there are. With it: where the first goes -> order, the pairs in their squares. No square is twice
+// among the pairs of one Gaussian.
+struct SplatSort {
+  const i64* drawn;
+  const i64* offsets;
+  const int* squares;
+  int* places;
+  i64* order;
+  int n;
+  int count;  // of squares
+  int run;
+
+  FN void operator()(int tile, int) const {
+    int* place = places + (size_t)tile * count;
+    const int first = tile * run, left = n - first, end = first + (left < run ? left : run);
+    for (int at = first; at < end; ++at) {
+      const i64 begin = offsets[drawn[at]];
+      LANES_IN_ORDER(k, (int)(offsets[drawn[at] + 1] - begin)) {
+        int& next = place[squares[begin + k]];
+        if (order) order[next] = begin + k;
+        ++next;
+      }
+      SYNC();
     }
   }
 };
 
 KERNEL(SplatCount)
 KERNEL(SplatPairs)
+KERNEL(SplatSort)

@@ -116,6 +116,7 @@ struct SplatColorPull {
         }
         UNROLL for (int axis = 0; axis < 3; ++axis) to_way[axis] += says * d[k][axis];
       }
+      for (int k = 3 * count; k < 3 * held; ++k) grad_harmonics[at + k] = 0;
       const float along = to_way[0] * way.unit[0] + to_way[1] * way.unit[1] + to_way[2] * way.unit[2];
       UNROLL for (int axis = 0; axis < 3; ++axis) {
         const float to_mean = (to_way[axis] - along * way.unit[axis]) / way.length;

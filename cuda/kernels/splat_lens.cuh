@@ -72,9 +72,9 @@ struct SplatLens<SPLAT_PINHOLE> {
     const float by = 1 / p[2], fx = camera[12], fy = camera[13];
     const float u = beside(p[0] * by, fx, camera[14], width, in_x);
     const float v = beside(p[1] * by, fy, camera[15], height, in_y);
-    grad_p[0] += in_x ? -fx * by * by * grad_j[2] : 0;
-    grad_p[1] += in_y ? -fy * by * by * grad_j[5] : 0;
-    grad_p[2] += by * by * ((in_x ? 2 : 1) * fx * u * grad_j[2] + (in_y ? 2 : 1) * fy * v * grad_j[5] -
+    grad_p[0] += in_x ? -fx * by * by * grad_j[2] : 0.f;
+    grad_p[1] += in_y ? -fy * by * by * grad_j[5] : 0.f;
+    grad_p[2] += by * by * ((in_x ? 2.f : 1.f) * fx * u * grad_j[2] + (in_y ? 2.f : 1.f) * fy * v * grad_j[5] -
                             fx * grad_j[0] - fy * grad_j[4]);
   }
 };

@@ -2,7 +2,30 @@
 #pragma once
 #include "tile.cuh"
 
+constexpr int SPLAT_ROWS = 64;  // in one tile
 constexpr float SPLAT_LEAST_SHARE = 0.005f;
+
+// The 11 numbers of a Gaussian, as columns of SPLAT_ROWS: lanes of them lie side by side.
+FN void splat_take(const float* means, const float* log_scales, const float* quaternions, const float* logits, size_t i,
+                   float* given) {
+  UNROLL for (int k = 0; k < 3; ++k) given[k * SPLAT_ROWS] = means[3 * i + k];
+  UNROLL for (int k = 0; k < 3; ++k) given[(3 + k) * SPLAT_ROWS] = log_scales[3 * i + k];
+  UNROLL for (int k = 0; k < 4; ++k) given[(6 + k) * SPLAT_ROWS] = quaternions[4 * i + k];
+  given[10 * SPLAT_ROWS] = logits[i];
+}
+
+// A quaternion at length 1, the length that it had, and its axes as columns.
+FN float splat_turn(const float* quaternion, float* unit, float* turn) {
+  float square = 0;
+  UNROLL for (int i = 0; i < 4; ++i) square += quaternion[i] * quaternion[i];
+  const float length = square_root(square);
+  UNROLL for (int i = 0; i < 4; ++i) unit[i] = quaternion[i] / length;
+  const float w = unit[0], x = unit[1], y = unit[2], z = unit[3];
+  turn[0] = 1 - 2 * (y * y + z * z), turn[1] = 2 * (x * y - w * z), turn[2] = 2 * (x * z + w * y);
+  turn[3] = 2 * (x * y + w * z), turn[4] = 1 - 2 * (x * x + z * z), turn[5] = 2 * (y * z - w * x);
+  turn[6] = 2 * (x * z - w * y), turn[7] = 2 * (y * z + w * x), turn[8] = 1 - 2 * (x * x + y * y);
+  return length;
+}
 
 // One Gaussian before a camera.
 struct SplatPlaced {
@@ -17,14 +40,7 @@ struct SplatPlaced {
     UNROLL for (int i = 0; i < 3; ++i)
       p[i] = camera[4 * i] * mean[0] + camera[4 * i + 1] * mean[1] + camera[4 * i + 2] * mean[2] + camera[4 * i + 3];
     UNROLL for (int i = 0; i < 3; ++i) size[i] = exponential(log_scale[i]);
-    float square = 0;
-    UNROLL for (int i = 0; i < 4; ++i) square += quaternion[i] * quaternion[i];
-    length = square_root(square);
-    UNROLL for (int i = 0; i < 4; ++i) unit[i] = quaternion[i] / length;
-    const float w = unit[0], x = unit[1], y = unit[2], z = unit[3];
-    turn[0] = 1 - 2 * (y * y + z * z), turn[1] = 2 * (x * y - w * z), turn[2] = 2 * (x * z + w * y);
-    turn[3] = 2 * (x * y + w * z), turn[4] = 1 - 2 * (x * x + z * z), turn[5] = 2 * (y * z - w * x);
-    turn[6] = 2 * (x * z - w * y), turn[7] = 2 * (y * z + w * x), turn[8] = 1 - 2 * (x * x + y * y);
+    length = splat_turn(quaternion, unit, turn);
     UNROLL for (int i = 0; i < 3; ++i) {
       UNROLL for (int k = 0; k < 3; ++k)
         factor[3 * i + k] = size[k] * (camera[4 * i] * turn[k] + camera[4 * i + 1] * turn[3 + k] + camera[4 * i + 2] * turn[6 + k]);
@@ -94,10 +110,9 @@ struct SplatSpread {
     // To the covariance K^-1: -K G K, K the conic.
     const float a0 = A * ga + B * gb, a1 = A * gb + B * gc, b0 = B * ga + C * gb, b1 = B * gb + C * gc;
     vxx = -(a0 * A + a1 * B), vxy = -(a0 * B + a1 * C), vyy = -(b0 * B + b1 * C);
-    if (antialiased && share > SPLAT_LEAST_SHARE) {
-      const float part = opacity * grad_opacity / (2 * share), rest = 1 - share * share;
-      vxx += part * (rest * A - dilation * by), vyy += part * (rest * C - dilation * by), vxy += part * rest * B;
-    }
+    const float least = antialiased ? SPLAT_LEAST_SHARE : 2.f;  // above it a share moves: none is above 2
+    const float part = share > least ? opacity * grad_opacity / (2 * share) : 0.f, rest = 1 - share * share;
+    vxx += part * (rest * A - dilation * by), vyy += part * (rest * C - dilation * by), vxy += part * rest * B;
     return grad_opacity * share * opacity * (1 - opacity);
   }
 };

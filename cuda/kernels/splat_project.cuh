@@ -6,13 +6,13 @@
 #include "splat_lens.cuh"
 #include "splat_points.cuh"
 
-constexpr int SPLAT_ROWS = 64;     // in one tile
+constexpr int SPLAT_CAMERA = 20, SPLAT_BENT_CAMERA = 25;  // numbers
 constexpr float SPLAT_FAINTEST = 1 / 255.f;
 constexpr float SPLAT_WIDEST = 1e18f;   // square pixels
 
 // A Gaussian's middle, and half the sides of what is drawn of it, as columns of one row; 0 where
 // nothing is. Numbers that are none fail every comparison.
-FN void splat_columns(const SplatSpread& seen, const float* at, float depth, bool may, int width, int height,
+FN void splat_columns(const SplatSpread& seen, const float* at, float depth, bool may, float width, float height,
                       float* mean2d, float* conic, float* opacity, float* row_depth, float* extent) {
   const float left = seen.opacity * seen.share, by = 1 / seen.full_det;
   const float reach = 2 * logarithm(larger(255 * left, 1.f));
@@ -46,10 +46,8 @@ struct SplatSeen : SplatPlaced, SplatSpread {
     }
     const float *a = across, *b = across + 3;
     const float most = larger(a[0] * a[0] + a[1] * a[1] + a[2] * a[2], b[0] * b[0] + b[1] * b[1] + b[2] * b[2]);
-    if (most > SPLAT_WIDEST) {
-      const float by = square_root(SPLAT_WIDEST / most);
-      UNROLL for (int i = 0; i < 6; ++i) across[i] *= by;
-    }
+    const float by = most > SPLAT_WIDEST ? square_root(SPLAT_WIDEST / most) : 1.f;
+    UNROLL for (int i = 0; i < 6; ++i) across[i] *= by;
     xx = a[0] * a[0] + a[1] * a[1] + a[2] * a[2], yy = b[0] * b[0] + b[1] * b[1] + b[2] * b[2];
     xy = a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
     // The square of the rows' cross product: no difference of large numbers.
@@ -107,14 +105,30 @@ struct SplatProject {
   int antialiased;
 
   FN void operator()(int tile, int) const {
+    TILE float lens[SPLAT_BENT_CAMERA], given[11 * SPLAT_ROWS], found[9 * SPLAT_ROWS];
     const int first = tile * SPLAT_ROWS, left = n - first;
-    LANES_IN_ORDER(lane, left < SPLAT_ROWS ? left : SPLAT_ROWS) {
-      const size_t i = first + lane;
+    const int here = left < SPLAT_ROWS ? left : SPLAT_ROWS;
+    LANES(k, MODEL == SPLAT_BENT ? SPLAT_BENT_CAMERA : SPLAT_CAMERA) lens[k] = camera[k];
+    LANES(lane, here) splat_take(means, log_scales, quaternions, logits, first + lane, given + lane);
+    SYNC();
+    const float w = (float)width, h = (float)height, from = near, grown = dilation;
+    const bool smooth = antialiased;
+    LANES(lane, here) {
+      float number[11], column[9];
+      UNROLL for (int k = 0; k < 11; ++k) number[k] = given[k * SPLAT_ROWS + lane];
       SplatSeen<MODEL> seen;
-      seen.look(means + 3 * i, log_scales + 3 * i, quaternions + 4 * i, logits[i], camera, near, (float)width,
-                (float)height, dilation, antialiased);
-      splat_columns(seen, seen.at, seen.depth, seen.may, width, height, means2d + 2 * i, conics + 3 * i, opacities + i,
-                    depths + i, extents + 2 * i);
+      seen.look(number, number + 3, number + 6, number[10], lens, from, w, h, grown, smooth);
+      splat_columns(seen, seen.at, seen.depth, seen.may, w, h, column, column + 2, column + 5, column + 6, column + 7);
+      UNROLL for (int k = 0; k < 9; ++k) found[k * SPLAT_ROWS + lane] = column[k];
+    }
+    SYNC();
+    LANES(lane, here) {
+      const size_t i = first + lane;
+      const float* column = found + lane;
+      UNROLL for (int k = 0; k < 2; ++k) means2d[2 * i + k] = column[k * SPLAT_ROWS];
+      UNROLL for (int k = 0; k < 3; ++k) conics[3 * i + k] = column[(2 + k) * SPLAT_ROWS];
+      opacities[i] = column[5 * SPLAT_ROWS], depths[i] = column[6 * SPLAT_ROWS];
+      UNROLL for (int k = 0; k < 2; ++k) extents[2 * i + k] = column[(7 + k) * SPLAT_ROWS];
     }
   }
 };
@@ -145,30 +159,49 @@ struct SplatProjectPull {
   int antialiased;
 
   FN void operator()(int tile, int) const {
-    TILE float pose[12 * SPLAT_ROWS];
+    TILE float lens[SPLAT_BENT_CAMERA], given[11 * SPLAT_ROWS], grads[7 * SPLAT_ROWS];
+    TILE float found[11 * SPLAT_ROWS], pose[12 * SPLAT_ROWS];
     const int first = tile * SPLAT_ROWS, left = n - first;
     const int here = left < SPLAT_ROWS ? left : SPLAT_ROWS;
-    LANES_IN_ORDER(lane, here) pull(first + lane, pose + 12 * lane);
+    LANES(k, MODEL == SPLAT_BENT ? SPLAT_BENT_CAMERA : SPLAT_CAMERA) lens[k] = camera[k];
+    LANES(lane, here) {
+      const size_t row = first + lane;
+      splat_take(means, log_scales, quaternions, logits, index[row], given + lane);
+      float* own = grads + lane;
+      UNROLL for (int k = 0; k < 2; ++k) own[k * SPLAT_ROWS] = grad_means2d[2 * row + k];
+      UNROLL for (int k = 0; k < 3; ++k) own[(2 + k) * SPLAT_ROWS] = grad_conics[3 * row + k];
+      own[5 * SPLAT_ROWS] = grad_opacities[row], own[6 * SPLAT_ROWS] = grad_depths[row];
+    }
     SYNC();
+    const float w = (float)width, h = (float)height, grown = dilation;
+    const bool smooth = antialiased;
+    LANES(lane, here) {
+      float number[11], grad[7], to_number[11], moved[12];
+      UNROLL for (int k = 0; k < 11; ++k) number[k] = given[k * SPLAT_ROWS + lane];
+      UNROLL for (int k = 0; k < 7; ++k) grad[k] = grads[k * SPLAT_ROWS + lane];
+      SplatSeen<MODEL> seen;
+      seen.look(number, number + 3, number + 6, number[10], lens, 0.f, w, h, grown, smooth);
+      float vxx, vxy, vyy, to_p[3], to_factor[9];
+      to_number[10] = seen.back_to_covariance(grad + 2, grad[5], grown, smooth, vxx, vxy, vyy);
+      seen.back(lens, w, h, vxx, vxy, vyy, grad, grad[6], to_p, to_factor);
+      seen.back_to_numbers(number, lens, to_p, to_factor, to_number, to_number + 3, to_number + 6, moved);
+      UNROLL for (int k = 0; k < 11; ++k) found[k * SPLAT_ROWS + lane] = to_number[k];
+      UNROLL for (int k = 0; k < 12; ++k) pose[k * SPLAT_ROWS + lane] = moved[k];
+    }
+    SYNC();
+    LANES(lane, here) {
+      const i64 i = index[first + lane];
+      const float* own = found + lane;
+      UNROLL for (int k = 0; k < 3; ++k) grad_means[3 * i + k] = own[k * SPLAT_ROWS];
+      UNROLL for (int k = 0; k < 3; ++k) grad_log_scales[3 * i + k] = own[(3 + k) * SPLAT_ROWS];
+      UNROLL for (int k = 0; k < 4; ++k) grad_quaternions[4 * i + k] = own[(6 + k) * SPLAT_ROWS];
+      grad_logits[i] = own[10 * SPLAT_ROWS];
+    }
     LANES(part, 12) {
       float sum = 0;
-      for (int lane = 0; lane < here; ++lane) sum += pose[12 * lane + part];
+      for (int lane = 0; lane < here; ++lane) sum += pose[part * SPLAT_ROWS + lane];
       grad_camera[12 * (size_t)tile + part] = sum;
     }
-  }
-
-  FN void pull(size_t row, float* pose) const {
-    const i64 i = index[row];
-    const float* mean = means + 3 * i;
-    SplatSeen<MODEL> seen;
-    seen.look(mean, log_scales + 3 * i, quaternions + 4 * i, logits[i], camera, 0.f, (float)width, (float)height,
-              dilation, antialiased);
-    float vxx, vxy, vyy;
-    grad_logits[i] = seen.back_to_covariance(grad_conics + 3 * row, grad_opacities[row], dilation, antialiased, vxx, vxy, vyy);
-    float to_p[3], to_factor[9];
-    seen.back(camera, (float)width, (float)height, vxx, vxy, vyy, grad_means2d + 2 * row, grad_depths[row], to_p, to_factor);
-    seen.back_to_numbers(mean, camera, to_p, to_factor, grad_means + 3 * i, grad_log_scales + 3 * i,
-                           grad_quaternions + 4 * i, pose);
   }
 };
 

@@ -5,42 +5,43 @@
 
 constexpr int RASTER_BATCH = 32;  // of a square's list, held in tile memory
 constexpr int RASTER_SUMS = 8;    // of a pair: moments of the weight's gradient, and of its size
-constexpr float RASTER_MOST = 0.99f;         // of an opacity
-constexpr float RASTER_FAINTEST = 1 / 255.f;
-constexpr float RASTER_LEAST = 1e-4f;        // of a transmittance
+constexpr float RASTER_MOST = 0.99f;              // of an opacity
+constexpr float RASTER_FAINTEST = -7.994353437f;  // logarithm to base 2 of 1 / 255
+constexpr float RASTER_LEAST = 1e-4f;             // of a transmittance
+constexpr float TO_BASE_TWO = 1.442695041f, FROM_BASE_TWO = 0.6931471806f;
 
+// A Gaussian as a square's pixels meet it: its opacity is 2 to the power of a square in dx and dy.
 struct RasterSource {
-  float x, y, A, B, C, opacity;
-  float faintest;  // exponent, a little less than at the faintest that counts
+  float x, y;
+  float xx, xy, yy;  // of dx dx, dx dy and dy dy
+  float level;       // where both are 0
   float half_x, half_y;
 };
 
 // What one Gaussian is to the pixels of a group. What its columns say is the same in every row.
 struct RasterPair {
-  float y, B, C, opacity, faintest;
+  Wide y, xx, xy, yy, level;
   Wide dx;
   Wide along, across;  // of the exponent, what dx says, and what it says a dy
-  float dy;
-  Wide value;  // exp(exponent)
-  Wide alpha;
-  WideMask counts;
+  Wide dy;
+  Wide full;   // opacity there
+  Wide alpha;  // the same, cut; 0 where it does not count
 
-  FN void columns(const RasterSource& source, float left, int group) {
-    y = source.y, B = source.B, C = source.C, opacity = source.opacity, faintest = source.faintest;
+  FN void columns(const RasterSource& source, float left, float top, int group) {
+    y = wide_of(source.y - (top + 0.5f)), xx = wide_of(source.xx), xy = wide_of(source.xy), yy = wide_of(source.yy);
+    level = wide_of(source.level);
     dx = source.x - (wide_x(group) + (left + 0.5f));
-    along = -0.5f * source.A * (dx * dx), across = -B * dx;
+    along = xx * (dx * dx) + level, across = xy * dx;
   }
 
-  FN bool meet(float top, int group) {
-    dy = y - (wide_y(group) + (top + 0.5f));
-    const Wide exponent = across * dy + (along - 0.5f * C * dy * dy);
-    counts = exponent >= faintest;
+  FN bool meet(int group) {
+    dy = y - wide_row(group);
+    const Wide exponent = (yy * dy + across) * dy + along;
+    const WideMask counts = exponent >= RASTER_FAINTEST;
     if (!wide_any(counts)) return false;
     // Rounding must not make more of a Gaussian than it is at its middle.
-    value = wide_exponential(wide_least(exponent, 0.f));
-    alpha = opacity * value;
-    counts = counts & (alpha >= RASTER_FAINTEST);
-    alpha = wide_least(alpha, RASTER_MOST);
+    full = wide_power_of_two(wide_least(exponent, level));
+    alpha = wide_where(counts, wide_least(full, wide_of(RASTER_MOST)));
     return true;
   }
 };
@@ -58,8 +59,8 @@ struct RasterReach {
 };
 
 // Squares of all views, tile by tile; order [m]: pairs sorted by square and depth, owners [m] of
-// pairs, starts [tiles + 1] -> sums [views, H, W, C] of channels by weight; left [views, H, W]: the
-// transmittance behind all; nearest [views, H, W], where it is there: the depth at which less than a
+// pairs, starts [tiles + 1] -> sums [views, H, W, C] of channels by weight, and of the background [C],
+// where there is one, by what is left; left [views, H, W]: the transmittance behind all; nearest [views, H, W], where it is there: the depth at which less than a
 // half is left; last [tiles]: how many of a square's list were looked at.
 template <int C>
 struct SplatRaster {
@@ -72,6 +73,7 @@ struct SplatRaster {
   const i64* order;
   const int* owners;
   const int* starts;
+  const float* background;
   float* sums;
   float* left;
   float* nearest;
@@ -84,15 +86,16 @@ struct SplatRaster {
   FN void operator()(int tile, int) const {
     TILE RasterSource source[RASTER_BATCH];
     TILE float color[C * RASTER_BATCH], depth[RASTER_BATCH];
-    TILE float state[(C + 2) * WIDE_PIXELS];  // transmittance, below 0 where done; half-way depth; sums
+    // Transmittance, 0 where done; what it was then; sums; half-way depth, where that is wanted.
+    TILE float state[(C + 3) * WIDE_PIXELS];
     TILE int alive;
     const int square = tile % (columns * rows), view = tile / (columns * rows);
     const int column = square % columns, row = square / columns;
     const float left_x = (float)(WIDE_SIDE * column), top = (float)(WIDE_SIDE * row);
     LANES(i, WIDE_PIXELS) {
       const bool inside = WIDE_SIDE * column + (i & 15) < width && WIDE_SIDE * row + (i >> 4) < height;
-      state[i] = inside ? 1.f : -1.f;
-      UNROLL for (int c = 0; c < C + 1; ++c) state[(c + 1) * WIDE_PIXELS + i] = 0;
+      state[i] = inside ? 1.f : 0.f;
+      UNROLL for (int c = 0; c < C + 2; ++c) state[(c + 1) * WIDE_PIXELS + i] = 0;
     }
     int at = starts[tile];
     const int end = starts[tile + 1], begin = at;
@@ -112,10 +115,10 @@ struct SplatRaster {
         reach.of(source[j], left_x, top);
         WIDE_PARTS_OF(part, reach.x0, reach.x1) {
           RasterPair pair;
-          if (WIDE > 1) pair.columns(source[j], left_x, part);
+          if (WIDE > 1) pair.columns(source[j], left_x, top, part);
           WIDE_DOWN(g, part, reach.y0, reach.y1) {
-            if (WIDE == 1) pair.columns(source[j], left_x, g);
-            draw(pair, color + C * j, depth[j], state, top, g, nearest);
+            if (WIDE == 1) pair.columns(source[j], left_x, top, g);
+            draw(pair, color + C * j, depth[j], state, g, nearest);
           }
         }
       }
@@ -129,33 +132,44 @@ struct SplatRaster {
       const int x = WIDE_SIDE * column + (i & 15), y = WIDE_SIDE * row + (i >> 4);
       if (x < width && y < height) {
         const size_t pixel = ((size_t)view * height + y) * width + x;
-        left[pixel] = absolute(state[i]);
-        if (nearest) nearest[pixel] = state[WIDE_PIXELS + i];
-        UNROLL for (int c = 0; c < C; ++c) sums[C * pixel + c] = state[(c + 2) * WIDE_PIXELS + i];
+        const float behind = larger(state[i], state[WIDE_PIXELS + i]);
+        left[pixel] = behind;
+        if (nearest) nearest[pixel] = state[(C + 2) * WIDE_PIXELS + i];
+        UNROLL for (int c = 0; c < C; ++c)
+          sums[C * pixel + c] = state[(c + 2) * WIDE_PIXELS + i] + (background ? behind * background[c] : 0.f);
       }
     }
   }
 
   static FN RasterSource load_source(const float* means2d, const float* conics, const float* opacities,
                                      const float* extents, size_t i) {
-    const float o = opacities[i];
-    return {means2d[2 * i], means2d[2 * i + 1], conics[3 * i], conics[3 * i + 1], conics[3 * i + 2], o,
-            -logarithm(255 * o) - 1e-3f, extents[2 * i], extents[2 * i + 1]};
+    const float to = TO_BASE_TWO, *conic = conics + 3 * i;
+    return {means2d[2 * i],         means2d[2 * i + 1],
+            -0.5f * to * conic[0],  -to * conic[1],
+            -0.5f * to * conic[2],  to * logarithm(opacities[i]),
+            extents[2 * i],         extents[2 * i + 1]};
   }
 
-  static FN void draw(RasterPair& pair, const float* color, float depth, float* state, float top, int g,
-                      bool halved) {
-    if (!pair.meet(top, g)) return;
-    float* own = state + WIDE * g;
-    const Wide before = wide_load(own);
-    const WideMask counts = pair.counts & (before > 0.f);
+  // Of a pair, what is left behind it; `before` and alpha are 0 where pixels were done or are by it,
+  // whose transmittance goes to `kept`, where that is there.
+  static FN Wide passed(RasterPair& pair, Wide& before, float* kept) {
     const Wide after = before * (1.f - pair.alpha);
-    const WideMask adds = counts & (after > RASTER_LEAST), ends = wide_either(counts, adds);
-    const Wide weight = wide_select(adds, pair.alpha * before, wide_of(0.f));
-    wide_store(own, wide_select(ends, -before, wide_select(adds, after, before)));
+    const WideMask ends = (after <= RASTER_LEAST) & (before > 0.f);
+    if (!wide_any(ends)) return after;
+    if (kept) wide_store(kept, wide_select(ends, before, wide_load(kept)));
+    before = wide_select(ends, wide_of(0.f), before), pair.alpha = wide_select(ends, wide_of(0.f), pair.alpha);
+    return wide_select(ends, wide_of(0.f), after);
+  }
+
+  static FN void draw(RasterPair& pair, const float* color, float depth, float* state, int g, bool halved) {
+    if (!pair.meet(g)) return;
+    float* own = state + WIDE * g;
+    Wide before = wide_load(own);
+    wide_store(own, passed(pair, before, own + WIDE_PIXELS));
+    const Wide weight = pair.alpha * before;
     if (halved) {
-      float* half = own + WIDE_PIXELS;
-      wide_store(half, wide_select(adds & (before > 0.5f), wide_of(depth), wide_load(half)));
+      float* half = own + (C + 2) * WIDE_PIXELS;
+      wide_store(half, wide_select((weight > 0.f) & (before > 0.5f), wide_of(depth), wide_load(half)));
     }
     UNROLL for (int c = 0; c < C; ++c) {
       float* sum = own + (c + 2) * WIDE_PIXELS;
@@ -165,9 +179,10 @@ struct SplatRaster {
 };
 
 // The same, and sums, left and last as it gave them, with gradients to sums and left -> pairs
-// [m, 8 + C], in the order of owners: of each pair the sums over pixels of the weight's gradient u, of
-// u d and of u d d, d the way from the pixel to the middle, of |u d| in the conic's measure, where `sized` says so; then the
-// gradient to the channels. What no pixel looked at has to be 0 before.
+// [m, 8 + C], in the order of owners: of each pair the sums over pixels of the gradient u to the
+// logarithm of its opacity there, of u d and of u d d, d the way from the pixel to the middle, of
+// |u d| in the conic's measure (of the square to base 2), where `sized` says so; then the gradient to
+// the channels.
 template <int C>
 struct SplatRasterPull {
   const float* means2d;
@@ -193,9 +208,9 @@ struct SplatRasterPull {
   FN void operator()(int tile, int) const {
     TILE RasterSource source[RASTER_BATCH];
     TILE float color[C * RASTER_BATCH], found[(RASTER_SUMS + C) * RASTER_BATCH];
-    // Transmittance, below 0 where done; what the channels behind add; the gradient through what is
-    // left behind all; gradients to the channels.
-    TILE float state[(C + 3) * WIDE_PIXELS];
+    // Transmittance, 0 where done; what the channels behind add and what is left behind all;
+    // gradients to the channels.
+    TILE float state[(C + 2) * WIDE_PIXELS];
     const int square = tile % (columns * rows), view = tile / (columns * rows);
     const int column = square % columns, row = square / columns;
     const float left_x = (float)(WIDE_SIDE * column), top = (float)(WIDE_SIDE * row);
@@ -203,13 +218,12 @@ struct SplatRasterPull {
       const int x = WIDE_SIDE * column + (i & 15), y = WIDE_SIDE * row + (i >> 4);
       const bool inside = x < width && y < height;
       const size_t pixel = inside ? ((size_t)view * height + y) * width + x : 0;
-      float rest = 0;
+      float rest = inside ? grad_left[pixel] * left[pixel] : 0;
       UNROLL for (int c = 0; c < C; ++c) {
         const float g = inside ? grad_sums[C * pixel + c] : 0;
-        state[(c + 3) * WIDE_PIXELS + i] = g, rest += g * sums[C * pixel + c];
+        state[(c + 2) * WIDE_PIXELS + i] = g, rest += inside ? g * sums[C * pixel + c] : 0;
       }
-      state[i] = inside ? 1.f : -1.f, state[WIDE_PIXELS + i] = rest;
-      state[2 * WIDE_PIXELS + i] = inside ? grad_left[pixel] * left[pixel] : 0;
+      state[i] = inside ? 1.f : 0.f, state[WIDE_PIXELS + i] = rest;
     }
     int at = starts[tile];
     const int end = at + last[tile];
@@ -230,11 +244,14 @@ struct SplatRasterPull {
         reach.of(source[j], left_x, top);
         WIDE_PARTS_OF(part, reach.x0, reach.x1) {
           RasterPair pair;
-          if (WIDE > 1) pair.columns(source[j], left_x, part);
+          Wide down[3] = {wide_of(0.f), wide_of(0.f), wide_of(0.f)};  // of u, u dy and u dy dy
+          if (WIDE > 1) pair.columns(source[j], left_x, top, part);
           WIDE_DOWN(g, part, reach.y0, reach.y1) {
-            if (WIDE == 1) pair.columns(source[j], left_x, g);
-            pull(pair, source[j].A, color + C * j, state, own, top, g, sized);
+            if (WIDE == 1) pair.columns(source[j], left_x, top, g);
+            pull(pair, color + C * j, state, down, own, g, sized);
+            if (WIDE == 1) across(down, pair.dx, own);
           }
+          if (WIDE > 1) across(down, pair.dx, own);
         }
         wide_sums_to<RASTER_SUMS + C>(found + (RASTER_SUMS + C) * j, own);
       }
@@ -245,36 +262,42 @@ struct SplatRasterPull {
       }
       at += here;
     }
+    const int unseen = starts[tile + 1] - end;
+    LANES(k, (RASTER_SUMS + C) * unseen) {
+      const i64 pair = order[end + k / (RASTER_SUMS + C)];
+      pairs[(RASTER_SUMS + C) * pair + k % (RASTER_SUMS + C)] = 0;
+    }
   }
 
-  static FN void pull(RasterPair& pair, float A, const float* color, float* state, Wide* found, float top, int g,
+  static FN void pull(RasterPair& pair, const float* color, float* state, Wide* down, Wide* found, int g,
                       bool sized) {
-    if (!pair.meet(top, g)) return;
-    float* own = state + WIDE * g;
-    const Wide before = wide_load(own);
-    const WideMask counts = pair.counts & (before > 0.f);
-    const Wide passes = 1.f - pair.alpha, after = before * passes;
-    const WideMask adds = counts & (after > RASTER_LEAST), ends = wide_either(counts, adds);
-    const Wide weight = wide_select(adds, pair.alpha * before, wide_of(0.f));
-    wide_store(own, wide_select(ends, -before, wide_select(adds, after, before)));
+    if (!pair.meet(g)) return;
+    float *own = state + WIDE * g, *rest = own + WIDE_PIXELS;
+    Wide before = wide_load(own);
+    wide_store(own, SplatRaster<C>::passed(pair, before, nullptr));
+    const Wide weight = pair.alpha * before;
     Wide gained = wide_of(0.f);
     UNROLL for (int c = 0; c < C; ++c) {
-      const Wide g_c = wide_load(own + (c + 3) * WIDE_PIXELS);
+      const Wide g_c = wide_load(own + (c + 2) * WIDE_PIXELS);
       gained = gained + g_c * color[c], found[RASTER_SUMS + c] = found[RASTER_SUMS + c] + weight * g_c;
     }
-    float *rest = own + WIDE_PIXELS, *behind = own + 2 * WIDE_PIXELS;
     const Wide still = wide_load(rest) - gained * weight;
     wide_store(rest, still);
-    const Wide to_alpha = gained * before - (still + wide_load(behind)) / passes;
+    const Wide to_alpha = gained * before - still / (1.f - pair.alpha);
     // What is cut at the most that an opacity may be does not change with it.
-    const WideMask moves = adds & (pair.opacity * pair.value <= RASTER_MOST);
-    const Wide u = wide_select(moves, pair.value * to_alpha, wide_of(0.f));
-    const Wide ux = u * pair.dx, uy = u * pair.dy;
-    found[0] = found[0] + u, found[1] = found[1] + ux, found[2] = found[2] + uy;
-    found[3] = found[3] + ux * pair.dx, found[4] = found[4] + ux * pair.dy, found[5] = found[5] + uy * pair.dy;
+    const Wide u = wide_where((pair.full <= RASTER_MOST) & (before > 0.f), pair.alpha * to_alpha);
+    const Wide uy = u * pair.dy;
+    down[0] = down[0] + u, down[1] = down[1] + uy, down[2] = down[2] + uy * pair.dy;
     if (!sized) return;
-    found[6] = found[6] + wide_absolute(A * ux + pair.B * uy);
-    found[7] = found[7] + wide_absolute(pair.B * ux + pair.C * uy);
+    const Wide x = 2.f * pair.xx * pair.dx + pair.xy * pair.dy, y = 2.f * pair.yy * pair.dy + pair.xy * pair.dx;
+    found[6] = found[6] + wide_absolute(u * x), found[7] = found[7] + wide_absolute(u * y);
+  }
+
+  // What was summed down columns with one dx each, into the moments; the sums are 0 again.
+  static FN void across(Wide* down, Wide dx, Wide* found) {
+    found[0] = found[0] + down[0], found[1] = found[1] + down[0] * dx, found[2] = found[2] + down[1];
+    found[3] = found[3] + down[0] * dx * dx, found[4] = found[4] + down[1] * dx, found[5] = found[5] + down[2];
+    UNROLL for (int k = 0; k < 3; ++k) down[k] = wide_of(0.f);
   }
 };
 
@@ -303,12 +326,11 @@ struct SplatGather {
         UNROLL for (int k = 0; k < RASTER_SUMS + C; ++k) sum[k] += pairs[(RASTER_SUMS + C) * pair + k];
       }
       const float o = opacities[i], *k = conics + 3 * i;
-      grad_opacities[i] = sum[0];
-      grad_means2d[2 * i] = -o * (k[0] * sum[1] + k[1] * sum[2]);
-      grad_means2d[2 * i + 1] = -o * (k[1] * sum[1] + k[2] * sum[2]);
-      grad_conics[3 * i] = -0.5f * o * sum[3], grad_conics[3 * i + 1] = -o * sum[4];
-      grad_conics[3 * i + 2] = -0.5f * o * sum[5];
-      to_size[2 * i] = o * sum[6], to_size[2 * i + 1] = o * sum[7];
+      grad_opacities[i] = o > 0.f ? sum[0] / o : 0.f;
+      grad_means2d[2 * i] = -(k[0] * sum[1] + k[1] * sum[2]);
+      grad_means2d[2 * i + 1] = -(k[1] * sum[1] + k[2] * sum[2]);
+      grad_conics[3 * i] = -0.5f * sum[3], grad_conics[3 * i + 1] = -sum[4], grad_conics[3 * i + 2] = -0.5f * sum[5];
+      to_size[2 * i] = FROM_BASE_TWO * sum[6], to_size[2 * i + 1] = FROM_BASE_TWO * sum[7];
       UNROLL for (int c = 0; c < C; ++c) grad_channels[C * i + c] = sum[RASTER_SUMS + c];
     }
   }

@@ -1,5 +1,6 @@
 // How alike two images are in structure (SSIM), in windows of 11 x 11 pixels weighted by a Gaussian
-// of 1.5; beyond the border there is 0. A tile is a square of 16 x 16 pixels of one channel.
+// of 1.5; beyond the border there is 0. And how far apart their numbers are. A tile is a square of
+// 16 x 16 pixels of one channel of one image: a plane.
 #pragma once
 #include "wide.cuh"
 
@@ -14,16 +15,17 @@ FN float ssim_weight(int tap) {
   return weight[tap < 6 ? tap : 10 - tap];
 }
 
-// A square of a plane, with what its windows reach; 0 beyond the border.
-FN void ssim_load(const float* plane, float* into, int left, int top, int width, int height) {
+// A square of a plane whose numbers lie so far apart, with what its windows reach; 0 beyond the border.
+FN void ssim_load(const float* plane, int apart, float* into, int left, int top, int width, int height) {
   LANES_IN_ORDER(row, SSIM_ROWS) {
     const int y = top - SSIM_REACH + row, x = left - SSIM_REACH;
     const bool there = y >= 0 && y < height;
-    const int begin = there ? (x < 0 ? -x : 0) : SSIM_STRIDE;
-    const int end = width - x < SSIM_STRIDE ? width - x : SSIM_STRIDE;
+    const int begin = there ? (x < 0 ? -x : 0) : SSIM_ROWS;
+    const int end = width - x < SSIM_ROWS ? width - x : SSIM_ROWS;
     float* out = into + SSIM_STRIDE * row;
-    for (int i = 0; i < SSIM_STRIDE; ++i) out[i] = 0;
-    for (int i = begin; i < end; ++i) out[i] = plane[(i64)y * width + x + i];
+    if (begin > 0 || end < SSIM_ROWS)
+      for (int i = 0; i < SSIM_STRIDE; i += WIDE) wide_store(out + i, wide_of(0.f));
+    for (int i = begin; i < end; ++i) out[i] = plane[apart * ((i64)y * width + x + i)];
   }
 }
 
@@ -39,14 +41,20 @@ FN Wide ssim_across(const float* rows, int g) {
   return sum;
 }
 
-// x, y [planes, H, W] -> sums [planes, tiles] of the likeness over each square; slopes
-// [3, planes, H, W], where they are there: of the likeness by the mean of x, of x x and of x y.
+// Where a plane of images [n, H, W, C] begins.
+FN size_t ssim_plane(int plane, int channels, int width, int height) {
+  return (size_t)(plane / channels) * channels * width * height + plane % channels;
+}
+
+// x, y [n, H, W, C] -> sums [2, planes, tiles], over each square: of the likeness, and of |x - y|;
+// slopes [3, planes, H, W], where they are there: of the likeness by the mean of x, of x x and of x y.
 struct Ssim {
   const float* x;
   const float* y;
   float* sums;
   float* slopes;
   int planes;
+  int channels;
   int width;
   int height;
   int columns;
@@ -54,12 +62,13 @@ struct Ssim {
 
   FN void operator()(int tile, int plane) const {
     TILE float own[SSIM_ROWS * SSIM_STRIDE], other[SSIM_ROWS * SSIM_STRIDE];
-    TILE float rows[5 * SSIM_ROWS * 16], likeness[1];
+    TILE float rows[5 * SSIM_ROWS * 16], found[2];
     const int left = WIDE_SIDE * (tile % columns), top = WIDE_SIDE * (tile / columns);
     const size_t pixels = (size_t)width * height;
-    ssim_load(x + pixels * plane, own, left, top, width, height);
-    ssim_load(y + pixels * plane, other, left, top, width, height);
-    LANES(only, 1) likeness[0] = 0;
+    const size_t first = ssim_plane(plane, channels, width, height);
+    ssim_load(x + first, channels, own, left, top, width, height);
+    ssim_load(y + first, channels, other, left, top, width, height);
+    LANES(k, 2) found[k] = 0;
     SYNC();
     WIDE_ROWS(g, SSIM_ROWS) {
       Wide sum[5];
@@ -73,7 +82,7 @@ struct Ssim {
       UNROLL for (int m = 0; m < 5; ++m) wide_store(rows + m * SSIM_ROWS * 16 + WIDE * g, sum[m]);
     }
     SYNC();
-    Wide total = wide_of(0.f);
+    Wide total = wide_of(0.f), apart = wide_of(0.f);
     WIDE_GROUPS(g, 0, WIDE_SIDE) {
       Wide mean[5];
       UNROLL for (int m = 0; m < 5; ++m) mean[m] = ssim_across(rows + m * SSIM_ROWS * 16, g);
@@ -83,7 +92,9 @@ struct Ssim {
       const Wide by = 1.f / (a * b), value = c * d * by;
       const int at = top + (int)wide_y(g);
       const WideMask within = (wide_x(g) + (float)left < (float)width) & (wide_of((float)at) < (float)height);
-      total = total + wide_select(within, value, wide_of(0.f));
+      total = total + wide_where(within, value);
+      const int here = wide_at(g, SSIM_STRIDE) + SSIM_REACH * (SSIM_STRIDE + 1);  // 0 beyond the border
+      apart = apart + wide_absolute(wide_load(own + here) - wide_load(other + here));
       if (slopes && at < height) {
         // b falls by the square of the mean, d by the product of the means.
         const Wide of_mean = 2 * by * mean[1] * (d - c) - 2 * mean[0] * value / a + 2 * mean[0] * value / b;
@@ -92,9 +103,9 @@ struct Ssim {
         UNROLL for (int m = 0; m < 3; ++m) put(begin + m * pixels * planes, of[m], g, width - left);
       }
     }
-    wide_sum_to(likeness, total);
+    wide_sum_to(found, total), wide_sum_to(found + 1, apart);
     SYNC();
-    LANES(only, 1) sums[(size_t)plane * squares + tile] = likeness[0];
+    LANES(k, 2) sums[((size_t)k * planes + plane) * squares + tile] = found[k];
   }
 
   // Of a row with so much room, a group's part.
@@ -110,8 +121,8 @@ struct Ssim {
   }
 };
 
-// slopes as Ssim gave them -> grad [planes, H, W]: scale times the gradient of the sum of the
-// likeness to x.
+// slopes as Ssim gave them -> grad [n, H, W, C]: to x, of the sum of the likeness times scale[0] and
+// of that of |x - y| times scale[1].
 struct SsimPull {
   const float* x;
   const float* y;
@@ -119,6 +130,7 @@ struct SsimPull {
   const float* scale;
   float* grad;
   int planes;
+  int channels;
   int width;
   int height;
   int columns;
@@ -126,9 +138,9 @@ struct SsimPull {
   FN void operator()(int tile, int plane) const {
     TILE float from[3 * SSIM_ROWS * SSIM_STRIDE], rows[3 * SSIM_ROWS * 16], found[3 * WIDE_PIXELS];
     const int left = WIDE_SIDE * (tile % columns), top = WIDE_SIDE * (tile / columns);
-    const size_t pixels = (size_t)width * height, begin = pixels * plane;
+    const size_t pixels = (size_t)width * height, first = ssim_plane(plane, channels, width, height);
     for (int m = 0; m < 3; ++m)
-      ssim_load(slopes + m * pixels * planes + begin, from + m * SSIM_ROWS * SSIM_STRIDE, left, top, width, height);
+      ssim_load(slopes + pixels * ((size_t)m * planes + plane), 1, from + m * SSIM_ROWS * SSIM_STRIDE, left, top, width, height);
     SYNC();
     for (int m = 0; m < 3; ++m) {
       WIDE_ROWS(g, SSIM_ROWS)
@@ -143,8 +155,9 @@ struct SsimPull {
     LANES(i, WIDE_PIXELS) {
       const int at_x = left + (i & 15), at_y = top + (i >> 4);
       if (at_x < width && at_y < height) {
-        const size_t at = begin + (size_t)at_y * width + at_x;
-        grad[at] = scale[0] * (found[i] + 2 * x[at] * found[WIDE_PIXELS + i] + y[at] * found[2 * WIDE_PIXELS + i]);
+        const size_t at = first + channels * ((size_t)at_y * width + at_x);
+        const float a = x[at], b = y[at], sign = a > b ? 1.f : a < b ? -1.f : 0.f;
+        grad[at] = scale[0] * (found[i] + 2 * a * found[WIDE_PIXELS + i] + b * found[2 * WIDE_PIXELS + i]) + scale[1] * sign;
       }
     }
   }

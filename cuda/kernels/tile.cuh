@@ -41,6 +41,7 @@ FN void add_to(int* p, int v) { atomicAdd(p, v); }
 // number, whose first bit is set, stays as it is.
 FN void max_to(float* p, float v) { atomicMax((u32*)p, __float_as_uint(v)); }
 FN float exponential(float x) { return expf(x); }
+FN float power_of_two(float x) { return exp2f(x); }
 FN float logarithm(float x) { return logf(x); }
 FN float square_root(float x) { return sqrtf(x); }
 FN double square_root(double x) { return sqrt(x); }
@@ -132,6 +133,14 @@ FN float exponential(float x) {
   // 2^n in two halves: n = 128 has no exponent bits of its own.
   const int whole = (int)n, half = whole >> 1;
   return e * bits_to_float((u32)(half + 127) << 23) * bits_to_float((u32)(whole - half + 127) << 23);
+}
+// 2^x for x from -120 to 120, 3e-7 of it off.
+FN float power_of_two(float x) {
+  const float shifted = x + 12582912.f, r = x - (shifted - 12582912.f);
+  float p = 1.3264727e-3f;
+  p = p * r + 9.6715130e-3f, p = p * r + 5.5507336e-2f, p = p * r + 2.4022242e-1f, p = p * r + 6.9314700e-1f;
+  // The integer part, which landed in the low bits, is added to the exponent.
+  return bits_to_float(float_to_bits(p * r + 1.f) + (float_to_bits(shifted) << 23));
 }
 // Also without a call. For |x| up to 8192: 2e-7 off, and as much as x itself is rounded.
 FN void sine_and_cosine(float x, float& sine, float& cosine) {

@@ -21,12 +21,13 @@ FN void wide_store(float* p, Wide v) { *p = v; }
 FN Wide wide_of(float v) { return v; }
 FN Wide wide_x(int group) { return (float)(group & 15); }
 FN float wide_y(int group) { return (float)(group >> 4); }
+FN Wide wide_row(int group) { return wide_y(group); }
 FN Wide wide_select(WideMask m, Wide a, Wide b) { return m ? a : b; }
 FN bool wide_any(WideMask m) { return m; }
 FN Wide wide_absolute(Wide v) { return absolute(v); }
-FN Wide wide_least(Wide a, float b) { return smaller(a, b); }
-FN Wide wide_exponential(Wide x) { return exponential(x); }
-FN WideMask wide_either(WideMask a, WideMask b) { return a != b; }
+FN Wide wide_least(Wide a, Wide b) { return smaller(a, b); }
+FN Wide wide_power_of_two(Wide x) { return power_of_two(x); }
+FN Wide wide_where(WideMask m, Wide a) { return m ? a : 0.f; }
   #if defined(__CUDACC__)
 // Adds what all threads of the block have; each of them has to call it.
 FN void wide_sum_to(float* p, Wide v) {
@@ -87,7 +88,6 @@ WIDE_COMPARISON(<=)
 WIDE_COMPARISON(>=)
   #undef WIDE_COMPARISON
 FN WideMask operator&(WideMask a, WideMask b) { return {a.at & b.at}; }
-FN WideMask wide_either(WideMask a, WideMask b) { return {a.at ^ b.at}; }
 FN Wide wide_load(const float* p) { return {*(const WideUnaligned*)p}; }
 FN void wide_store(float* p, Wide v) { *(WideUnaligned*)p = v.at; }
 FN Wide wide_x(int group) {
@@ -95,9 +95,16 @@ FN Wide wide_x(int group) {
   return wide_load(x + WIDE * (group % WIDE_OF_ROW));
 }
 FN float wide_y(int group) { return (float)(group / WIDE_OF_ROW); }
-FN Wide wide_select(WideMask m, Wide a, Wide b) {
-  return {(WidePart)((m.at & (WideBits)a.at) | (~m.at & (WideBits)b.at))};
+// The same in every place: read, which costs less than a conversion.
+FN Wide wide_row(int group) {
+  const float y[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return wide_of(y[group / WIDE_OF_ROW]);
 }
+FN Wide wide_select(WideMask m, Wide a, Wide b) {
+  return {m.at ? a.at : b.at};
+}
+// a, or 0 where it is not so.
+FN Wide wide_where(WideMask m, Wide a) { return {(WidePart)(m.at & (WideBits)a.at)}; }
 FN bool wide_any(WideMask m) {
   #if defined(__AVX__) && !defined(__AVX512F__)
   return __builtin_ia32_movmskps256((WidePart)m.at) != 0;
@@ -110,24 +117,20 @@ FN bool wide_any(WideMask m) {
   #endif
 }
 FN Wide wide_absolute(Wide v) { return {(WidePart)((WideBits)v.at & 0x7fffffff)}; }
-FN Wide wide_least(Wide a, float b) {
-  const WidePart most = b - WidePart{};
+FN Wide wide_least(Wide a, Wide b) {
   #if defined(__AVX__) && !defined(__AVX512F__)
-  return {__builtin_ia32_minps256(a.at, most)};
+  return {__builtin_ia32_minps256(a.at, b.at)};
   #else
-  return {a.at < most ? a.at : most};
+  return {a.at < b.at ? a.at : b.at};
   #endif
 }
-// As `exponential`, for x from -87 to 0; of others it gives no number that means anything.
-FN Wide wide_exponential(Wide x) {
-  const Wide shifted = x * 1.44269504f + 12582912.f;  // the integer part lands in the low bits
-  const Wide n = shifted - 12582912.f;
-  const Wide r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Wide p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
-  const Wide e = (p * r * r + r) + 1.f;
-  return {e.at * (WidePart)(((WideBits)shifted.at - 0x4b400000 + 127) << 23)};
+// As `power_of_two`; of what lies beyond -120 and 120 it gives no number that means anything.
+FN Wide wide_power_of_two(Wide x) {
+  const Wide shifted = x + 12582912.f, r = x - (shifted - 12582912.f);
+  Wide p = 1.3264727e-3f * r + 9.6715130e-3f;
+  p = p * r + 5.5507336e-2f, p = p * r + 2.4022242e-1f, p = p * r + 6.9314700e-1f;
+  const Wide e = p * r + 1.f;
+  return {(WidePart)((WideBits)e.at + ((WideBits)shifted.at << 23))};
 }
 FN void wide_sum_to(float* p, Wide v) {
   float number[WIDE], sum = 0;

@@ -60,7 +60,9 @@ def test_coarser_pictures_have_the_camera_of_their_pixels(disc_scene, height, wi
     kept[2][0, 5] = False
     made = task_of(disc_scene, images=pictures(height, width, kept=kept))
     whole, *_ = made.photographs.picture(2, 1)
-    camera, color, matte, keep = made.photographs.picture(2, times)
+    picture = made.photographs.picture(2, times)
+    camera, keep = picture.camera, picture.kept
+    color, matte = picture.on(torch.zeros(3))
     rows, columns = height // times, width // times
     assert (int(camera.height), int(camera.width)) == (rows, columns) == matte.shape
     points = made.trained.gaussians.means.detach()

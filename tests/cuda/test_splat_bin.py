@@ -4,7 +4,6 @@ import pytest
 import torch
 from splat_scenes import camera, gaussians
 
-from polyfield.cuda import splat_bin as splat_bin_module
 from polyfield.cuda.splat_bin import splat_bin
 from polyfield.cuda.splat_project import Projected, splat_project
 
@@ -98,18 +97,18 @@ def test_none_reach_no_square(device):
     assert len(bins.owners) == 0 and not bins.starts.any() and len(bins.starts) == 13
 
 
-def test_keys_with_and_without_room_for_their_numbers_are_ordered_alike(monkeypatch):
-    """Among them many as deep: they stay in the order of their rows."""
+@pytest.mark.parametrize("count", [1, 31, 33, 1000])
+def test_runs_of_any_length_are_ordered_as_the_specification_has_it(device, count):
+    """Of two views; many are as deep as others, and stay in the order of their rows."""
+    seen = seen_by(camera(), 1300, size=-2.0)
     random = torch.Generator().manual_seed(2)
-    square = torch.randint(0, 30, (5000,), generator=random)
-    depth = torch.rand(40, generator=random)[torch.randint(0, 40, (5000,), generator=random)]
-    keys = square << 32 | depth.view(torch.int32).long()
-    order, starts = splat_bin_module._ordered(keys, 31)
-    assert torch.equal(keys[order], keys.sort(stable=True).values)
-    assert torch.equal(order, keys.argsort(stable=True))
-    counts = torch.bincount(square, minlength=31)
-    assert torch.equal(starts.long(), torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
-    monkeypatch.setattr(splat_bin_module, "DEPTH_BITS", 62)  # none has room
-    plain = splat_bin_module._ordered(keys, 31)
-    assert torch.equal(plain[0], order) and torch.equal(plain[1], starts)
-    assert [len(part) for part in splat_bin_module._ordered(keys[:0], 31)] == [0, 32]
+    rows = torch.randint(0, len(seen.depths), (count,), generator=random)
+    picked = Projected(*(column[rows] for column in seen))
+    picked = picked._replace(depths=(8 * picked.depths).round() / 8)
+    view = torch.randint(0, 2, (count,), generator=random)
+    there = Projected(*(column.to(device) for column in picked))
+    found = splat_bin(there, 53, 37, view.to(device), 2)
+    exact = Projected(picked.rows, *(column.double() for column in picked[1:]))
+    expected = splat_bin(exact, 53, 37, view, 2)
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got.cpu(), want)

@@ -150,6 +150,26 @@ def test_any_number_of_channels(device, channels):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
 
 
+@pytest.mark.parametrize("channels", [3, 11])
+def test_what_light_is_left_shows_the_background(device, channels):
+    results = []
+    random = torch.Generator().manual_seed(3)
+    numbers = torch.rand(200, channels, generator=random, dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        seen, _ = crowd(device=device, dtype=dtype)
+        color = numbers[: len(seen.depths)].to(device, dtype).requires_grad_()
+        behind = numbers[-1].to(device, dtype).requires_grad_()
+        drawn = splat_raster(seen, color, 53, 37, background=behind)
+        plain = splat_raster(seen, color, 53, 37)
+        shown = plain.sums + plain.left[..., None] * behind
+        torch.testing.assert_close(drawn.sums, shown, rtol=0, atol=1e-6)
+        assert torch.equal(drawn.left, plain.left)
+        results.append(torch.autograd.grad(loss_of(drawn), [*seen[1:4], color, behind]))
+    for got, want in zip(*results, strict=True):
+        bound = 1e-4 * float(want.abs().max())
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=bound)
+
+
 def test_channels_of_ones_are_what_is_not_left(device):
     seen, _ = crowd(device=device, dtype=torch.float32)
     drawn = splat_raster(seen, torch.ones(len(seen.depths), 1, device=device), 53, 37)

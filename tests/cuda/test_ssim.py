@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polyfield.cuda.errors import InputError
-from polyfield.cuda.ssim import ssim, ssim_reference
+from polyfield.cuda.ssim import image_error, ssim, ssim_reference
 
 pytestmark = pytest.mark.kernels
 
@@ -62,3 +62,33 @@ def test_flat_images_are_as_alike_as_their_means(device, one, other):
 def test_images_without_a_pixel_are_refused():
     with pytest.raises(InputError, match="not empty"):
         ssim(torch.zeros(1, 0, 4, 3), torch.zeros(1, 0, 4, 3))
+
+
+@pytest.mark.parametrize("structure", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("shape", [(1, 40, 53, 3), (2, 17, 9, 2), (1, 16, 16, 1)])
+def test_the_error_of_an_image_is_what_structure_and_numbers_lack(device, shape, structure):
+    x, y = images(*shape, seed=3)
+    wanted = x.requires_grad_()
+    expected = structure * (1 - ssim_reference(wanted, y))
+    expected = expected + (1 - structure) * (wanted - y).abs().mean()
+    (expected_grad,) = torch.autograd.grad(expected, wanted)
+    own = x.detach().float().to(device).requires_grad_()
+    found = image_error(own, y.float().to(device), structure)
+    (grad,) = torch.autograd.grad(3 * found, own)
+    assert found.item() == pytest.approx(expected.item(), abs=2e-5)
+    bound = 2e-4 * float(expected_grad.abs().max())
+    torch.testing.assert_close(grad.cpu().double() / 3, expected_grad, rtol=1e-3, atol=bound)
+
+
+def test_numbers_that_are_the_same_pull_neither_way(device):
+    y = images(1, 20, 20, 1, seed=4)[1].float().to(device)
+    x = y.clone().requires_grad_()
+    with torch.no_grad():
+        x[0, 3, 4] += 0.5
+    (grad,) = torch.autograd.grad(image_error(x, y, 0.0), x)
+    assert grad[0, 3, 4].item() == pytest.approx(1 / 400) and (grad != 0).sum() == 1
+
+
+def test_images_without_a_pixel_have_no_error():
+    with pytest.raises(InputError, match="image_error"):
+        image_error(torch.zeros(1, 0, 4, 3), torch.zeros(1, 0, 4, 3))

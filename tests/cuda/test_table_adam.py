@@ -167,11 +167,31 @@ def test_rows_are_stepped_at_rates_of_their_columns(device):
         theirs.step()
         given = grad.to(device)
         row_adam_(value, given, first, second, rates.to(device), step)
-        assert not given.any()
+        assert torch.equal(given.cpu(), grad)
     expected = torch.cat([column.detach() for column in columns], 1)
     torch.testing.assert_close(value.cpu().double(), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(value.cpu()[still], start[still])
     assert not first[still].any() and not second[still].any()
+
+
+@pytest.mark.parametrize("width", [1, 3, 27, 48, 1024])
+def test_rows_of_any_width_take_the_step_of_the_reference(device, width):
+    random = torch.Generator().manual_seed(width)
+    start, first, grad = torch.randn(3, 90, width, generator=random)
+    grad[::4] = 0
+    rates = torch.rand(width, generator=random)
+    found = []
+    for kind, where in ((torch.float32, device), (torch.float64, "cpu")):
+        state = [t.to(where, kind, copy=True) for t in (start, grad, first, first.square())]
+        row_adam_(*state, rates.to(where, kind), 7)
+        found.append([state[i].cpu().double() for i in (0, 2, 3)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-6)
+
+
+def test_rows_too_wide_for_a_tile_are_refused():
+    with pytest.raises(InputError, match="width"):
+        row_adam_(*[torch.zeros(2, 1025)] * 4, torch.zeros(1025), 1)
 
 
 def test_a_step_number_zero_is_refused():
