@@ -12,6 +12,7 @@ from polyfield.cuda.backend import backend_of
 from polyfield.cuda.errors import InputError
 from polyfield.cuda.kernel import constant, kernel, launch
 from polyfield.cuda.spherical_harmonics import spherical_harmonics_reference
+from polyfield.cuda.splat_project import gradients_at
 
 MOST_DEGREE = 3
 MIDDLE = 0.5  # added to what the functions say
@@ -71,8 +72,7 @@ class _Color(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_colors):
         means, harmonics, eye, index, colors = ctx.saved_tensors
-        empty = torch.empty_like if len(index) == len(means) else torch.zeros_like
-        to_means, to_harmonics = empty(means), empty(harmonics)
+        to_means, to_harmonics = gradients_at(index, means, harmonics)
         to_eye = means.new_zeros(max(1, _tiles(index)), 3)
         inputs = means, harmonics, eye, index, colors, grad_colors.contiguous()
         body = kernel("splat_color", "SplatColorPull")

@@ -245,13 +245,29 @@ class _Project(torch.autograd.Function):
     def backward(ctx, _, grad_means2d, grad_conics, grad_opacities, grad_depths, __):
         *inputs, camera, index = ctx.saved_tensors
         v = len(index)
-        empty = torch.empty_like if v == len(inputs[0]) else torch.zeros_like
-        into = [empty(tensor) for tensor in inputs]
+        into = gradients_at(index, *inputs)
         pose = camera.new_zeros(max(1, _tiles(v)), 12)
         grads = [g.contiguous() for g in (grad_means2d, grad_conics, grad_opacities, grad_depths)]
         body = kernel("splat_project", f"SplatProjectPull<{ctx.model}>")
         launch(body, (_tiles(v), 1), *inputs, camera, index, *grads, *into, pose, v, *ctx.plain)
         return *into, pose.sum(0).view(3, 4), None, None, None
+
+
+def gradients_at(index: Int64[Tensor, " v"], *like: Tensor) -> list[Tensor]:
+    """Room for gradients whose rows at index, none twice, are about to be written; 0 in the others.
+
+    Most often these are few, and zeros for all of them would cost as much as what is written.
+    """
+    n, found = len(like[0]), [torch.empty_like(tensor) for tensor in like]
+    if 2 * len(index) < n:
+        return [tensor.zero_() for tensor in found]
+    if len(index) < n:
+        missing = torch.ones(n, dtype=torch.bool, device=index.device)
+        missing[index] = False
+        rows = torch.nonzero(missing)[:, 0]
+        for tensor in found:
+            tensor.index_fill_(0, rows, 0)
+    return found
 
 
 def _tiles(n: int) -> int:

@@ -127,7 +127,10 @@ class _Raster(torch.autograd.Function):
     ):
         views, height, width, halved = size
         inputs = [t.contiguous() for t in (means2d, conics, opacities, extents, channels)]
-        count = channels.shape[1]
+        n, count = channels.shape
+        sources = channels.new_empty(n, constant("splat_raster", "RASTER_SUMS") + WIDTHS[-1])
+        rows = -(-n // constant("wide", "WIDE_PIXELS")), 1
+        launch(kernel("splat_raster", f"SplatSources<{count}>"), rows, *inputs, sources, n)
         sums = channels.new_empty(views, height, width, count)
         left = channels.new_empty(views, height, width)
         half = channels.new_empty(views, height, width) if halved else left.new_empty(0)
@@ -138,8 +141,10 @@ class _Raster(torch.autograd.Function):
         body = kernel("splat_raster", f"SplatRaster<{count}>")
         out = sums, left, half if halved else None, last
         behind = None if background is None else background.contiguous()
-        launch(body, (squares, 1), *inputs, depths.contiguous(), *pairs, behind, *out, *sizes)
-        ctx.save_for_backward(*inputs, *pairs, sums, left, last, bins.offsets)
+        launch(body, (squares, 1), sources, depths.contiguous(), *pairs, behind, *out, *sizes)
+        walk = sources, *pairs, sums, left, last
+        ctx.save_for_backward(inputs[1], inputs[2], bins.offsets, *walk)
+        ctx.count, ctx.rows = count, rows
         ctx.sizes = sizes
         ctx.mark_non_differentiable(half)
         ctx.set_materialize_grads(True)
@@ -148,25 +153,22 @@ class _Raster(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_sums, grad_left, _):
-        *walk, offsets = ctx.saved_tensors
-        _, conics, opacities, _, channels = walk[:5]
-        owners, last = walk[6], walk[10]
-        count, n = channels.shape[1], len(channels)
-        numbers = constant("splat_raster", "RASTER_SUMS") + count
-        pairs = channels.new_empty(len(owners), numbers)
+        conics, opacities, offsets, *walk = ctx.saved_tensors
+        owners, left, last = walk[2], walk[5], walk[6]
+        count, n = ctx.count, len(conics)
+        pairs = conics.new_empty(len(owners), constant("splat_raster", "RASTER_SUMS") + count)
         body = kernel("splat_raster", f"SplatRasterPull<{count}>")
         grads = grad_sums.contiguous(), grad_left.contiguous()
         sized = ctx.needs_input_grad[6]
         launch(body, (len(last), 1), *walk, *grads, pairs, *ctx.sizes, int(sized))
-        to_means2d, to_conics, spread = (channels.new_empty(n, width) for width in (2, 3, 2))
-        to_opacities, to_channels = channels.new_empty(n), torch.empty_like(channels)
+        to_means2d, to_conics, spread = (conics.new_empty(n, width) for width in (2, 3, 2))
+        to_opacities, to_channels = conics.new_empty(n), conics.new_empty(n, count)
         found = to_means2d, to_conics, to_opacities, to_channels, spread
-        grid = -(-n // constant("wide", "WIDE_PIXELS")), 1
         gather = kernel("splat_raster", f"SplatGather<{count}>")
-        launch(gather, grid, conics, opacities, pairs, offsets, *found, n)
+        launch(gather, ctx.rows, conics, opacities, pairs, offsets, *found, n)
         size = spread if sized else None
         to_background = None
         if ctx.needs_input_grad[7]:
-            to_background = (grad_sums * walk[9][..., None]).sum((0, 1, 2))
+            to_background = (grad_sums * left[..., None]).sum((0, 1, 2))
         found = to_means2d, to_conics, to_opacities, None, None, to_channels, size
         return *found, to_background, None, None

@@ -133,15 +133,15 @@ class Relocation:
         gaussians = self.optimiser.gaussians
         n = max(1, len(gaussians))
         opacity = gaussians.opacity_logits.detach().sigmoid()
-        pulls = {
-            "opacity_logits": OPACITY_PULL / n * opacity * (1 - opacity),
-            "log_scales": WIDTH_PULL
-            / (3 * n * self.optimiser.unit)
-            * gaussians.log_scales.detach().exp(),
-        }
-        for name, pull in pulls.items():
-            parameter = getattr(gaussians, name)
-            parameter.grad = pull if parameter.grad is None else parameter.grad + pull
+        by_width = WIDTH_PULL / (3 * n * self.optimiser.unit)
+        pulls = (
+            (gaussians.opacity_logits, opacity * (1 - opacity), OPACITY_PULL / n),
+            (gaussians.log_scales, gaussians.log_scales.detach().exp(), by_width),
+        )
+        for parameter, slope, weight in pulls:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.add_(slope, alpha=weight)
 
     def observe(self, rows: Tensor, slopes: Tensor, absolute: Tensor | None) -> None:
         """Nothing: opacities say all."""

@@ -4,18 +4,21 @@
 #include "wide.cuh"
 
 constexpr int RASTER_BATCH = 32;  // of a square's list, held in tile memory
+constexpr int RASTER_CHANNELS = 8;  // at most
 constexpr int RASTER_SUMS = 8;    // of a pair: moments of the weight's gradient, and of its size
 constexpr float RASTER_MOST = 0.99f;              // of an opacity
 constexpr float RASTER_FAINTEST = -7.994353437f;  // logarithm to base 2 of 1 / 255
 constexpr float RASTER_LEAST = 1e-4f;             // of a transmittance
 constexpr float TO_BASE_TWO = 1.442695041f, FROM_BASE_TWO = 0.6931471806f;
 
-// A Gaussian as a square's pixels meet it: its opacity is 2 to the power of a square in dx and dy.
+// A Gaussian as a square's pixels meet it: its opacity is 2 to the power of a square in dx and dy. One
+// fills a line of the cache: in the order of a square's list they lie anywhere.
 struct RasterSource {
   float x, y;
   float xx, xy, yy;  // of dx dx, dx dy and dy dy
   float level;       // where both are 0
   float half_x, half_y;
+  float channels[RASTER_CHANNELS];
 };
 
 // What one Gaussian is to the pixels of a group. What its columns say is the same in every row.
@@ -54,21 +57,43 @@ struct RasterReach {
     x0 = first(source.x - source.half_x - left), x1 = behind(source.x + source.half_x - left);
     y0 = first(source.y - source.half_y - top), y1 = behind(source.y + source.half_y - top);
   }
-  static FN int first(float low) { return low > 0.5f ? (int)smaller(low - 0.5f, 16.f) : 0; }
-  static FN int behind(float high) { return high < 0.5f ? 0 : (int)smaller(high - 0.5f, 15.f) + 1; }
+  static FN int first(float low) { return (int)smaller(larger(low - 0.5f, 0.f), 16.f); }
+  static FN int behind(float high) { return (int)smaller(larger(high + 0.5f, 0.f), 16.f); }
 };
 
-// Squares of all views, tile by tile; order [m]: pairs sorted by square and depth, owners [m] of
-// pairs, starts [tiles + 1] -> sums [views, H, W, C] of channels by weight, and of the background [C],
-// where there is one, by what is left; left [views, H, W]: the transmittance behind all; nearest [views, H, W], where it is there: the depth at which less than a
-// half is left; last [tiles]: how many of a square's list were looked at.
+// Gaussians on the sensor, one a row -> sources [n, 16 numbers].
 template <int C>
-struct SplatRaster {
+struct SplatSources {
   const float* means2d;
   const float* conics;
   const float* opacities;
   const float* extents;
   const float* channels;
+  float* sources;
+  int n;
+
+  FN void operator()(int tile, int) const {
+    const int first = tile * WIDE_PIXELS, left = n - first;
+    LANES_IN_ORDER(lane, left < WIDE_PIXELS ? left : WIDE_PIXELS) {
+      const size_t i = first + lane;
+      const float* conic = conics + 3 * i;
+      RasterSource& out = ((RasterSource*)sources)[i];
+      out.x = means2d[2 * i], out.y = means2d[2 * i + 1];
+      out.xx = -0.5f * TO_BASE_TWO * conic[0], out.xy = -TO_BASE_TWO * conic[1], out.yy = -0.5f * TO_BASE_TWO * conic[2];
+      out.level = TO_BASE_TWO * logarithm(opacities[i]);
+      out.half_x = extents[2 * i], out.half_y = extents[2 * i + 1];
+      UNROLL for (int c = 0; c < C; ++c) out.channels[c] = channels[C * i + c];
+    }
+  }
+};
+
+// sources; squares of all views, tile by tile; order [m]: pairs sorted by square and depth, owners [m] of
+// pairs, starts [tiles + 1] -> sums [views, H, W, C] of channels by weight, and of the background [C],
+// where there is one, by what is left; left [views, H, W]: the transmittance behind all; nearest [views, H, W], where it is there: the depth at which less than a
+// half is left; last [tiles]: how many of a square's list were looked at.
+template <int C>
+struct SplatRaster {
+  const float* sources;
   const float* depths;
   const i64* order;
   const int* owners;
@@ -85,7 +110,7 @@ struct SplatRaster {
 
   FN void operator()(int tile, int) const {
     TILE RasterSource source[RASTER_BATCH];
-    TILE float color[C * RASTER_BATCH], depth[RASTER_BATCH];
+    TILE float depth[RASTER_BATCH];
     // Transmittance, 0 where done; what it was then; sums; half-way depth, where that is wanted.
     TILE float state[(C + 3) * WIDE_PIXELS];
     TILE int alive;
@@ -104,9 +129,8 @@ struct SplatRaster {
       SYNC();
       LANES(j, here) {
         const size_t owner = owners[order[at + j]];
-        source[j] = load_source(means2d, conics, opacities, extents, owner);
+        source[j] = ((const RasterSource*)sources)[owner];
         depth[j] = nearest ? depths[owner] : 0;
-        UNROLL for (int c = 0; c < C; ++c) color[C * j + c] = channels[C * owner + c];
       }
       LANES(only, 1) alive = 0;
       SYNC();
@@ -118,7 +142,7 @@ struct SplatRaster {
           if (WIDE > 1) pair.columns(source[j], left_x, top, part);
           WIDE_DOWN(g, part, reach.y0, reach.y1) {
             if (WIDE == 1) pair.columns(source[j], left_x, top, g);
-            draw(pair, color + C * j, depth[j], state, g, nearest);
+            draw(pair, source[j].channels, depth[j], state, g, nearest);
           }
         }
       }
@@ -139,15 +163,6 @@ struct SplatRaster {
           sums[C * pixel + c] = state[(c + 2) * WIDE_PIXELS + i] + (background ? behind * background[c] : 0.f);
       }
     }
-  }
-
-  static FN RasterSource load_source(const float* means2d, const float* conics, const float* opacities,
-                                     const float* extents, size_t i) {
-    const float to = TO_BASE_TWO, *conic = conics + 3 * i;
-    return {means2d[2 * i],         means2d[2 * i + 1],
-            -0.5f * to * conic[0],  -to * conic[1],
-            -0.5f * to * conic[2],  to * logarithm(opacities[i]),
-            extents[2 * i],         extents[2 * i + 1]};
   }
 
   // Of a pair, what is left behind it; `before` and alpha are 0 where pixels were done or are by it,
@@ -185,11 +200,7 @@ struct SplatRaster {
 // the channels.
 template <int C>
 struct SplatRasterPull {
-  const float* means2d;
-  const float* conics;
-  const float* opacities;
-  const float* extents;
-  const float* channels;
+  const float* sources;
   const i64* order;
   const int* owners;
   const int* starts;
@@ -207,7 +218,7 @@ struct SplatRasterPull {
 
   FN void operator()(int tile, int) const {
     TILE RasterSource source[RASTER_BATCH];
-    TILE float color[C * RASTER_BATCH], found[(RASTER_SUMS + C) * RASTER_BATCH];
+    TILE float found[(RASTER_SUMS + C) * RASTER_BATCH];
     // Transmittance, 0 where done; what the channels behind add and what is left behind all;
     // gradients to the channels.
     TILE float state[(C + 2) * WIDE_PIXELS];
@@ -230,11 +241,7 @@ struct SplatRasterPull {
     while (at < end) {
       const int here = end - at < RASTER_BATCH ? end - at : RASTER_BATCH;
       SYNC();
-      LANES(j, here) {
-        const size_t owner = owners[order[at + j]];
-        source[j] = SplatRaster<C>::load_source(means2d, conics, opacities, extents, owner);
-        UNROLL for (int c = 0; c < C; ++c) color[C * j + c] = channels[C * owner + c];
-      }
+      LANES(j, here) source[j] = ((const RasterSource*)sources)[owners[order[at + j]]];
       LANES(k, (RASTER_SUMS + C) * here) found[k] = 0;
       SYNC();
       for (int j = 0; j < here; ++j) {
@@ -248,7 +255,7 @@ struct SplatRasterPull {
           if (WIDE > 1) pair.columns(source[j], left_x, top, part);
           WIDE_DOWN(g, part, reach.y0, reach.y1) {
             if (WIDE == 1) pair.columns(source[j], left_x, top, g);
-            pull(pair, color + C * j, state, down, own, g, sized);
+            pull(pair, source[j].channels, state, down, own, g, sized);
             if (WIDE == 1) across(down, pair.dx, own);
           }
           if (WIDE > 1) across(down, pair.dx, own);
@@ -336,6 +343,10 @@ struct SplatGather {
   }
 };
 
+KERNEL(SplatSources<1>)
+KERNEL(SplatSources<3>)
+KERNEL(SplatSources<4>)
+KERNEL(SplatSources<8>)
 KERNEL(SplatRaster<1>)
 KERNEL(SplatRaster<3>)
 KERNEL(SplatRaster<4>)

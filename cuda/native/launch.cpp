@@ -100,7 +100,8 @@ EXPORT void polyfield_launch(const Kernel* kernel, const void* body, int width, 
   Job job{kernel, body, width, height, rows_are_owned, 1};
   const int threads = polyfield_threads();
   const long long pieces = rows_are_owned ? height : (long long)width * height;
-  const long long chunk = pieces / (8LL * threads);
+  // Small enough that no thread is left with the heaviest at the end.
+  const long long chunk = pieces / (32LL * threads);
   job.chunk = chunk < 1 ? 1 : chunk > 64 ? 64 : (int)chunk;
   if (threads == 1 || pieces == 1) return job.work();
   openmp.parallel([](void* j) { static_cast<Job*>(j)->work(); }, &job, (unsigned)threads, 0);
