@@ -104,15 +104,21 @@ struct RowAdam {
       for (int i = 0; i < width; ++i) rate[width * lane + i] = touched ? rates[i] * correction1 : -1.f;
     }
     SYNC();
-    // Rows lie one behind the other, so that a vector of numbers need not end with a row.
-    LANES(i, here * width) {
-      const float g = grad[begin + i], m = first_moment[begin + i], v = second_moment[begin + i];
-      const float x = value[begin + i];
-      const bool touched = rate[i] >= 0.f;
-      const float m_new = beta1 * m + (1 - beta1) * g, v_new = beta2 * v + (1 - beta2) * g * g;
-      const float x_new = x - rate[i] * m_new / (square_root(v_new * correction2) + eps);
-      value[begin + i] = touched ? x_new : x;
-      first_moment[begin + i] = touched ? m_new : m, second_moment[begin + i] = touched ? v_new : v;
+    // Rows that are stepped and lie one behind the other go together: a vector need not end with a row.
+    for (int row = 0, end; row < here; row = end) {
+      const bool touched = rate[width * row] >= 0.f;
+      for (end = row + 1; end < here && (rate[width * end] >= 0.f) == touched;) ++end;
+      if (touched) step(begin + width * row, rate + width * row, width * (end - row));
+    }
+  }
+
+  FN void step(size_t begin, const float* rate, int count) const {
+    LANES(i, count) {
+      const float g = grad[begin + i];
+      const float m = beta1 * first_moment[begin + i] + (1 - beta1) * g;
+      const float v = beta2 * second_moment[begin + i] + (1 - beta2) * g * g;
+      first_moment[begin + i] = m, second_moment[begin + i] = v;
+      value[begin + i] -= rate[i] * m / (square_root(v * correction2) + eps);
     }
   }
 };
