@@ -232,7 +232,7 @@ def splats_exercise(model: SplatModel | Literal["bent"], channels: int) -> list[
     grads = torch.autograd.grad(loss, leaves)
     first, second = torch.zeros(2, 150, 3)
     row_adam_(means.detach(), grads[0].clone(), first, second, torch.full((3,), 0.01), 1)
-    splat_shake_(means.detach(), *(leaf.detach() for leaf in leaves[1:4]), 0.1, 3)
+    splat_shake_(means.detach(), scales.detach(), turns.detach(), logits.detach(), 0.1, 3)
     return [*seen, tint, drawn.sums, drawn.left, *grads, means, first, second]
 
 

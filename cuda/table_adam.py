@@ -145,7 +145,7 @@ def row_adam_(
     """One step of Adam on rows whose gradient is not all zero, in place.
 
     rates: of each column. Other rows keep their bits, moments included. step counts from 1. Raises
-    InputError for step < 1. Source: Adam (arXiv:1412.6980).
+    InputError for step < 1, or rows of more than 1,024 numbers. Source: Adam (arXiv:1412.6980).
     """
     _check_step(step)
     if backend_of(value.device) == "reference" or value.dtype != torch.float32:
@@ -156,10 +156,10 @@ def row_adam_(
         value[rows] -= rates * (m / (1 - betas[0] ** step)) / size
         first_moment[rows], second_moment[rows] = m, v
         return
-    rows = constant("adam", "ADAM_NUMBERS") // value.shape[1]
-    if not rows:
+    in_a_tile = constant("adam", "ADAM_NUMBERS") // value.shape[1]
+    if not in_a_tile:
         raise InputError("Adam: width of a row", str(value.shape[1]), "at most 1,024")
-    grid = -(-len(value) // rows), 1
+    grid = -(-len(value) // in_a_tile), 1
     state = value, first_moment, second_moment, grad, rates.contiguous(), *value.shape
     # As the kernel has them: 1 - 0.999 of float32 is off by 5e-5, which corrections have to follow.
     single = [float(np.float32(beta)) for beta in betas]
