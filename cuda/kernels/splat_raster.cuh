@@ -159,8 +159,11 @@ struct SplatRaster {
         const float behind = larger(state[i], state[WIDE_PIXELS + i]);
         left[pixel] = behind;
         if (nearest) nearest[pixel] = state[(C + 2) * WIDE_PIXELS + i];
-        UNROLL for (int c = 0; c < C; ++c)
-          sums[C * pixel + c] = state[(c + 2) * WIDE_PIXELS + i] + (background ? behind * background[c] : 0.f);
+        UNROLL for (int c = 0; c < C; ++c) {
+          const float own = state[(c + 2) * WIDE_PIXELS + i];
+          if (background) sums[C * pixel + c] = own + behind * background[c];
+          else sums[C * pixel + c] = own;
+        }
       }
     }
   }

@@ -289,7 +289,8 @@ def test_slopes_that_a_strategy_sees_do_not_depend_on_the_picture_s_pixels(task,
     torch.testing.assert_close(coarse, slopes, rtol=0.1, atol=0.02 * float(slopes.abs().max()))
     # By finite differences of the loss, in halves of the sensor's sides.
     made = task(images=Pictures([fine] * 8), splats=blobs(), arguments={"splats": 12, "degree": 0})
-    camera, target, *_ = made.photographs.picture(made.photographs.frame(2), 1)
+    picture = made.photographs.picture(made.photographs.frame(2), 1)
+    camera, (target, _) = picture.camera, picture.on(made.behind)
     depth = camera.project(torch.zeros(12).long(), made.trained.gaussians.means.detach())[1]
     for axis, side in ((0, 160), (1, 96)):
         most = int(slopes[:, axis].abs().argmax())
