@@ -50,6 +50,13 @@ VERBS = {
         "polyfield.apps.fit",
         "fit_command",
     ),
+    "distill": Verb(
+        "Turn what a run has learned into another kind of field.",
+        "polyfield.apps.distill_options",
+        "Distill",
+        "polyfield.apps.distill",
+        "distill_command",
+    ),
     "render": Verb(
         "Render views of a trained run: held-out ones, or a flight as a film.",
         "polyfield.apps.render",

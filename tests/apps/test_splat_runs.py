@@ -322,18 +322,23 @@ def test_the_photograph_that_is_brighter_than_its_neighbour_is_found(exposed):
 
 
 def test_time_becomes_a_plan_before_the_first_step_that_can_be_repeated(scene, tmp_path):
-    said, seen = [], []
-    options = Train(scene, field="gaussians", splats=60, minutes=0.05, out=tmp_path / "run")
-    result = train(
-        replace(options, report=False, device="cpu"), on_message=said.append,
-        on_progress=lambda progress: seen.append(progress.steps),
-    )  # fmt: skip
-    assert result.seconds <= 3.5 and result.steps > 5
-    plans = [r for r in RunFolder.open(tmp_path / "run").records() if r.get("event") == "plan"]
+    for attempt in range(3):  # a machine that is suddenly busy ends a run before its plan does
+        said, seen = [], []
+        run = tmp_path / f"run{attempt}"
+        options = Train(scene, field="gaussians", splats=60, minutes=0.05, out=run, report=False)
+        result = train(
+            replace(options, device="cpu"), on_message=said.append,
+            on_progress=lambda progress, seen=seen: seen.append(progress.steps),
+        )  # fmt: skip
+        assert result.seconds <= 3.5 and result.steps > 5
+        if result.ended == "finished":
+            break
+    assert result.ended == "finished"
+    plans = [r for r in RunFolder.open(run).records() if r.get("event") == "plan"]
     assert plans[0]["step"] == 0 and None not in seen
     assert any(line.startswith("plan: gaussians") for line in said)
     assert any("million pixels" in line for line in said)
     again = tmp_path / "again"
-    train(Train(out=again, from_config=tmp_path / "run" / "config.json", report=False))
-    a, b = tensors_of(tmp_path / "run"), tensors_of(again)
+    train(Train(out=again, from_config=run / "config.json", report=False))
+    a, b = tensors_of(run), tensors_of(again)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,236 @@
+"""`polyfield distill`: what one field has learned, as another kind of field."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from polyfield.apps import checkpoint
+from polyfield.apps.clock import command_start
+from polyfield.apps.device import choose_device
+from polyfield.apps.distill_options import Distill, training_options
+from polyfield.apps.distill_task import POINT_STEPS, DistillTask, knows_points
+from polyfield.apps.eval import EvalResult, measure
+from polyfield.apps.formats.json_fields import Fields
+from polyfield.apps.images import scene_images
+from polyfield.apps.loop import run
+from polyfield.apps.memory_plan import default_limit
+from polyfield.apps.progress import Progress, live_progress
+from polyfield.apps.radiance_task import RadianceTask
+from polyfield.apps.run_folder import RunFolder
+from polyfield.apps.run_report import report_run
+from polyfield.apps.scene import Scene
+from polyfield.apps.schedule import Schedule, read_schedule
+from polyfield.apps.settings import Settings, read_settings, scene_of
+from polyfield.apps.shown import Shown, load_shown
+from polyfield.apps.splat_start import splats_to_train
+from polyfield.apps.splat_task import SplatTask
+from polyfield.apps.taught_views import TaughtViews, taught_scene
+from polyfield.apps.terminal import say
+from polyfield.apps.train_plan import measured_sentence, plan_sentence
+from polyfield.apps.train_settings import known_memory, most_parameters, new_settings
+from polyfield.apps.trained import Trained, build
+from polyfield.apps.trained_splats import build_splats
+from polyfield.cuda.errors import InputError
+from polyfield.fields.gaussians import GAUSSIANS
+from polyfield.fields.table import FIELDS
+
+EVALUATION_SECONDS = 60.0  # of the report, for each of two measurements
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What became of a field."""
+
+    run: str
+    teacher: str
+    steps: int
+    ended: str
+    seconds: float
+    rendering_seconds: float
+    """Of them, what the teacher's views took."""
+    teacher_psnr: float | None
+    """Mean over held-out views of the teacher, in dB; None without a report."""
+    test_psnr: float | None
+    """Mean over the scene's own held-out views, in dB; None where it is no longer there."""
+    parameters: int
+    checkpoint: str
+    report: str | None
+    """Where report.html lies."""
+
+
+def distill(
+    options: Distill,
+    *,
+    on_message: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    started: float | None = None,
+) -> DistillResult:
+    """Train a field on what another one knows; the run's folder holds everything. Prints nothing.
+
+    The scene that the teacher learned from is read only to measure, where it is still there.
+    started: time.monotonic() where `minutes` begin, now if not given. Raises InputError for options
+    or a run that cannot be used, Interrupted on Ctrl-C after writing a checkpoint.
+    """
+    started = time.monotonic() if started is None else started
+    tell = on_message or (lambda message: None)
+    training = training_options(options)
+    if options.into not in (*FIELDS, GAUSSIANS):
+        expected = f"one of {', '.join((*FIELDS, GAUSSIANS))}"
+        raise InputError("--into", repr(options.into[:80]), expected)
+    device = choose_device(options.device, tell)
+    teacher = load_shown(options.teacher, device)
+    limit = int(options.memory * 1e9) if options.memory else default_limit()
+    teacher.memory_bytes = min(teacher.memory_bytes, limit // 8)
+    out = options.out or _default_folder(teacher, options)
+    known = None
+    if options.resume and os.path.isfile(out / "config.json"):
+        known = RunFolder.open(out).config()
+    if known is None:
+        scene = taught_scene(teacher, options.views, options.seed)
+        settings, memory = new_settings(scene, training, limit)
+        settings = _as_the_teacher_s(settings, teacher)
+        schedule = Schedule(None)
+        if settings.field == GAUSSIANS:  # it has rates of its own, which follow the planned steps
+            schedule = Schedule(None, warmup=1, hold_fraction=1.0)
+        if options.steps is not None:
+            schedule = schedule.fixed(options.steps)
+    else:
+        found = Fields("config.json:", known)
+        settings = read_settings(known.get("settings"), "config.json")
+        scene = taught_scene(teacher, found.whole("views", 1, 100_000), settings.seed)
+        memory = known_memory(settings, scene, limit)
+        schedule = read_schedule(found.part("schedule"))
+    minutes = None if schedule.steps is not None else training.minutes
+    config = {
+        "settings": asdict(settings),
+        "schedule": asdict(schedule),
+        "teacher": str(options.teacher.resolve()),
+        "views": len(scene.splits["train"]),
+    }
+    images = TaughtViews(teacher, scene, memory.image_bytes, settings.seed)
+    if known is None:
+        folder = RunFolder.create(out, config)
+    else:
+        folder = RunFolder.open(out, writing=True)
+    with folder:
+        saved = checkpoint.latest(folder.checkpoints) if options.resume else None
+        tell(f"{scene.name}: {scene.notes[0]}; training on {device} into {out}")
+        parameters = most_parameters(settings)
+        needed = memory.total_bytes
+        tell(plan_sentence(settings, parameters, needed, limit, schedule, minutes))
+        images.load(torch.arange(len(scene.frame_names)))
+        tell(f"its views took {images.decoding_seconds:.1f} s")
+        trained, task = _task(settings, scene, images, teacher, out if saved else None, tell)
+        trained.memory_bytes = memory.view_bytes
+        outcome = run(
+            task,
+            folder,
+            schedule,
+            settings=asdict(settings),
+            started=started,
+            minutes=minutes,
+            resume_from=saved,
+            measure_steps=POINT_STEPS + 100,
+            foreseen=task.seconds_a_step if isinstance(task, SplatTask) else None,
+            on_plan=lambda found, seconds: tell(
+                measured_sentence(found, seconds, settings.samples_per_step, settings.taken)
+            ),
+            on_progress=on_progress,
+        )
+        result, truth, report = None, None, None
+        if options.report:
+            tell("measuring held-out views and writing the report")
+            result = measure(trained, scene, images, "test", within=EVALUATION_SECONDS)
+            truth = _truth(trained)
+            times = {"training": outcome.seconds, "of it, the teacher": images.decoding_seconds}
+            report = str(report_run(folder.path, trained, scene, images, result, times))
+    return DistillResult(
+        run=str(out),
+        teacher=str(options.teacher),
+        steps=outcome.step,
+        ended=outcome.ended,
+        seconds=outcome.seconds,
+        rendering_seconds=images.decoding_seconds,
+        teacher_psnr=None if result is None else result.psnr,
+        test_psnr=None if truth is None else truth.psnr,
+        parameters=trained.parameters,
+        checkpoint=str(outcome.checkpoint),
+        report=report,
+    )
+
+
+def _default_folder(teacher: Shown, options: Distill) -> Path:
+    scene = Path(teacher.settings.scene).name
+    return Path("runs") / f"{scene}-{teacher.settings.field}-into-{options.into}"
+
+
+def _as_the_teacher_s(settings: Settings, teacher: Shown) -> Settings:
+    """The settings of a run whose scene, background and space are those of its teacher."""
+    known = teacher.settings
+    settings = replace(
+        settings, scene=known.scene, images=known.images, background=known.background
+    )
+    if settings.field == GAUSSIANS or known.field == GAUSSIANS:
+        return settings
+    sampling = replace(known.sampling, pieces=False)
+    return replace(
+        settings, sampling=sampling, warp=known.warp, grid_resolution=known.grid_resolution
+    )
+
+
+def _task(
+    settings: Settings,
+    scene: Scene,
+    images: TaughtViews,
+    teacher: Shown,
+    resumed: Path | None,
+    tell: Callable[[str], None],
+) -> tuple[Shown, RadianceTask | DistillTask | SplatTask]:
+    """What is to be taught, as it begins, and how."""
+    device = teacher.device
+    if settings.field == GAUSSIANS:
+        splats, notes = splats_to_train(settings, scene, images, device, resumed)
+        for note in notes:
+            tell(note)
+        gaussians = build_splats(settings, splats, device)
+        return gaussians, SplatTask(gaussians, scene, images, device)
+    trained = build(settings, device)
+    task = RadianceTask(trained, scene, images, device)
+    if isinstance(teacher, Trained) and knows_points(teacher):
+        return trained, DistillTask(task, teacher)
+    return trained, task
+
+
+def _truth(trained: Shown) -> EvalResult | None:
+    """How the run does on its scene's own held-out views, if that is still there."""
+    try:
+        scene = scene_of(trained.settings)
+        images = scene_images(scene, trained.settings.image_bytes, trained.settings.seed)
+        return measure(trained, scene, images, "test", within=EVALUATION_SECONDS)
+    except InputError:
+        return None
+
+
+def distill_command(options: Distill) -> DistillResult:
+    """`distill` with its messages and a live line on the terminal."""
+    with live_progress() as progress:
+        return distill(options, on_message=say, on_progress=progress, started=command_start())
+
+
+def summary(result: DistillResult) -> str:
+    """A few lines for the terminal."""
+    lines = [f"{result.ended} after {result.steps} steps and {result.seconds:.0f} s"]
+    if result.teacher_psnr is not None:
+        lines[0] += f": views of the teacher {result.teacher_psnr:.2f} dB"
+    if result.test_psnr is not None:
+        lines[0] += f", the scene's held-out views {result.test_psnr:.2f} dB"
+    if result.report:
+        lines.append(f"open {result.report}")
+    lines.append(f"next: polyfield render {result.run}, polyfield eval {result.run}")
+    return "\n".join(lines)

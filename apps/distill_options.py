@@ -1,0 +1,71 @@
+"""What `polyfield distill` can be told. Apart from distill.py, so that its help needs no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from polyfield.apps.option_help import DEVICE, optional
+from polyfield.apps.train_options import Train, check
+from polyfield.cuda.errors import InputError
+
+MOST_VIEWS = 100_000
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Turn what a run has learned into another kind of field; its photographs are not needed."""
+
+    teacher: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder that `polyfield train` or `distill` wrote."""
+    into: Annotated[str, arg(metavar="FIELD")] = "tri-plane"
+    """Kind of field to make: any that `polyfield train --field` knows."""
+    out: Annotated[Path | None, optional("RUN")] = None
+    """Folder for everything that is written. The default is runs/<scene>-<teacher>-into-<field>."""
+    minutes: Annotated[float | None, optional("M")] = None
+    """Time budget, from the command's start to the last checkpoint. The default is 1.5."""
+    steps: Annotated[int | None, optional("N")] = None
+    """Number of optimisation steps, instead of a time budget."""
+    views: Annotated[int, arg(metavar="N")] = 100
+    """Views of the teacher to learn from, between and about those that it learned from."""
+    memory: Annotated[float | None, optional("GB")] = None
+    """Memory to stay within, as for `polyfield train`."""
+    device: Annotated[str, DEVICE] = "auto"
+    """Where to train."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Seed of every random number of the run, the views' among them."""
+    sizes: Annotated[str, arg(metavar="NAME=VALUE,...", name="set", help_behavior_hint="")] = ""
+    """Sizes of the field in place of those that would be chosen, as for `polyfield train`."""
+    splats: Annotated[int | None, optional("N")] = None
+    """Gaussians at most, for --into gaussians."""
+    resume: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Go on with the run in --out from its last checkpoint, with the plan it began with."""
+    report: Annotated[bool, arg(help_behavior_hint="")] = True
+    """Leave out the final measurements and report.html, which come after the time budget."""
+
+
+def training_options(options: Distill) -> Train:
+    """The same as options of a training. InputError for what makes no sense, see `check`."""
+    if not 1 <= options.views <= MOST_VIEWS:
+        raise InputError("--views", str(options.views)[:80], f"1 to {MOST_VIEWS:,}")
+    minutes = options.minutes
+    if minutes is None and options.steps is None and not options.resume:
+        minutes = 1.5
+    made = Train(
+        scene=options.teacher,
+        field=options.into,
+        out=options.out,
+        minutes=minutes,
+        steps=options.steps,
+        memory=options.memory,
+        device=options.device,
+        seed=options.seed,
+        sizes=options.sizes,
+        splats=options.splats,
+        init=options.teacher if options.into == "gaussians" else None,
+        resume=options.resume,
+        report=options.report,
+    )
+    check(made)
+    return made

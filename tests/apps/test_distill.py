@@ -1,0 +1,130 @@
+"""One field into another, end to end, on a ball that is known exactly."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from polyfield.apps import checkpoint, distill_task
+from polyfield.apps.distill import distill, summary
+from polyfield.apps.distill_options import Distill, training_options
+from polyfield.apps.eval import Eval, evaluate
+from polyfield.apps.main import main
+from polyfield.apps.scene import load_scene
+from polyfield.apps.settings import settings_of
+from polyfield.apps.train import train
+from polyfield.apps.train_options import Train
+from polyfield.apps.trained import Trained
+from polyfield.cuda.errors import InputError
+from polyfield.fields.table import FIELDS
+from polyfield.render.occupancy import full_grid
+
+CPU = torch.device("cpu")
+STEPS = 160
+SIZES = {
+    "hash-grid": "log2_table_size=12,finest_resolution=64,hidden=16",
+    "tri-plane": "finest_resolution=32,hidden=16",
+    "mlp": "layers=3,width=32",
+    "rbf": "kernels=500,log2_table_size=10,hidden=16,finest_resolution=64",
+}
+
+
+@pytest.fixture
+def ball(scene, analytic_ball, monkeypatch, tmp_path):
+    """A run whose field is exact, and where it lies."""
+    found = load_scene(scene)
+    settings = settings_of(found, "hash-grid", {}, 0, 1024, 1 << 20)
+    grid = full_grid(found.grid_levels, 128, CPU)
+    made = Trained(settings, analytic_ball(found.to_field), grid, found.to_field)
+    for module in ("distill", "splat_start"):
+        monkeypatch.setattr(f"polyfield.apps.{module}.load_shown", lambda path, device: made)
+    monkeypatch.setattr(distill_task, "POINT_STEPS", 30)
+    (tmp_path / "teacher").mkdir()
+    return made, tmp_path / "teacher"
+
+
+def made_into(ball, out, **changes):
+    options = Distill(ball[1], views=16, steps=STEPS, out=out, device="cpu", report=False)
+    return distill(replace(options, **changes))
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "gaussians"])
+def test_a_ball_becomes_any_field(ball, tmp_path, field):
+    out = tmp_path / "run"
+    changes = {"sizes": SIZES.get(field, ""), "splats": 400 if field == "gaussians" else None}
+    result = made_into(ball, out, into=field, report=field == "hash-grid", **changes)
+    assert result.ended == "finished" and result.steps == STEPS
+    found = evaluate(Eval(out, device="cpu"))  # a run like any other, of the same scene
+    least = {"mlp": 14.5, "rbf": 17, "gaussians": 18}.get(field, 24)
+    assert found.psnr > least, found.psnr  # a blank one has 12
+    if field == "hash-grid":
+        assert result.teacher_psnr > 20 and result.test_psnr == pytest.approx(found.psnr, abs=1e-3)
+        assert (out / "report.html").is_file() and "views of the teacher" in summary(result)
+
+
+def test_the_scene_may_be_gone(ball, tmp_path):
+    made, _ = ball
+    made.settings = replace(made.settings, scene=str(tmp_path / "gone"))
+    changes = {"into": "hash-grid", "sizes": SIZES["hash-grid"], "report": True}
+    result = made_into(ball, tmp_path / "run", **changes)
+    assert result.test_psnr is None and result.teacher_psnr > 18
+
+
+def test_points_before_views_are_worth_their_steps(ball, tmp_path, monkeypatch):
+    scores = {}
+    for steps in (0, 30, 60):
+        monkeypatch.setattr(distill_task, "POINT_STEPS", steps)
+        out = tmp_path / f"run{steps}"
+        made_into(ball, out, into="hash-grid", sizes=SIZES["hash-grid"], steps=45)
+        scores[steps] = evaluate(Eval(out, device="cpu")).psnr
+    assert scores[30] > scores[0] + 0.5, scores
+
+
+def test_a_run_that_is_gone_on_with_is_the_same_to_the_bit(ball, tmp_path, monkeypatch):
+    changes = {"into": "hash-grid", "sizes": SIZES["hash-grid"]}
+    made_into(ball, tmp_path / "whole", **changes)
+    whole = checkpoint.latest(tmp_path / "whole" / "checkpoints")
+    real = distill_task.DistillTask.step
+
+    def stops(self, step, rate, planned=None):
+        if step == 50:
+            raise KeyboardInterrupt
+        return real(self, step, rate, planned)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distill_task.DistillTask, "step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            made_into(ball, tmp_path / "run", **changes)
+    made_into(ball, tmp_path / "run", **changes, resume=True, steps=None)
+    again = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert again.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(again.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+
+def test_gaussians_become_a_field(scene, tmp_path):
+    options = Train(scene, field="gaussians", splats=600, steps=150, out=tmp_path / "splats")
+    train(replace(options, device="cpu", report=False))
+    sizes = SIZES["hash-grid"]
+    options = Distill(tmp_path / "splats", into="hash-grid", sizes=sizes, steps=120, views=16)
+    result = distill(replace(options, out=tmp_path / "run", device="cpu"))
+    assert result.teacher_psnr > 18
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["teacher"].endswith("splats") and config["views"] == 16
+
+
+def test_the_command_says_what_it_cannot_do(tmp_path, capsys):
+    assert main(["distill", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["distill", str(tmp_path / "empty")]) == 2
+    with pytest.raises(InputError, match="--into.*one of"):
+        distill(Distill(tmp_path, into="nothing"))
+    for wrong in ({"views": 0}, {"minutes": -1.0}, {"steps": 0}, {"minutes": 1.0, "steps": 2}):
+        with pytest.raises(InputError, match="--"):
+            training_options(replace(Distill(tmp_path), **wrong))
+
+
+def test_a_minute_and_a_half_is_given_where_nobody_says(tmp_path):
+    assert training_options(Distill(tmp_path)).minutes == 1.5
+    assert training_options(Distill(tmp_path, steps=5)).minutes is None
