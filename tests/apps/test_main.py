@@ -118,6 +118,7 @@ def test_the_table_says_what_train_says_of_itself():
     assert list(VERBS) == [
         "train",
         "fit",
+        "distill",
         "render",
         "export",
         "convert",
