@@ -135,6 +135,24 @@ def test_no_gradient_reaches_what_is_cut_or_comes_after_the_end(device):
     assert not to_color[1:2].any()
 
 
+def test_no_number_is_read_before_it_is_written(device, monkeypatch):
+    """Of a square that is done there are pairs that nobody looks at."""
+    plain = torch.Tensor.new_empty
+
+    def dirty(self, *size):
+        return plain(self, *size).fill_(torch.nan)
+
+    rows = [(8.0, 8.0, 1e6, 0.99, 1.0 + 0.1 * k) for k in range(40)]
+    seen = discs(*rows, (30.0, 8.0, 9.0, 0.5, 9.0), device=device)
+    leaves = [tensor.requires_grad_() for tensor in seen[1:4]]
+    color = torch.ones(41, 3, device=device, requires_grad=True)
+    monkeypatch.setattr(torch.Tensor, "new_empty", dirty)
+    drawn = splat_raster(seen, color, 16, 16)
+    grads = torch.autograd.grad(drawn.sums.sum() + drawn.left.sum(), [*leaves, color])
+    assert drawn.left.max() < 0.01 and all(grad.isfinite().all() for grad in grads)
+    assert grads[0][0].abs().max() > 0 and not any(grad[36:].any() for grad in grads)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 11])
 def test_any_number_of_channels(device, channels):
     seen, _ = crowd(device=device, dtype=torch.float32)
