@@ -217,3 +217,16 @@ def test_far_beside_the_picture_gradients_are_those_of_the_specification(device,
     for got, want in zip(*found, strict=True):
         bound = 1e-4 * float(want.abs().max()) + 1e-12
         torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=bound)
+
+
+def test_a_share_that_is_the_least_moves_with_nothing(device):
+    """Of a Gaussian so narrow that only the floor of its opacity is left of it."""
+    means, log_scales, turns, logits = (t.float().to(device) for t in gaussians(20, 0))
+    log_scales = torch.full_like(log_scales, -14.0).requires_grad_()
+    logits = torch.full_like(logits, 6.0)
+    seen = splat_project(means, log_scales, turns, logits, camera(), antialiased=True)
+    assert len(seen.rows) > 3
+    expected = 0.005 * logits.sigmoid()[seen.rows]
+    torch.testing.assert_close(seen.opacities, expected, rtol=1e-4, atol=0)
+    (grad,) = torch.autograd.grad(seen.opacities.sum(), log_scales)
+    assert not grad.any()
