@@ -13,11 +13,12 @@ import torch
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
-from polyfield.apps.distill_options import Distill, training_options
+from polyfield.apps.distill_options import MOST_VIEWS, Distill, training_options
 from polyfield.apps.distill_task import POINT_STEPS, DistillTask, knows_points
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import scene_images
+from polyfield.apps.interruption import Interrupted
 from polyfield.apps.loop import run
 from polyfield.apps.memory_plan import default_limit
 from polyfield.apps.progress import Progress, live_progress
@@ -25,15 +26,20 @@ from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene
-from polyfield.apps.schedule import Schedule, read_schedule
+from polyfield.apps.schedule import read_schedule
 from polyfield.apps.settings import Settings, read_settings, scene_of
 from polyfield.apps.shown import Shown, load_shown
 from polyfield.apps.splat_start import splats_to_train
 from polyfield.apps.splat_task import SplatTask
-from polyfield.apps.taught_views import TaughtViews, taught_scene
+from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene
 from polyfield.apps.terminal import say
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
-from polyfield.apps.train_settings import known_memory, most_parameters, new_settings
+from polyfield.apps.train_settings import (
+    known_memory,
+    most_parameters,
+    new_schedule,
+    new_settings,
+)
 from polyfield.apps.trained import Trained, build
 from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
@@ -84,65 +90,65 @@ def distill(
         expected = f"one of {', '.join((*FIELDS, GAUSSIANS))}"
         raise InputError("--into", repr(options.into[:80]), expected)
     device = choose_device(options.device, tell)
-    teacher = load_shown(options.teacher, device)
+    out = options.out or _default_folder(options)
+    known = _known_config(options, out)
+    path = _teacher_of(options, known, out)
+    teacher = load_shown(path, device)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
+    limit -= 4 * teacher.parameters  # bytes
     teacher.memory_bytes = min(teacher.memory_bytes, limit // 8)
-    out = options.out or _default_folder(teacher, options)
-    known = None
-    if options.resume and os.path.isfile(out / "config.json"):
-        known = RunFolder.open(out).config()
     if known is None:
         scene = taught_scene(teacher, options.views, options.seed)
         settings, memory = new_settings(scene, training, limit)
         settings = _as_the_teacher_s(settings, teacher)
-        schedule = Schedule(None)
-        if settings.field == GAUSSIANS:  # it has rates of its own, which follow the planned steps
-            schedule = Schedule(None, warmup=1, hold_fraction=1.0)
-        if options.steps is not None:
-            schedule = schedule.fixed(options.steps)
+        schedule = new_schedule(settings.field, options.steps)
     else:
         found = Fields("config.json:", known)
         settings = read_settings(known.get("settings"), "config.json")
-        scene = taught_scene(teacher, found.whole("views", 1, 100_000), settings.seed)
+        scene = taught_scene(teacher, found.whole("views", 1, MOST_VIEWS), settings.seed)
         memory = known_memory(settings, scene, limit)
         schedule = read_schedule(found.part("schedule"))
     minutes = None if schedule.steps is not None else training.minutes
+    images = TaughtViews(teacher, scene, memory.image_bytes, settings.seed)
+    if not images.all_fit:
+        got = f"they do not fit into {memory.image_bytes / 1e9:.2f} GB"
+        expected = f"at most {images.slots - HELD_OUT:,} views of that size"
+        raise InputError(f"--views {options.views}", got, expected, "Or raise --memory.")
+    trained, task = _task(settings, scene, images, teacher, out if known else None, tell)
+    trained.memory_bytes = memory.view_bytes
     config = {
         "settings": asdict(settings),
         "schedule": asdict(schedule),
-        "teacher": str(options.teacher.resolve()),
+        "teacher": str(path),
         "views": len(scene.splits["train"]),
     }
-    images = TaughtViews(teacher, scene, memory.image_bytes, settings.seed)
-    if known is None:
-        folder = RunFolder.create(out, config)
-    else:
-        folder = RunFolder.open(out, writing=True)
-    with folder:
+    create = RunFolder.create(out, config) if known is None else RunFolder.open(out, writing=True)
+    with create as folder:
         saved = checkpoint.latest(folder.checkpoints) if options.resume else None
         tell(f"{scene.name}: {scene.notes[0]}; training on {device} into {out}")
-        parameters = most_parameters(settings)
-        needed = memory.total_bytes
+        parameters, needed = most_parameters(settings), memory.total_bytes
         tell(plan_sentence(settings, parameters, needed, limit, schedule, minutes))
         images.load(torch.arange(len(scene.frame_names)))
         tell(f"its views took {images.decoding_seconds:.1f} s")
-        trained, task = _task(settings, scene, images, teacher, out if saved else None, tell)
-        trained.memory_bytes = memory.view_bytes
-        outcome = run(
-            task,
-            folder,
-            schedule,
-            settings=asdict(settings),
-            started=started,
-            minutes=minutes,
-            resume_from=saved,
-            measure_steps=POINT_STEPS + 100,
-            foreseen=task.seconds_a_step if isinstance(task, SplatTask) else None,
-            on_plan=lambda found, seconds: tell(
-                measured_sentence(found, seconds, settings.samples_per_step, settings.taken)
-            ),
-            on_progress=on_progress,
-        )
+        try:
+            outcome = run(
+                task,
+                folder,
+                schedule,
+                settings=asdict(settings),
+                started=started,
+                minutes=minutes,
+                resume_from=saved,
+                measure_steps=POINT_STEPS + 100,
+                foreseen=task.seconds_a_step if isinstance(task, SplatTask) else None,
+                on_plan=lambda found, seconds: tell(
+                    measured_sentence(found, seconds, settings.samples_per_step, settings.taken)
+                ),
+                on_progress=on_progress,
+            )
+        except Interrupted as stop:
+            stop.verb = "distill"
+            raise
         result, truth, report = None, None, None
         if options.report:
             tell("measuring held-out views and writing the report")
@@ -152,7 +158,7 @@ def distill(
             report = str(report_run(folder.path, trained, scene, images, result, times))
     return DistillResult(
         run=str(out),
-        teacher=str(options.teacher),
+        teacher=str(path),
         steps=outcome.step,
         ended=outcome.ended,
         seconds=outcome.seconds,
@@ -165,9 +171,29 @@ def distill(
     )
 
 
-def _default_folder(teacher: Shown, options: Distill) -> Path:
-    scene = Path(teacher.settings.scene).name
-    return Path("runs") / f"{scene}-{teacher.settings.field}-into-{options.into}"
+def _default_folder(options: Distill) -> Path:
+    name = "run" if options.teacher is None else options.teacher.resolve().name
+    return Path("runs") / f"{name}-into-{options.into}"
+
+
+def _known_config(options: Distill, out: Path) -> dict | None:
+    """The config of the run that is gone on with."""
+    if options.resume and os.path.isfile(out / "config.json"):
+        return RunFolder.open(out).config()
+    return None
+
+
+def _teacher_of(options: Distill, known: dict | None, out: Path) -> Path:
+    """The teacher's folder. InputError where a run that is gone on with has another, or none."""
+    given = None if options.teacher is None else options.teacher.resolve()
+    taught = None if known is None else Fields("config.json:", known).text("teacher")
+    if known is not None and taught is None:
+        raise InputError(str(out), "was not distilled", "a run of `polyfield distill`")
+    if given is None and taught is None:
+        raise InputError(str(out), "holds no run", "the run to go on with, or RUN")
+    if given is not None and taught is not None and str(given) != taught:
+        raise InputError(str(out), f"is taught by {taught[:200]}", "the RUN that it began with")
+    return given or Path(str(taught))
 
 
 def _as_the_teacher_s(settings: Settings, teacher: Shown) -> Settings:

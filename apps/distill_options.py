@@ -11,18 +11,19 @@ from polyfield.apps.train_options import Train, check
 from polyfield.cuda.errors import InputError
 
 MOST_VIEWS = 100_000
+USUAL_MINUTES = 1.5
 
 
 @dataclass(frozen=True)
 class Distill:
     """Turn what a run has learned into another kind of field; its photographs are not needed."""
 
-    teacher: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Folder that `polyfield train` or `distill` wrote."""
+    teacher: Annotated[Positional[Path | None], optional("[RUN]")] = None
+    """Folder that `polyfield train` or `distill` wrote. Not needed with --resume."""
     into: Annotated[str, arg(metavar="FIELD")] = "tri-plane"
     """Kind of field to make: any that `polyfield train --field` knows."""
     out: Annotated[Path | None, optional("RUN")] = None
-    """Folder for everything that is written. The default is runs/<scene>-<teacher>-into-<field>."""
+    """Folder for everything that is written. The default is runs/<RUN's name>-into-<field>."""
     minutes: Annotated[float | None, optional("M")] = None
     """Time budget, from the command's start to the last checkpoint. The default is 1.5."""
     steps: Annotated[int | None, optional("N")] = None
@@ -47,13 +48,18 @@ class Distill:
 
 def training_options(options: Distill) -> Train:
     """The same as options of a training. InputError for what makes no sense, see `check`."""
+    if options.teacher is None:
+        if not options.resume:
+            raise InputError("RUN", "is not given", "a folder that `polyfield train` wrote")
+        if options.out is None:
+            raise InputError("--resume", "neither RUN nor --out is given", "the run to go on with")
     if not 1 <= options.views <= MOST_VIEWS:
         raise InputError("--views", str(options.views)[:80], f"1 to {MOST_VIEWS:,}")
     minutes = options.minutes
-    if minutes is None and options.steps is None and not options.resume:
-        minutes = 1.5
+    if minutes is None and options.steps is None:
+        minutes = USUAL_MINUTES
     made = Train(
-        scene=options.teacher,
+        scene=options.teacher or options.out,
         field=options.into,
         out=options.out,
         minutes=minutes,

@@ -21,10 +21,9 @@ CLEAREST, SOLIDEST = 4.6e-4, 3.73  # thickness of a sample: what lies beyond loo
 COLORED = 4.0  # samples, over the length of which colour counts by opacity
 
 
-def knows_points(teacher: object) -> bool:
-    """Whether points of space have a density of the teacher's: of Gaussians they have none, of a
-    surface it depends on the ray."""
-    return isinstance(teacher, Trained) and not isinstance(teacher.field, SurfaceField)
+def knows_points(teacher: Trained) -> bool:
+    """Whether points of space have a density: of a surface it depends on the ray."""
+    return not isinstance(teacher.field, SurfaceField)
 
 
 class DistillTask:

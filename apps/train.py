@@ -36,7 +36,12 @@ from polyfield.apps.terminal import say
 from polyfield.apps.tiny_cuda_nn_library import tiny_cuda_nn_library
 from polyfield.apps.train_options import Densify, Networks, Surface, Train, check
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
-from polyfield.apps.train_settings import known_memory, most_parameters, new_settings
+from polyfield.apps.train_settings import (
+    known_memory,
+    most_parameters,
+    new_schedule,
+    new_settings,
+)
 from polyfield.apps.trained import build
 from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
@@ -134,11 +139,7 @@ def train(
         settings, memory = new_settings(scene, options, limit - depths)
     out = options.out or Path("runs") / f"{scene.name}-{settings.field}"
     if known is None:
-        schedule = Schedule(None)
-        if settings.field == GAUSSIANS:  # it has rates of its own, which follow the planned steps
-            schedule = Schedule(None, warmup=1, hold_fraction=1.0)
-        if options.steps is not None:
-            schedule = schedule.fixed(options.steps)
+        schedule = new_schedule(settings.field, options.steps)
     else:
         schedule = read_schedule(Fields(f"{known_from}:", known).part("schedule"))
     minutes = None if schedule.steps is not None else options.minutes or 3.0

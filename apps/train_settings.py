@@ -10,6 +10,7 @@ import torch
 from polyfield.apps.bounds import common_view
 from polyfield.apps.memory_plan import MemoryPlan, known_plan, plan_memory
 from polyfield.apps.scene import Scene
+from polyfield.apps.schedule import Schedule
 from polyfield.apps.settings import Settings, pixel_size, settings_of
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import build
@@ -145,6 +146,14 @@ def _splat_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings,
         init=None if options.init is None else str(options.init.resolve()),
     )
     return settings, known_memory(settings, scene, limit)
+
+
+def new_schedule(field: str, steps: int | None) -> Schedule:
+    """The plan of a run that begins: of so many steps, or of as many as its time will allow."""
+    schedule = Schedule(None)
+    if field == GAUSSIANS:  # it has rates of its own, which follow the planned steps
+        schedule = Schedule(None, warmup=1, hold_fraction=1.0)
+    return schedule if steps is None else schedule.fixed(steps)
 
 
 def usual_splats(scene: Scene, minutes: float | None) -> int:

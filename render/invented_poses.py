@@ -47,7 +47,7 @@ def invented_poses(
 
 
 def _neighbours(poses: Float64[Tensor, "n 3 4"]) -> Tensor:
-    """Of each camera the nearest others, by where they stand and where they look."""
+    """Of each camera itself and the nearest others, by where they stand and where they look."""
     place = torch.cat([poses[:, :, 3], poses[:, :, 2]], 1)
     spread = place[:, :3].std(0, correction=0).norm().clamp_min(1e-9)
     place = torch.cat([place[:, :3] / spread, place[:, 3:]], 1)

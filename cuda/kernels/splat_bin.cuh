@@ -103,10 +103,10 @@ struct SplatPairs {
   }
 };
 
-// A tile is a run of Gaussians in the order [n] that they are drawn in, with its own row of places
-// [tiles, squares]. Without order: where the next pair of each square goes, 0 at first -> how many
-// there are. With it: where the first goes -> order, the pairs in their squares. No square is twice
-// among the pairs of one Gaussian.
+// Deals the pairs of Gaussians out to their squares, the Gaussians in the order drawn [n]. A tile is a
+// run of them, with its own row of places [tiles, squares]. First without order, places all 0: they
+// become how many pairs of each square the run has. Then with places where the run's first pair of each
+// square goes -> order [m], the pairs. No square is twice among the pairs of one Gaussian.
 struct SplatSort {
   const i64* drawn;
   const i64* offsets;

@@ -1,6 +1,7 @@
 """One field into another, end to end, on a ball that is known exactly."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from polyfield.apps import checkpoint, distill_task
 from polyfield.apps.distill import distill, summary
 from polyfield.apps.distill_options import Distill, training_options
 from polyfield.apps.eval import Eval, evaluate
+from polyfield.apps.interruption import Interrupted
 from polyfield.apps.main import main
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
@@ -89,17 +91,37 @@ def test_a_run_that_is_gone_on_with_is_the_same_to_the_bit(ball, tmp_path, monke
 
     def stops(self, step, rate, planned=None):
         if step == 50:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return real(self, step, rate, planned)
 
+    run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(distill_task.DistillTask, "step", stops)
-        with pytest.raises(KeyboardInterrupt):
-            made_into(ball, tmp_path / "run", **changes)
-    made_into(ball, tmp_path / "run", **changes, resume=True, steps=None)
-    again = checkpoint.latest(tmp_path / "run" / "checkpoints")
+        with pytest.raises(Interrupted) as stopped:
+            made_into(ball, run, **changes)
+    assert f"polyfield distill --out {run} --resume" in str(stopped.value)
+    with pytest.raises(InputError, match="is taught by.*teacher"):
+        distill(Distill(tmp_path, out=run, resume=True, device="cpu"))
+    distill(Distill(out=run, resume=True, device="cpu", report=False))  # it knows all else
+    again = checkpoint.latest(run / "checkpoints")
     assert again.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(again.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+
+def test_what_cannot_be_begun_leaves_no_folder(ball, tmp_path):
+    out = tmp_path / "run"
+    for wrong in ({"sizes": "no_such=3"}, {"views": 100_000, "memory": 0.8}):
+        with pytest.raises(InputError, match="no_such|--views 100000.*do not fit"):
+            made_into(ball, out, into="hash-grid", **wrong)
+        assert not out.exists()
+
+
+def test_a_run_that_nobody_taught_is_not_gone_on_with(scene, tmp_path):
+    train(Train(scene, steps=1, out=tmp_path / "run", report=False, device="cpu"))
+    with pytest.raises(InputError, match="was not distilled"):
+        distill(Distill(out=tmp_path / "run", resume=True))
+    with pytest.raises(InputError, match="holds no run"):
+        distill(Distill(out=tmp_path / "none", resume=True))
 
 
 def test_gaussians_become_a_field(scene, tmp_path):
@@ -120,6 +142,9 @@ def test_the_command_says_what_it_cannot_do(tmp_path, capsys):
     assert main(["distill", str(tmp_path / "empty")]) == 2
     with pytest.raises(InputError, match="--into.*one of"):
         distill(Distill(tmp_path, into="nothing"))
+    for wrong in ({"teacher": None}, {"teacher": None, "resume": True}):
+        with pytest.raises(InputError, match="RUN"):
+            training_options(replace(Distill(tmp_path), **wrong))
     for wrong in ({"views": 0}, {"minutes": -1.0}, {"steps": 0}, {"minutes": 1.0, "steps": 2}):
         with pytest.raises(InputError, match="--"):
             training_options(replace(Distill(tmp_path), **wrong))

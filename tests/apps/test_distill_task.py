@@ -162,6 +162,8 @@ def test_views_follow_and_the_state_is_the_task_s(teacher, monkeypatch):
     assert one.validate(4) == other.validate(4)
 
 
-def test_what_has_no_densities_teaches_no_points(teacher):
+def test_a_surface_teaches_no_points(teacher):
     assert knows_points(teacher)
-    assert not knows_points(object())
+    arguments = arguments_of(FIELDS["hash-grid"].arguments.fitted(64, 1 << 15))
+    settings = replace(teacher.settings, arguments=arguments)
+    assert not knows_points(build(replace(settings, surface="neus"), CPU))
