@@ -87,10 +87,11 @@ struct SplatSources {
   }
 };
 
-// sources; squares of all views, tile by tile; order [m]: pairs sorted by square and depth, owners [m] of
-// pairs, starts [tiles + 1] -> sums [views, H, W, C] of channels by weight, and of the background [C],
-// where there is one, by what is left; left [views, H, W]: the transmittance behind all; nearest [views, H, W], where it is there: the depth at which less than a
-// half is left; last [tiles]: how many of a square's list were looked at.
+// sources; squares of all views, tile by tile; order [m]: pairs sorted by square and depth, owners [m]
+// of pairs, starts [tiles + 1] -> sums [views, H, W, C] of channels by weight, and of the background
+// [C], where there is one, by what is left; left [views, H, W]: the transmittance behind all; nearest
+// [views, H, W], where it is there: the depth at which less than a half is left; last [tiles]: how many
+// of a square's list were looked at.
 template <int C>
 struct SplatRaster {
   const float* sources;
