@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from polyfield.apps.interruption import Interrupted
 from polyfield.apps.main import main
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
+from polyfield.apps.taught_views import TaughtViews
 from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import Trained
@@ -108,12 +110,18 @@ def test_a_run_that_is_gone_on_with_is_the_same_to_the_bit(ball, tmp_path, monke
     assert all(torch.equal(again.tensors[name], whole.tensors[name]) for name in whole.tensors)
 
 
-def test_what_cannot_be_begun_leaves_no_folder(ball, tmp_path):
+def test_what_cannot_be_begun_leaves_no_folder(ball, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    for wrong in ({"sizes": "no_such=3"}, {"views": 100_000, "memory": 0.8}):
-        with pytest.raises(InputError, match="no_such|--views 100000.*do not fit"):
-            made_into(ball, out, into="hash-grid", **wrong)
-        assert not out.exists()
+    with pytest.raises(InputError, match="no_such"):
+        made_into(ball, out, into="hash-grid", sizes="no_such=3")
+    few = partial(TaughtViews, limit_bytes=12 * 40 * 40 * 4)
+    monkeypatch.setattr(
+        "polyfield.apps.distill.TaughtViews",
+        lambda teacher, scene, _, seed: few(teacher, scene, seed=seed),
+    )
+    with pytest.raises(InputError, match="--views 16.*do not fit.*at most 4 views"):
+        made_into(ball, out, into="hash-grid", sizes=SIZES["hash-grid"])
+    assert not out.exists()
 
 
 def test_a_run_that_nobody_taught_is_not_gone_on_with(scene, tmp_path):
