@@ -13,8 +13,8 @@ import torch
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
-from polyfield.apps.distill_options import MOST_VIEWS, Distill, training_options
-from polyfield.apps.distill_task import POINT_STEPS, DistillTask, knows_points
+from polyfield.apps.distill_options import MOST_VIEWS, Distill, training_options, usual_stages
+from polyfield.apps.distill_task import DistillTask, Stages, knows_points
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import scene_images
@@ -26,7 +26,7 @@ from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene
-from polyfield.apps.schedule import read_schedule
+from polyfield.apps.schedule import MOST_STEPS, read_schedule
 from polyfield.apps.settings import Settings, read_settings, scene_of
 from polyfield.apps.shown import Shown, load_shown
 from polyfield.apps.splat_start import splats_to_train
@@ -46,6 +46,8 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.table import FIELDS
 
+STAGES = "feature", "point"
+HEAD = "hidden", "harmonics_degree"  # sizes that networks of colour follow from
 EVALUATION_SECONDS = 60.0  # of the report, for each of two measurements
 
 
@@ -100,7 +102,8 @@ def distill(
     if known is None:
         scene = taught_scene(teacher, options.views, options.seed)
         settings, memory = new_settings(scene, training, limit)
-        settings = _as_the_teacher_s(settings, teacher)
+        settings = _as_the_teacher_s(settings, teacher, sized=bool(options.sizes))
+        stages = Stages(*usual_stages(options))
         schedule = new_schedule(settings.field, options.steps)
     else:
         found = Fields("config.json:", known)
@@ -108,19 +111,24 @@ def distill(
         scene = taught_scene(teacher, found.whole("views", 1, MOST_VIEWS), settings.seed)
         memory = known_memory(settings, scene, limit)
         schedule = read_schedule(found.part("schedule"))
+        features, points = (found.whole(f"{name}_steps", 0, MOST_STEPS) for name in STAGES)
+        stages = Stages(features, points)
     minutes = None if schedule.steps is not None else training.minutes
     images = TaughtViews(teacher, scene, memory.image_bytes, settings.seed)
     if not images.all_fit:
         got = f"they do not fit into {memory.image_bytes / 1e9:.2f} GB"
         expected = f"at most {images.slots - HELD_OUT:,} views of that size"
         raise InputError(f"--views {options.views}", got, expected, "Or raise --memory.")
-    trained, task = _task(settings, scene, images, teacher, out if known else None, tell)
+    resumed = out if known else None
+    trained, task = _task(settings, scene, images, teacher, stages, resumed, tell)
     trained.memory_bytes = memory.view_bytes
     config = {
         "settings": asdict(settings),
         "schedule": asdict(schedule),
         "teacher": str(path),
         "views": len(scene.splits["train"]),
+        "feature_steps": stages.features,
+        "point_steps": stages.points,
     }
     create = RunFolder.create(out, config) if known is None else RunFolder.open(out, writing=True)
     with create as folder:
@@ -139,7 +147,7 @@ def distill(
                 started=started,
                 minutes=minutes,
                 resume_from=saved,
-                measure_steps=POINT_STEPS + 100,
+                measure_steps=stages.points + 100,
                 foreseen=task.seconds_a_step if isinstance(task, SplatTask) else None,
                 on_plan=lambda found, seconds: tell(
                     measured_sentence(found, seconds, settings.samples_per_step, settings.taken)
@@ -196,14 +204,20 @@ def _teacher_of(options: Distill, known: dict | None, out: Path) -> Path:
     return given or Path(str(taught))
 
 
-def _as_the_teacher_s(settings: Settings, teacher: Shown) -> Settings:
-    """The settings of a run whose scene, background and space are those of its teacher."""
+def _as_the_teacher_s(settings: Settings, teacher: Shown, sized: bool) -> Settings:
+    """The settings of a run whose scene, background and space are those of its teacher.
+
+    And its colour network, unless somebody sized the field: then it can be taken from it.
+    """
     known = teacher.settings
     settings = replace(
         settings, scene=known.scene, images=known.images, background=known.background
     )
     if settings.field == GAUSSIANS or known.field == GAUSSIANS:
         return settings
+    if not sized and {*HEAD} <= settings.arguments.keys() & known.arguments.keys():
+        head = {name: known.arguments[name] for name in HEAD}
+        settings = replace(settings, arguments=settings.arguments | head)
     sampling = replace(known.sampling, pieces=False)
     return replace(
         settings, sampling=sampling, warp=known.warp, grid_resolution=known.grid_resolution
@@ -215,6 +229,7 @@ def _task(
     scene: Scene,
     images: TaughtViews,
     teacher: Shown,
+    stages: Stages,
     resumed: Path | None,
     tell: Callable[[str], None],
 ) -> tuple[Shown, RadianceTask | DistillTask | SplatTask]:
@@ -229,7 +244,7 @@ def _task(
     trained = build(settings, device)
     task = RadianceTask(trained, scene, images, device)
     if isinstance(teacher, Trained) and knows_points(teacher):
-        return trained, DistillTask(task, teacher)
+        return trained, DistillTask(task, teacher, stages)
     return trained, task
 
 

@@ -12,6 +12,7 @@ from polyfield.cuda.errors import InputError
 
 MOST_VIEWS = 100_000
 USUAL_MINUTES = 1.5
+POINT_STEPS_A_MINUTE, POINT_SHARE = 200, 0.3  # where nobody says; of --steps, where they are given
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Distill:
     """Number of optimisation steps, instead of a time budget."""
     views: Annotated[int, arg(metavar="N")] = 100
     """Views of the teacher to learn from, between and about those that it learned from."""
+    feature_steps: Annotated[int | None, optional("N")] = None
+    """Steps in which the teacher's features are learned at points. Most of --point-steps."""
+    point_steps: Annotated[int | None, optional("N")] = None
+    """Steps at points of space altogether, before views. The default is 200 for every minute."""
     memory: Annotated[float | None, optional("GB")] = None
     """Memory to stay within, as for `polyfield train`."""
     device: Annotated[str, DEVICE] = "auto"
@@ -58,6 +63,7 @@ def training_options(options: Distill) -> Train:
     minutes = options.minutes
     if minutes is None and options.steps is None:
         minutes = USUAL_MINUTES
+    usual_stages(options)
     made = Train(
         scene=options.teacher or options.out,
         field=options.into,
@@ -75,3 +81,22 @@ def training_options(options: Distill) -> Train:
     )
     check(made)
     return made
+
+
+def usual_stages(options: Distill) -> tuple[int, int]:
+    """The steps before which the stages of features and of points end, as asked for or usual.
+
+    Raises InputError for what makes no sense.
+    """
+    points = options.point_steps
+    if points is None and options.steps is not None:
+        points = int(POINT_SHARE * options.steps)
+    if points is None:
+        points = int(POINT_STEPS_A_MINUTE * (options.minutes or USUAL_MINUTES))
+    if points < 0:
+        raise InputError("--point-steps", str(points)[:80], "0 or more")
+    features = 4 * points // 5 if options.feature_steps is None else options.feature_steps
+    if not 0 <= features <= points:
+        got = str(features)[:80]
+        raise InputError("--feature-steps", got, f"0 to {points:,}, the steps at points")
+    return features, points

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.trained import Trained
 from polyfield.cuda.occupancy import cell_points
-from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField, SurfaceField
+from polyfield.fields.field import AdaptiveEncoding, Gradual, SurfaceField
+from polyfield.fields.radiance import take_colors
+from polyfield.render.heavy_points import HeavyPoints, heavy_points
 from polyfield.render.matter import matter
 from polyfield.render.occupancy import step_generator
+from polyfield.render.point_losses import feature_error, point_error
 
-POINT_STEPS = 300  # of training, before views count
 POINTS = 1 << 14  # in a step, at most
-CLEAREST, SOLIDEST = 4.6e-4, 3.73  # thickness of a sample: what lies beyond looks the same
-COLORED = 4.0  # samples, over the length of which colour counts by opacity
+HEAVY, ABOUT = 0.5, 0.25  # of the points, on what views show and in cells that are on
+SPREAD = 1.5  # samples' lengths, that the former lie before and behind it
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The number of the step before which each stage ends: features, then densities and colours."""
+
+    features: int
+    points: int
 
 
 def knows_points(teacher: Trained) -> bool:
@@ -27,22 +36,28 @@ def knows_points(teacher: Trained) -> bool:
 
 
 class DistillTask:
-    """What `RadianceTask` does with a teacher's views, after a stage at points of space.
+    """What `RadianceTask` does with a teacher's views, after two stages at points of space.
 
-    There log-density and colour are the teacher's, and empty is what its grid leaves out.
-    Kernels that are to be placed are placed where the teacher varies, and cells that it has found
-    empty begin as empty. A step's points are a function of (seed, step).
-    Source: PVD (arXiv:2211.15977), stage 2, without the dead zone of its clamp.
+    In the first log-densities and features are the teacher's, where both fields make colours of
+    features by networks alike: then the student begins with the teacher's. In the second
+    log-densities and colours are. Half of the points lie on what views show, a quarter in cells that
+    are on, the others anywhere: what nothing is said about is soon full of fog. Kernels that are to
+    be placed are placed where the teacher varies, and cells that it has found empty begin as empty.
+    A step's points are a function of (seed, step).
+    Source: PVD (arXiv:2211.15977), stages 1 to 3; features count until stage 2 as in stage 1.
     """
 
-    def __init__(self, task: RadianceTask, teacher: Trained):
-        self.task, self.teacher, self.trained = task, teacher, task.trained
+    def __init__(self, task: RadianceTask, teacher: Trained, stages: Stages):
+        self.task, self.teacher, self.stages, self.trained = task, teacher, stages, task.trained
         grid, known = task.trained.grid, teacher.grid
         if grid.values.shape == known.values.shape:
             grid.values, grid.bits = known.values.clone(), known.bits.clone()
         for _, part in task.trained.field.named_modules():
             if isinstance(part, AdaptiveEncoding) and part.settles_at >= 0:
                 part.settles_at = 0  # the teacher knows where, from the first step on
+        alike = take_colors(task.trained.field, teacher.field)
+        self.feature_steps = stages.features if alike else 0
+        self.heavy: HeavyPoints | None = None
 
     @property
     def offered(self) -> set[int]:
@@ -51,8 +66,8 @@ class DistillTask:
 
     def step(self, step: int, rate: float, planned: int | None = None) -> dict[str, float]:
         """One optimisation step, see `task.Task`."""
-        if step >= POINT_STEPS:
-            if step == POINT_STEPS:
+        if step >= self.stages.points:
+            if step == self.stages.points:
                 self._begin_views()
             return self.task.step(step, rate, planned)
         settings, field = self.trained.settings, self.trained.field
@@ -64,13 +79,15 @@ class DistillTask:
         optimisers = self.task.optimisers.values()
         for optimiser in optimisers:
             optimiser.clear()
-        x = self._points(step, min(POINTS, settings.samples_per_step))
-        ways = torch.randn(len(x), 3, generator=step_generator(settings.seed, step))
-        ways = torch.nn.functional.normalize(ways, dim=1).to(x)
+        x, directions = self._points(step, min(POINTS, settings.samples_per_step))
         there = torch.ones_like(x[:, 0], dtype=torch.bool)
         if self.teacher.guide is self.teacher.grid:  # views pass over the cells that are off
             there = self.teacher.grid.holds(x)
-        loss = point_error(field, self.teacher.field, x, ways, there, settings.sampling.step)
+        fields, length = (field, self.teacher.field), settings.sampling.step
+        if step < self.feature_steps:
+            loss = feature_error(*fields, x, there, length)
+        else:
+            loss = point_error(*fields, x, directions, there, length)
         loss.backward()
         finite = bool(loss.isfinite()) and all(each.finite() for each in optimisers)
         if finite:
@@ -94,20 +111,30 @@ class DistillTask:
         part.settle(x, weights, step_generator(settings.seed, 0))
         self.task.optimisers["field"].forget(name)
 
-    def _points(self, step: int, count: int) -> Float[Tensor, "n 3"]:
-        """Points of space, half of them where the teacher may have something.
-
-        The others are anywhere: what nothing is said about is soon full of fog.
-        """
-        grid, seed = self.teacher.grid, self.trained.settings.seed
-        random, device = step_generator(seed, step), grid.bits.device
+    def _points(self, step: int, count: int) -> HeavyPoints:
+        """Points of space, and ways to look at them."""
+        grid, settings = self.teacher.grid, self.trained.settings
+        if self.heavy is None:
+            cameras, frames = self.task.cameras, self.task.frames
+            self.heavy = heavy_points(
+                self.teacher.field, grid, cameras, frames, settings.sampling, settings.seed
+            )
+        random, device = step_generator(settings.seed, step), grid.bits.device
+        shown = int(HEAVY * count) if len(self.heavy.x) else 0
+        chosen = torch.randint(max(1, len(self.heavy.x)), (shown,), generator=random).to(device)
+        off = SPREAD * settings.sampling.step * torch.randn(shown, 1, generator=random).to(device)
+        ways = self.heavy.directions[chosen]
+        near = (self.heavy.x[chosen] + off * ways).clamp(0, 1)
         bits = grid.bits.long()[:, None] >> torch.arange(8, device=device) & 1
         on = torch.nonzero(bits.view(-1))[:, 0]
-        cells = torch.randint(8 * len(grid.bits), (count,), generator=random).to(device)
+        cells = torch.randint(8 * len(grid.bits), (count - shown,), generator=random).to(device)
         if len(on):
-            half = torch.randint(len(on), (count // 2,), generator=random).to(device)
-            cells = torch.cat([on[half], cells[count // 2 :]])
-        return cell_points(grid.levels, grid.resolution, cells.int(), seed, step)
+            about = min(int(ABOUT * count), len(cells))
+            cells[:about] = on[torch.randint(len(on), (about,), generator=random).to(device)]
+        rest = cell_points(grid.levels, grid.resolution, cells.int(), settings.seed, step)
+        any_way = torch.randn(len(rest), 3, generator=random).to(device)
+        any_way = torch.nn.functional.normalize(any_way, dim=1)
+        return HeavyPoints(torch.cat([near, rest]), torch.cat([ways, any_way]))
 
     def validate(self, step: int) -> dict[str, float]:
         """As the views' task does."""
@@ -120,40 +147,3 @@ class DistillTask:
     def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
         """Take on a state that `state` returned. InputError for what is none of this field's."""
         self.task.restore(tensors, values)
-
-
-def point_error(
-    student: RadianceField,
-    teacher: RadianceField,
-    x: Float[Tensor, "n 3"],
-    directions: Float[Tensor, "n 3"],
-    there: Bool[Tensor, " n"],
-    length: float,
-) -> Float[Tensor, ""]:
-    """How far densities and colours are apart: norms over all points of the difference of each.
-
-    there: where the teacher's views may show anything; elsewhere it counts as empty.
-    Densities by their logarithms, within what samples of this length can tell apart; a student that
-    is beyond it on the same side is not off. Colours count as far as the teacher is opaque.
-    """
-    low, high = math.log(CLEAREST / length), math.log(SOLIDEST / length)
-    with torch.no_grad():
-        density, features = teacher.density(x)
-        density = density * there
-        wanted = density.clamp_min(1e-30).log().clamp(low, high)
-        color = teacher.color(features, teacher.encode_directions(directions))
-        opacity = 1 - torch.exp(-COLORED * length * density)
-    own_density, own_features = student.density(x)
-    logarithm = own_density.clamp_min(1e-30).log()
-    off = logarithm - wanted
-    same = ((wanted <= low) & (off < 0)) | ((wanted >= high) & (off > 0))
-    off = torch.where(same, torch.zeros_like(off), off)
-    own_color = student.color(own_features, student.encode_directions(directions))
-    apart = (own_color - color) * opacity[:, None]
-    return _norm(off) + _norm(apart)
-
-
-def _norm(errors: Tensor) -> Tensor:
-    """The root of the sum of squares, whose gradient is as long however small the errors are."""
-    total = errors.square().sum()
-    return torch.where(total > 0, total.clamp_min(1e-30).sqrt(), total)

@@ -133,7 +133,7 @@ class RadianceTask:
             loss_kind=settings.loss,
             distortion_weight=settings.distortion * rate,
             measured=self._measured(batch),
-            thin=self.trained.field.costly,
+            thin=True,
         )
         if background.requires_grad or target.requires_grad:
             error = color_error(settings.loss, self.rays_per_pixel)

@@ -74,3 +74,18 @@ class Radiance(nn.Module):
         """Colour in [0, 1] from the features of `density` and encoded directions, a row each."""
         both = torch.cat([features, harmonics], 1)
         return mlp(both, self.color_weights, self.color_widths, "relu", "sigmoid")
+
+
+def take_colors(field: object, other: object) -> bool:
+    """Gives a field the colour network of another, where both have one alike; whether they do.
+
+    What features mean is then the same in both.
+    """
+    if not isinstance(field, Radiance) or not isinstance(other, Radiance):
+        return False
+    alike = field.codes is None and other.codes is None
+    if not alike or field.color_widths != other.color_widths:
+        return False
+    with torch.no_grad():
+        field.color_weights.copy_(other.color_weights)
+    return True

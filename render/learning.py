@@ -19,7 +19,8 @@ from polyfield.render.cones import density_of
 from polyfield.render.losses import RayLoss
 from polyfield.render.packed import keep_samples, runs_of_rays, some_rays
 
-PIECE = {"cpu": 1 << 12, "cuda": 1 << 17}  # samples whose hidden values are alive at once
+LOOK = {"cpu": 1 << 14, "cuda": 1 << 20}  # samples that are looked at at once, without gradient
+PIECE = {"cpu": 1 << 12, "cuda": 1 << 17}  # those whose hidden values are alive at once
 
 THINNING = 1 << 29  # where its random numbers begin, apart from those of rays
 
@@ -61,7 +62,7 @@ def learn_samples(
         harmonics = field.encode_directions(directions)
         looks = [
             _look(field, some_rays(samples, first, last), harmonics[first:last], stop)
-            for first, last in runs_of_rays(samples, piece)
+            for first, last in runs_of_rays(samples, LOOK[samples.distance.device.type])
         ]
         density, color, visible = (torch.cat(found) for found in zip(*looks, strict=True))
         seen = keep_samples(samples, visible)
