@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from polyfield.apps.point_teacher import PointTeacher
 from polyfield.apps.radiance_task import RadianceTask
-from polyfield.apps.trained import Trained
 from polyfield.cuda.occupancy import cell_points
-from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField, SurfaceField
+from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField
 from polyfield.render.matter import matter
 from polyfield.render.occupancy import step_generator
 
@@ -19,11 +19,6 @@ POINT_STEPS = 300  # of training, before views count
 POINTS = 1 << 14  # in a step, at most
 CLEAREST, SOLIDEST = 4.6e-4, 3.73  # thickness of a sample: what lies beyond looks the same
 COLORED = 4.0  # samples, over the length of which colour counts by opacity
-
-
-def knows_points(teacher: Trained) -> bool:
-    """Whether points of space have a density: of a surface it depends on the ray."""
-    return not isinstance(teacher.field, SurfaceField)
 
 
 class DistillTask:
@@ -35,7 +30,7 @@ class DistillTask:
     Source: PVD (arXiv:2211.15977), stage 2, without the dead zone of its clamp.
     """
 
-    def __init__(self, task: RadianceTask, teacher: Trained):
+    def __init__(self, task: RadianceTask, teacher: PointTeacher):
         self.task, self.teacher, self.trained = task, teacher, task.trained
         grid, known = task.trained.grid, teacher.grid
         if grid.values.shape == known.values.shape:
@@ -68,7 +63,7 @@ class DistillTask:
         ways = torch.randn(len(x), 3, generator=step_generator(settings.seed, step))
         ways = torch.nn.functional.normalize(ways, dim=1).to(x)
         there = torch.ones_like(x[:, 0], dtype=torch.bool)
-        if self.teacher.guide is self.teacher.grid:  # views pass over the cells that are off
+        if self.teacher.hides_off_cells:
             there = self.teacher.grid.holds(x)
         loss = point_error(field, self.teacher.field, x, ways, there, settings.sampling.step)
         loss.backward()
