@@ -264,8 +264,8 @@ def _tree(
     if not len(known[0]):  # no Gaussian at all
         known[0] = known[0].new_zeros(1)
     begins = [0]
-    for level in known:
-        begins.append(begins[-1] + len(level))
+    for here in known:
+        begins.append(begins[-1] + len(here))
     children = torch.full((begins[-1], 8), -1, dtype=torch.int32, device=device)
     cell = torch.empty_like(keys)
     for level, here in enumerate(known):

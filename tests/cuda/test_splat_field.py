@@ -102,6 +102,25 @@ def test_cells_lose_no_gaussian(seed, count, size, spread, scale, away):
     assert_same(splat_field(x, tree), splat_field_reference(x.double(), tree), 3e-3)
 
 
+@pytest.mark.parametrize("size", [0.003, 0.02])
+def test_cells_hold_a_gaussian_to_its_ends(size):
+    """Just within its reach: where its box touches, along its axes and along space's."""
+    numbers = crowd(300, size=size, spread=0.8)
+    axes = matrices(numbers[2]) * numbers[1].exp()[:, None]
+    reach = 2 * (numbers[3].sigmoid() / FAINTEST).clamp_min(1).log()
+    poles = (
+        axes @ torch.nn.functional.normalize(axes, dim=2).mT
+    )  # where it goes farthest in x, y, z
+    ends = torch.cat([axes, -axes, poles, -poles], 2).mT
+    x = numbers[0][:, None] + 0.995 * reach.sqrt()[:, None, None] * ends
+    tree = splat_tree(*numbers)
+    x = x.flatten(0, 1)
+    density, _ = splat_field(x, tree)
+    expected, _ = splat_field_reference(x.double(), tree)
+    assert (expected > 0).float().mean() > 0.95
+    torch.testing.assert_close(density.double(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_huge_and_tiny_ones_lie_together(device):
     """One as large as everything is seen from everywhere, and does not make cells of the others."""
     numbers = crowd(200, size=0.002, spread=0.3)
