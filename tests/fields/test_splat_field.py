@@ -1,6 +1,7 @@
 """Gaussians as a field: what rays see of them, and their colours along directions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,12 @@ def test_it_is_a_field():
     one, other = SplatField(some()), SplatField(Gaussians(some()))
     assert torch.equal(one.density(x)[0], other.density(x)[0])
     assert not other.density(x)[1].requires_grad
+
+
+def test_a_blur_makes_antialiased_ones_fainter():
+    sharp = some()
+    kept, less = (SplatField(replace(sharp, antialiased=a), 0.02) for a in (False, True))
+    assert (less.density(sharp.means)[0] < 0.9 * kept.density(sharp.means)[0]).all()
 
 
 @pytest.mark.parametrize("opacity", [0.3, 0.98])
