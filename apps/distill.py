@@ -14,13 +14,14 @@ from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
 from polyfield.apps.distill_options import MOST_VIEWS, Distill, training_options, usual_stages
-from polyfield.apps.distill_task import DistillTask, Stages, knows_points
+from polyfield.apps.distill_task import DistillTask, Stages
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
 from polyfield.apps.images import scene_images
 from polyfield.apps.interruption import Interrupted
 from polyfield.apps.loop import run
 from polyfield.apps.memory_plan import default_limit
+from polyfield.apps.point_teacher import point_teacher
 from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.run_folder import RunFolder
@@ -40,7 +41,7 @@ from polyfield.apps.train_settings import (
     new_schedule,
     new_settings,
 )
-from polyfield.apps.trained import Trained, build
+from polyfield.apps.trained import build
 from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
@@ -243,9 +244,8 @@ def _task(
         return gaussians, SplatTask(gaussians, scene, images, device)
     trained = build(settings, device)
     task = RadianceTask(trained, scene, images, device)
-    if isinstance(teacher, Trained) and knows_points(teacher):
-        return trained, DistillTask(task, teacher, stages)
-    return trained, task
+    points = point_teacher(teacher, settings)
+    return trained, task if points is None else DistillTask(task, points, stages)
 
 
 def _truth(trained: Shown) -> EvalResult | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from polyfield.apps.point_teacher import PointTeacher
 from polyfield.apps.radiance_task import RadianceTask
-from polyfield.apps.trained import Trained
 from polyfield.cuda.occupancy import cell_points
-from polyfield.fields.field import AdaptiveEncoding, Gradual, SurfaceField
+from polyfield.fields.field import AdaptiveEncoding, Gradual
 from polyfield.fields.radiance import take_colors
 from polyfield.render.heavy_points import HeavyPoints, heavy_points
 from polyfield.render.matter import matter
@@ -30,11 +30,6 @@ class Stages:
     points: int
 
 
-def knows_points(teacher: Trained) -> bool:
-    """Whether points of space have a density: of a surface it depends on the ray."""
-    return not isinstance(teacher.field, SurfaceField)
-
-
 class DistillTask:
     """What `RadianceTask` does with a teacher's views, after two stages at points of space.
 
@@ -47,7 +42,7 @@ class DistillTask:
     Source: PVD (arXiv:2211.15977), stages 1 to 3; features count until stage 2 as in stage 1.
     """
 
-    def __init__(self, task: RadianceTask, teacher: Trained, stages: Stages):
+    def __init__(self, task: RadianceTask, teacher: PointTeacher, stages: Stages):
         self.task, self.teacher, self.stages, self.trained = task, teacher, stages, task.trained
         grid, known = task.trained.grid, teacher.grid
         if grid.values.shape == known.values.shape:
@@ -81,7 +76,7 @@ class DistillTask:
             optimiser.clear()
         x, directions = self._points(step, min(POINTS, settings.samples_per_step))
         there = torch.ones_like(x[:, 0], dtype=torch.bool)
-        if self.teacher.guide is self.teacher.grid:  # views pass over the cells that are off
+        if self.teacher.hides_off_cells:
             there = self.teacher.grid.holds(x)
         fields, length = (field, self.teacher.field), settings.sampling.step
         if step < self.feature_steps:

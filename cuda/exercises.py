@@ -27,6 +27,7 @@ from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.splat_color import splat_color
+from polyfield.cuda.splat_field import splat_field, splat_tree
 from polyfield.cuda.splat_points import BentCamera, splat_points
 from polyfield.cuda.splat_project import SplatCamera, SplatModel, splat_project
 from polyfield.cuda.splat_raster import splat_raster
@@ -236,6 +237,16 @@ def splats_exercise(model: SplatModel | Literal["bent"], channels: int) -> list[
     return [*seen, tint, drawn.sums, drawn.left, *grads, means, first, second]
 
 
+def splat_field_exercise(degree: int) -> list[Tensor]:
+    """Points among Gaussians of all sizes, beside them, and far outside."""
+    random = torch.Generator().manual_seed(18)
+    means, log_scales, turns, more = torch.randn(4, 150, 4, generator=random)
+    harmonics = torch.randn(150, (degree + 1) ** 2, 3, generator=random)
+    numbers = means[:, :3], 1.5 * log_scales[:, :3] - 3, turns, more[:, 0]
+    x = 2 * torch.randn(150, 3, generator=random)
+    return list(splat_field(x, splat_tree(*numbers, harmonics)))
+
+
 def ssim_exercise() -> list[Tensor]:
     """Two images of two channels, and the gradient to the first."""
     random = torch.Generator().manual_seed(16)
@@ -274,6 +285,7 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "splats": partial(splats_exercise, "pinhole", 3),
     "splats of a fisheye": partial(splats_exercise, "fisheye", 1),
     "splats through a bent lens": partial(splats_exercise, "bent", 1),
+    "splat_field": partial(splat_field_exercise, 2),
     "ssim": ssim_exercise,
     "photograph": photograph_exercise,
     "tangent_planes": tangent_planes_exercise,
@@ -333,6 +345,7 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
         for channels in (1, 3, 4, 8)
     },
     "splats bent": partial(splats_exercise, "bent", 3),
+    **{f"splat_field {degree}": partial(splat_field_exercise, degree) for degree in range(4)},
     "ssim": ssim_exercise,
     "photograph": photograph_exercise,
     "tangent_planes": tangent_planes_exercise,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from polyfield.apps import distill_task
-from polyfield.apps.distill_task import CLEAREST, SOLIDEST, DistillTask, knows_points, point_error
+from polyfield.apps.distill_task import CLEAREST, SOLIDEST, DistillTask, point_error
+from polyfield.apps.point_teacher import point_teacher
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
@@ -102,7 +103,8 @@ def taught(teacher, field="hash-grid", **sizes):
     settings = replace(settings, grid_resolution=128)
     trained = build(settings, CPU)
     images = TaughtViews(teacher, scene, 1 << 22)
-    return DistillTask(RadianceTask(trained, scene, images, CPU), teacher)
+    points = point_teacher(teacher, settings)
+    return DistillTask(RadianceTask(trained, scene, images, CPU), points)
 
 
 def test_points_alone_make_the_ball(teacher):
@@ -160,10 +162,3 @@ def test_views_follow_and_the_state_is_the_task_s(teacher, monkeypatch):
     other.restore({name: tensor.clone() for name, tensor in tensors.items()}, values)
     assert one.step(3, 1.0) == other.step(3, 1.0)
     assert one.validate(4) == other.validate(4)
-
-
-def test_a_surface_teaches_no_points(teacher):
-    assert knows_points(teacher)
-    arguments = arguments_of(FIELDS["hash-grid"].arguments.fitted(64, 1 << 15))
-    settings = replace(teacher.settings, arguments=arguments)
-    assert not knows_points(build(replace(settings, surface="neus"), CPU))
