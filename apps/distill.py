@@ -23,6 +23,7 @@ from polyfield.apps.loop import run
 from polyfield.apps.memory_plan import default_limit
 from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.radiance_task import RadianceTask
+from polyfield.apps.ray_task import RayTask, box_of
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene
@@ -41,11 +42,14 @@ from polyfield.apps.train_settings import (
     new_settings,
 )
 from polyfield.apps.trained import Trained, build
+from polyfield.apps.trained_rays import build_rays
 from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION
 from polyfield.fields.table import FIELDS
 
+INTO = *FIELDS, GAUSSIANS, RAY_DISTRIBUTION
 EVALUATION_SECONDS = 60.0  # of the report, for each of two measurements
 
 
@@ -86,8 +90,8 @@ def distill(
     started = time.monotonic() if started is None else started
     tell = on_message or (lambda message: None)
     training = training_options(options)
-    if options.into not in (*FIELDS, GAUSSIANS):
-        expected = f"one of {', '.join((*FIELDS, GAUSSIANS))}"
+    if options.into not in INTO:
+        expected = f"one of {', '.join(INTO)}"
         raise InputError("--into", repr(options.into[:80]), expected)
     device = choose_device(options.device, tell)
     out = options.out or _default_folder(options)
@@ -202,7 +206,7 @@ def _as_the_teacher_s(settings: Settings, teacher: Shown) -> Settings:
     settings = replace(
         settings, scene=known.scene, images=known.images, background=known.background
     )
-    if settings.field == GAUSSIANS or known.field == GAUSSIANS:
+    if {settings.field, known.field} & {GAUSSIANS, RAY_DISTRIBUTION}:  # they do not march
         return settings
     sampling = replace(known.sampling, pieces=False)
     return replace(
@@ -217,7 +221,7 @@ def _task(
     teacher: Shown,
     resumed: Path | None,
     tell: Callable[[str], None],
-) -> tuple[Shown, RadianceTask | DistillTask | SplatTask]:
+) -> tuple[Shown, RadianceTask | DistillTask | SplatTask | RayTask]:
     """What is to be taught, as it begins, and how."""
     device = teacher.device
     if settings.field == GAUSSIANS:
@@ -226,6 +230,9 @@ def _task(
             tell(note)
         gaussians = build_splats(settings, splats, device)
         return gaussians, SplatTask(gaussians, scene, images, device)
+    if settings.field == RAY_DISTRIBUTION:
+        rays = build_rays(settings, device, box_of(teacher))
+        return rays, RayTask(rays, scene, images, teacher)
     trained = build(settings, device)
     task = RadianceTask(trained, scene, images, device)
     if isinstance(teacher, Trained) and knows_points(teacher):
