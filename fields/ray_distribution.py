@@ -76,7 +76,7 @@ class RayDistributionField(nn.Module):
     without a period, the exponential.
     """
 
-    learning_rate = 1e-3
+    learning_rate = 3e-3
     box: Tensor
 
     def __init__(

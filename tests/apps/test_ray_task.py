@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,8 +59,8 @@ def through_the_middle(teacher, count=40):
     ways = torch.nn.functional.normalize(torch.randn(count, 3, generator=random), dim=1)
     middle = teacher.to_field.apply(torch.zeros(1, 3, dtype=torch.float64)).float()
     nothing = torch.zeros(count, 3)
-    near, far = torch.zeros(count), torch.ones(count)
-    return Rays(middle - 0.5 * ways, ways, near, far, nothing, nothing)
+    near, far = torch.full((count,), 0.25), torch.full((count,), 1.25)
+    return Rays(middle - 0.75 * ways, ways, near, far, nothing, nothing)
 
 
 def test_the_teacher_s_weights_are_where_its_surface_is(teacher):
@@ -88,6 +89,17 @@ def test_the_box_is_about_what_the_teacher_shows(teacher):
     assert box_of(teacher).tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
+def test_the_box_of_rays_is_about_the_one_they_know(teacher):
+    known = torch.tensor([[0.3, 0.45, 0.2], [0.6, 0.7, 0.9]])
+    pupil = build_rays(replace(teacher.settings, arguments=SIZES), CPU, known)
+    with torch.no_grad():
+        pupil.field.output.weight.zero_()
+        pupil.field.output.bias.copy_(torch.tensor([5.0, *[0.0] * 31]))
+    found = box_of(pupil)
+    assert ((found[0] < known[0]) & (found[1] > known[1])).all()
+    assert (found - known).abs().max() < 0.06
+
+
 def test_rays_are_those_of_the_views_that_meet_the_box(teacher):
     task = task_of(teacher)
     rays = task._rays(600, torch.Generator().manual_seed(0))
@@ -101,6 +113,16 @@ def test_rays_are_those_of_the_views_that_meet_the_box(teacher):
     torch.testing.assert_close(rays.wanted[outside], rays.background[outside], atol=0.02, rtol=0)
     assert (rays.wanted - rays.background)[~outside].abs().mean() > 0.2
     assert rays.background.std(0).min() > 0.2
+
+
+def test_a_ray_s_colour_is_on_its_background_by_its_alpha(teacher):
+    task = task_of(teacher)
+    pixel = torch.tensor([51, 102, 255, 64], dtype=torch.uint8)
+    task.images = SimpleNamespace(gather=lambda frames, row, column: pixel.expand(len(row), 4))
+    rays = task._rays(300, torch.Generator().manual_seed(0))
+    alpha = 64 / 255
+    expected = alpha * torch.tensor([0.2, 0.4, 1.0]) + (1 - alpha) * rays.background
+    torch.testing.assert_close(rays.wanted, expected)
 
 
 def test_a_step_is_a_function_of_its_number_and_the_state(teacher):

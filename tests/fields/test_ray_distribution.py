@@ -142,7 +142,9 @@ def test_points_are_moved_by_the_generator_alone_and_keep_their_order():
 
     def shares(seed):
         random = None if seed is None else torch.Generator().manual_seed(seed)
-        x = made.encode(origins, directions, near, far, random)[:, 3:-3].view(50, 5, 3) / 2 + 0.5
+        x = made.encode(origins, directions, near, far, random)[:, :-3].view(50, 6, 3) / 2 + 0.5
+        entry, x = x[:, 0], x[:, 1:]
+        torch.testing.assert_close(entry, origins + near[:, None] * directions)
         along = ((x - origins[:, None]) * directions[:, None]).sum(2)
         return (along - near[:, None]) / (far - near)[:, None]
 
