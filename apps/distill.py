@@ -24,6 +24,7 @@ from polyfield.apps.memory_plan import default_limit
 from polyfield.apps.point_teacher import point_teacher
 from polyfield.apps.progress import Progress, live_progress
 from polyfield.apps.radiance_task import RadianceTask
+from polyfield.apps.ray_task import RayTask, box_of
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene
@@ -42,11 +43,14 @@ from polyfield.apps.train_settings import (
     new_settings,
 )
 from polyfield.apps.trained import build
+from polyfield.apps.trained_rays import build_rays
 from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION
 from polyfield.fields.table import FIELDS
 
+INTO = *FIELDS, GAUSSIANS, RAY_DISTRIBUTION
 STAGES = "feature", "point"
 HEAD = "hidden", "harmonics_degree"  # sizes that networks of colour follow from
 EVALUATION_SECONDS = 60.0  # of the report, for each of two measurements
@@ -89,8 +93,8 @@ def distill(
     started = time.monotonic() if started is None else started
     tell = on_message or (lambda message: None)
     training = training_options(options)
-    if options.into not in (*FIELDS, GAUSSIANS):
-        expected = f"one of {', '.join((*FIELDS, GAUSSIANS))}"
+    if options.into not in INTO:
+        expected = f"one of {', '.join(INTO)}"
         raise InputError("--into", repr(options.into[:80]), expected)
     device = choose_device(options.device, tell)
     out = options.out or _default_folder(options)
@@ -214,7 +218,7 @@ def _as_the_teacher_s(settings: Settings, teacher: Shown, sized: bool) -> Settin
     settings = replace(
         settings, scene=known.scene, images=known.images, background=known.background
     )
-    if settings.field == GAUSSIANS or known.field == GAUSSIANS:
+    if {settings.field, known.field} & {GAUSSIANS, RAY_DISTRIBUTION}:  # they do not march
         return settings
     if not sized and {*HEAD} <= settings.arguments.keys() & known.arguments.keys():
         head = {name: known.arguments[name] for name in HEAD}
@@ -233,7 +237,7 @@ def _task(
     stages: Stages,
     resumed: Path | None,
     tell: Callable[[str], None],
-) -> tuple[Shown, RadianceTask | DistillTask | SplatTask]:
+) -> tuple[Shown, RadianceTask | DistillTask | SplatTask | RayTask]:
     """What is to be taught, as it begins, and how."""
     device = teacher.device
     if settings.field == GAUSSIANS:
@@ -242,6 +246,9 @@ def _task(
             tell(note)
         gaussians = build_splats(settings, splats, device)
         return gaussians, SplatTask(gaussians, scene, images, device)
+    if settings.field == RAY_DISTRIBUTION:
+        rays = build_rays(settings, device, box_of(teacher))
+        return rays, RayTask(rays, scene, images, teacher)
     trained = build(settings, device)
     task = RadianceTask(trained, scene, images, device)
     points = point_teacher(teacher, settings)

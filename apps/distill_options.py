@@ -22,7 +22,7 @@ class Distill:
     teacher: Annotated[Positional[Path | None], optional("[RUN]")] = None
     """Folder that `polyfield train` or `distill` wrote. Not needed with --resume."""
     into: Annotated[str, arg(metavar="FIELD")] = "tri-plane"
-    """Kind of field to make: any that `polyfield train --field` knows."""
+    """Kind of field to make: any that `polyfield train --field` knows, or ray-distribution."""
     out: Annotated[Path | None, optional("RUN")] = None
     """Folder for everything that is written. The default is runs/<RUN's name>-into-<field>."""
     minutes: Annotated[float | None, optional("M")] = None

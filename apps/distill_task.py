@@ -35,10 +35,10 @@ class DistillTask:
 
     In the first log-densities and features are the teacher's, where both fields make colours of
     features by networks alike: then the student begins with the teacher's. In the second
-    log-densities and colours are. Half of the points lie on what views show, a quarter in cells that
-    are on, the others anywhere: what nothing is said about is soon full of fog. Kernels that are to
-    be placed are placed where the teacher varies, and cells that it has found empty begin as empty.
-    A step's points are a function of (seed, step).
+    log-densities and colours are. Half of the points lie on what views show, a quarter in cells
+    that are on, the others anywhere: what nothing is said about is soon full of fog. Kernels that
+    are to be placed are placed where the teacher varies, and cells that it has found empty begin as
+    empty. A step's points are a function of (seed, step).
     Source: PVD (arXiv:2211.15977), stages 1 to 3; features count until stage 2 as in stage 1.
     """
 

@@ -17,6 +17,7 @@ from polyfield.apps.train_options import MOST_DISTORTION, Densify, Networks, Pix
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.nested_numbers import has_shape
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION
 from polyfield.fields.table import FIELDS
 from polyfield.fields.warp import build_warp
 from polyfield.render.losses import LossKind
@@ -93,7 +94,7 @@ class Settings:
     @property
     def taken(self) -> str:
         """What a step takes some of."""
-        return "pixels" if self.field == GAUSSIANS else "samples"
+        return {GAUSSIANS: "pixels", RAY_DISTRIBUTION: "rays"}.get(self.field, "samples")
 
 
 def settings_of(
@@ -187,7 +188,7 @@ def read_settings(values: Any, where: str) -> Settings:
     size = orbit.numbers("size", 2) or [0, 0]
     if not all(side >= 1 and side % 1 == 0 for side in size) or size[0] * size[1] > MOST_PIXELS:
         raise orbit.refuse("size", f"width and height of at most {MOST_PIXELS:,} pixels")
-    kinds_of_field = (*FIELDS, GAUSSIANS)
+    kinds_of_field = (*FIELDS, GAUSSIANS, RAY_DISTRIBUTION)
     required: dict[str, tuple[str, ...]] = {
         "pixel": get_args(Pixel),
         "loss": get_args(LossKind),

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from polyfield.apps.settings import Color, Settings
 from polyfield.apps.trained import SAMPLES_PER_PIXEL, load_saved, read_run
+from polyfield.apps.trained_rays import load_rays
 from polyfield.apps.trained_splats import load_splats
 from polyfield.fields.gaussians import GAUSSIANS
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION
 from polyfield.fields.similarity import Similarity
 from polyfield.render.cameras import Cameras
 from polyfield.render.light import Light
@@ -86,4 +88,6 @@ def load_shown(path: Path, device: torch.device) -> Shown:
     saved, settings = read_run(path)
     if settings.field == GAUSSIANS:
         return load_splats(saved.tensors, settings, device, str(saved.path))
+    if settings.field == RAY_DISTRIBUTION:
+        return load_rays(saved.tensors, settings, device, str(saved.path))
     return load_saved(saved, settings, device)

@@ -46,6 +46,7 @@ from polyfield.apps.trained import build
 from polyfield.apps.trained_splats import build_splats
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION
 from polyfield.fields.table import FIELDS
 from polyfield.fields.tiny_cuda_nn_field import TinyCudaNnRadiance
 from polyfield.render.samplers import SamplerKind
@@ -101,6 +102,7 @@ def train(
     started = time.monotonic() if started is None else started
     check(options)
     tell = on_message or (lambda message: None)
+    _check_trainable(options.field)
     choices = (
         ("--field", options.field, (*FIELDS, GAUSSIANS)),
         ("--sampler", options.sampler, get_args(SamplerKind)),
@@ -115,6 +117,8 @@ def train(
     known = _known_config(options)
     known_from = f"--from {options.from_config}" if options.from_config else "config.json"
     known_settings = None if known is None else read_settings(known.get("settings"), known_from)
+    if known_settings is not None:
+        _check_trainable(known_settings.field)
     scene_path = options.scene or (Path(known_settings.scene) if known_settings else None)
     if scene_path is None:
         raise InputError("SCENE", "is not given", "a folder of posed images")
@@ -204,6 +208,13 @@ def train(
         checkpoint=str(outcome.checkpoint),
         report=report,
     )
+
+
+def _check_trainable(field: str) -> None:
+    """InputError for a field that photographs do not teach."""
+    if field == RAY_DISTRIBUTION:
+        advice = f"Train one, then: polyfield distill RUN --into {field}"
+        raise InputError("--field", f"{field} needs a teacher", "a field with densities", advice)
 
 
 def _task(

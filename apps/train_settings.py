@@ -14,9 +14,11 @@ from polyfield.apps.schedule import Schedule
 from polyfield.apps.settings import Settings, pixel_size, settings_of
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import build
+from polyfield.apps.trained_rays import build_rays
 from polyfield.apps.trained_splats import arguments_of_splats
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS, GaussianArguments
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION, RayDistributionArguments
 from polyfield.fields.table import FIELDS, arguments_of, smoothed, with_appearance, with_sizes
 
 DISTORTION, MASKED_DISTORTION = 0.01, 0.1  # weights where nobody says, see BENCHMARKS.md
@@ -49,7 +51,9 @@ def new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, Me
         limit, scene.sizes, 4 if scene.has_alpha else 3, parameters, scene.mask_sizes
     )
     warp, resolution = chosen_warp(scene, options, resolution)
-    arguments = FIELDS[options.field].arguments.fitted(resolution, plan.parameters)
+    rays = options.field == RAY_DISTRIBUTION
+    kind = RayDistributionArguments if rays else FIELDS[options.field].arguments
+    arguments = kind.fitted(resolution, plan.parameters)
     if options.surface != "none":
         arguments = smoothed(arguments)
     if options.sizes:
@@ -173,6 +177,8 @@ def most_parameters(settings: Settings) -> int:
     """
     if settings.field == GAUSSIANS:
         return arguments_of_splats(settings, "settings").parameters
+    if settings.field == RAY_DISTRIBUTION:
+        return build_rays(settings, torch.device("meta")).parameters
     return build(settings, torch.device("meta")).parameters
 
 

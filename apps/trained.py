@@ -25,6 +25,7 @@ from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.open_surface import OpenSurfaceRadiance
 from polyfield.fields.proposal import ProposalNetwork
 from polyfield.fields.radiance import Radiance
+from polyfield.fields.ray_distribution import RAY_DISTRIBUTION
 from polyfield.fields.similarity import Similarity
 from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import build_field
@@ -254,11 +255,13 @@ def build(settings: Settings, device: torch.device) -> Trained:
 def load(path: Path, device: torch.device) -> Trained:
     """The field of a run's newest readable checkpoint. InputError where there is none.
 
-    And for a run of Gaussians, which no point has a density of.
+    And for a run of Gaussians or of rays, which no point has a density of.
     """
     saved, settings = read_run(path)
     if settings.field == GAUSSIANS:
         raise InputError(str(path), "a run of Gaussians", "one of a field with densities")
+    if settings.field == RAY_DISTRIBUTION:
+        raise InputError(str(path), "a run of rays", "one of a field with densities at points")
     return load_saved(saved, settings, device)
 
 

@@ -24,6 +24,7 @@ from polyfield.cuda.occupancy import cell_points, pack_bits, update_occupancy_
 from polyfield.cuda.photograph import photograph
 from polyfield.cuda.planes import Combine, PlaneLayout, planes
 from polyfield.cuda.radiance import RadianceShape, radiance_gradients, radiance_view
+from polyfield.cuda.ray_profile import ray_profile
 from polyfield.cuda.rbf import Family, factor_numbers, rbf_blend, rbf_weights
 from polyfield.cuda.spherical_harmonics import spherical_harmonics
 from polyfield.cuda.splat_color import splat_color
@@ -264,6 +265,18 @@ def photograph_exercise() -> list[Tensor]:
     return [part for pair in found for part in pair if part is not None]
 
 
+def ray_profile_exercise(weights: bool) -> list[Tensor]:
+    """Pixels of rays, some of which end early, and the gradient, by way of weights or without."""
+    random = torch.Generator().manual_seed(18)
+    coefficients = 3 * torch.randn(70, 12, 4, generator=random)
+    basis = torch.randn(9, 12, generator=random)
+    place = torch.rand(9, generator=random).sort().values
+    found = ray_profile(coefficients.requires_grad_(), basis, place, place / 4, weights=weights)
+    parts = [part for part in found if part is not None]
+    loss = torch.stack([part.square().sum() for part in parts]).sum()
+    return [*parts, *torch.autograd.grad(loss, coefficients)]
+
+
 NARROW, WIDE, FLAT = (7, 64, 16, 3), (4, 128, 16, 6), (6, 3)
 
 # One instantiation at least of every struct that has a KERNEL line.
@@ -288,6 +301,7 @@ ONE_OF_EACH: dict[str, Callable[[], list[Tensor]]] = {
     "splat_field": partial(splat_field_exercise, 2),
     "ssim": ssim_exercise,
     "photograph": photograph_exercise,
+    "ray_profile": partial(ray_profile_exercise, True),
     "tangent_planes": tangent_planes_exercise,
 }
 
@@ -348,5 +362,7 @@ ALL: dict[str, Callable[[], list[Tensor]]] = {
     **{f"splat_field {degree}": partial(splat_field_exercise, degree) for degree in range(4)},
     "ssim": ssim_exercise,
     "photograph": photograph_exercise,
+    "ray_profile": partial(ray_profile_exercise, True),
+    "ray_profile without weights": partial(ray_profile_exercise, False),
     "tangent_planes": tangent_planes_exercise,
 }

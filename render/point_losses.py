@@ -50,7 +50,8 @@ def feature_error(
 
     For fields that make colours of features alike, the first of which is the density's logarithm:
     the others then say all colours, from every side. They count as far as the teacher is opaque;
-    the first one only within the densities that can be told apart. Source: PVD (arXiv:2211.15977), stage 1.
+    the first one only within the densities that can be told apart.
+    Source: PVD (arXiv:2211.15977), stage 1.
     """
     with torch.no_grad():
         density, features = teacher.density(x)
