@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from polyfield.apps import checkpoint
 from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
@@ -33,7 +31,7 @@ from polyfield.apps.settings import Settings, read_settings, scene_of
 from polyfield.apps.shown import Shown, load_shown
 from polyfield.apps.splat_start import splats_to_train
 from polyfield.apps.splat_task import SplatTask
-from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene
+from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene, usual_views
 from polyfield.apps.terminal import say
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
 from polyfield.apps.train_settings import (
@@ -105,7 +103,8 @@ def distill(
     limit -= 4 * teacher.parameters  # bytes
     teacher.memory_bytes = min(teacher.memory_bytes, limit // 8)
     if known is None:
-        scene = taught_scene(teacher, options.views, options.seed)
+        views = options.views or usual_views(teacher, training.minutes)
+        scene = taught_scene(teacher, views, options.seed)
         settings, memory = new_settings(scene, training, limit)
         settings = _as_the_teacher_s(settings, teacher, sized=bool(options.sizes))
         stages = Stages(*usual_stages(options))
@@ -123,7 +122,8 @@ def distill(
     if not images.all_fit:
         got = f"they do not fit into {memory.image_bytes / 1e9:.2f} GB"
         expected = f"at most {images.slots - HELD_OUT:,} views of that size"
-        raise InputError(f"--views {options.views}", got, expected, "Or raise --memory.")
+        count = len(scene.splits["train"])
+        raise InputError(f"--views {count}", got, expected, "Or raise --memory.")
     resumed = out if known else None
     trained, task = _task(settings, scene, images, teacher, stages, resumed, tell)
     trained.memory_bytes = memory.view_bytes
@@ -141,7 +141,7 @@ def distill(
         tell(f"{scene.name}: {scene.notes[0]}; training on {device} into {out}")
         parameters, needed = most_parameters(settings), memory.total_bytes
         tell(plan_sentence(settings, parameters, needed, limit, schedule, minutes))
-        images.load(torch.arange(len(scene.frame_names)))
+        images.load(scene.splits["train"])
         tell(f"its views took {images.decoding_seconds:.1f} s")
         try:
             outcome = run(
@@ -246,12 +246,12 @@ def _task(
             tell(note)
         gaussians = build_splats(settings, splats, device)
         return gaussians, SplatTask(gaussians, scene, images, device)
+    points = point_teacher(teacher, settings)
     if settings.field == RAY_DISTRIBUTION:
         rays = build_rays(settings, device, box_of(teacher))
-        return rays, RayTask(rays, scene, images, teacher)
+        return rays, RayTask(rays, scene, images, points)
     trained = build(settings, device)
     task = RadianceTask(trained, scene, images, device)
-    points = point_teacher(teacher, settings)
     return trained, task if points is None else DistillTask(task, points, stages)
 
 

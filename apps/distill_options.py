@@ -29,8 +29,9 @@ class Distill:
     """Time budget, from the command's start to the last checkpoint. The default is 1.5."""
     steps: Annotated[int | None, optional("N")] = None
     """Number of optimisation steps, instead of a time budget."""
-    views: Annotated[int, arg(metavar="N")] = 100
-    """Views of the teacher to learn from, between and about those that it learned from."""
+    views: Annotated[int | None, optional("N")] = None
+    """Views of the teacher to learn from, between and about those that it learned from. The default
+    is 100, fewer where they would take more than a quarter of the time."""
     feature_steps: Annotated[int | None, optional("N")] = None
     """Steps in which the teacher's features are learned at points. Most of --point-steps."""
     point_steps: Annotated[int | None, optional("N")] = None
@@ -58,7 +59,7 @@ def training_options(options: Distill) -> Train:
             raise InputError("RUN", "is not given", "a folder that `polyfield train` wrote")
         if options.out is None:
             raise InputError("--resume", "neither RUN nor --out is given", "the run to go on with")
-    if not 1 <= options.views <= MOST_VIEWS:
+    if options.views is not None and not 1 <= options.views <= MOST_VIEWS:
         raise InputError("--views", str(options.views)[:80], f"1 to {MOST_VIEWS:,}")
     minutes = options.minutes
     if minutes is None and options.steps is None:

@@ -15,9 +15,10 @@ from polyfield.fields.radiance import take_colors
 from polyfield.render.heavy_points import HeavyPoints, heavy_points
 from polyfield.render.matter import matter
 from polyfield.render.occupancy import step_generator
-from polyfield.render.point_losses import feature_error, point_error
+from polyfield.render.point_losses import Said, ask, feature_error, point_error
 
 POINTS = 1 << 14  # in a step, at most
+POOL = 1 << 20  # that a teacher is asked about once, where it takes long
 HEAVY, ABOUT = 0.5, 0.25  # of the points, on what views show and in cells that are on
 SPREAD = 1.5  # samples' lengths, that the former lie before and behind it
 
@@ -51,8 +52,9 @@ class DistillTask:
             if isinstance(part, AdaptiveEncoding) and part.settles_at >= 0:
                 part.settles_at = 0  # the teacher knows where, from the first step on
         alike = take_colors(task.trained.field, teacher.field)
-        self.feature_steps = stages.features if alike else 0
+        self.feature_steps = stages.features if alike and not teacher.costly else 0
         self.heavy: HeavyPoints | None = None
+        self.pool: Said | None = None
 
     @property
     def offered(self) -> set[int]:
@@ -74,21 +76,16 @@ class DistillTask:
         optimisers = self.task.optimisers.values()
         for optimiser in optimisers:
             optimiser.clear()
-        x, directions = self._points(step, min(POINTS, settings.samples_per_step))
-        there = torch.ones_like(x[:, 0], dtype=torch.bool)
-        if self.teacher.hides_off_cells:
-            there = self.teacher.grid.holds(x)
-        fields, length = (field, self.teacher.field), settings.sampling.step
-        if step < self.feature_steps:
-            loss = feature_error(*fields, x, there, length)
-        else:
-            loss = point_error(*fields, x, directions, there, length)
+        said = self._said(step, min(POINTS, settings.samples_per_step))
+        error = feature_error if step < self.feature_steps else point_error
+        loss = error(field, said, settings.sampling.step)
         loss.backward()
         finite = bool(loss.isfinite()) and all(each.finite() for each in optimisers)
         if finite:
             for optimiser in optimisers:
                 optimiser.step(step, rate)
-        found = {"loss": float(loss.detach()), "samples": float(len(x)), "marched": float(len(x))}
+        count = float(len(said.x))
+        found = {"loss": float(loss.detach()), "samples": count, "marched": count}
         return found | {"rays": 0.0, "finite": float(finite)}
 
     def _begin_views(self) -> None:
@@ -105,6 +102,26 @@ class DistillTask:
         x = field.warp(x) if field.warp is not None else x
         part.settle(x, weights, step_generator(settings.seed, 0))
         self.task.optimisers["field"].forget(name)
+
+    def _said(self, step: int, count: int) -> Said:
+        """What the teacher says of a step's points; of one that it takes long to ask, of some of
+        those that it was asked about before the first step."""
+        if not self.teacher.costly:
+            return self._ask(self._points(step, count), step < self.feature_steps)
+        if self.pool is None:
+            points = self._points(0, POOL)
+            parts = zip(*(part.split(POINTS) for part in points), strict=True)
+            said = [self._ask(HeavyPoints(*part), features=False) for part in parts]
+            self.pool = Said(*(torch.cat(part) for part in zip(*said, strict=True)))
+        random = step_generator(self.trained.settings.seed, step)
+        rows = torch.randint(POOL, (count,), generator=random).to(self.pool.x.device)
+        return Said(*(part[rows] for part in self.pool))
+
+    def _ask(self, points: HeavyPoints, features: bool) -> Said:
+        there = torch.ones_like(points.x[:, 0], dtype=torch.bool)
+        if self.teacher.hides_off_cells:
+            there = self.teacher.grid.holds(points.x)
+        return ask(self.teacher.field, *points, there, features=features)
 
     def _points(self, step: int, count: int) -> HeavyPoints:
         """Points of space, and ways to look at them."""

@@ -25,6 +25,8 @@ class PointTeacher:
     grid: OccupancyGrid
     hides_off_cells: bool
     """Views pass over the cells that are off, whatever the field has there."""
+    costly: bool
+    """It takes long to ask."""
 
 
 def point_teacher(teacher: Shown, student: Settings) -> PointTeacher | None:
@@ -36,12 +38,14 @@ def point_teacher(teacher: Shown, student: Settings) -> PointTeacher | None:
     if isinstance(teacher, Trained):
         if isinstance(teacher.field, SurfaceField):
             return None
-        return PointTeacher(teacher.field, teacher.grid, teacher.guide is teacher.grid)
+        return PointTeacher(
+            teacher.field, teacher.grid, teacher.guide is teacher.grid, teacher.field.costly
+        )
     if not isinstance(teacher, TrainedSplats):
         return None
     field = SplatField(teacher.gaussians, DILATION**0.5 * pixel_width(teacher.settings))
     sizes = student.grid_levels, student.grid_resolution, student.sampling.step
-    return PointTeacher(field, splat_grid(field, *sizes, student.seed), hides_off_cells=False)
+    return PointTeacher(field, splat_grid(field, *sizes, student.seed), False, costly=True)
 
 
 def pixel_width(settings: Settings) -> float:

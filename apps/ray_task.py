@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polyfield.apps.distill_task import knows_points
 from polyfield.apps.images import ImageStore
+from polyfield.apps.point_teacher import PointTeacher
 from polyfield.apps.scene import Scene
 from polyfield.apps.shown import Shown
-from polyfield.apps.trained import Trained, check_tensors, orbit_cameras, part_of
+from polyfield.apps.trained import check_tensors, orbit_cameras, part_of
 from polyfield.apps.trained_rays import PIECE, TrainedRays
 from polyfield.apps.true_view import TrueView
 from polyfield.apps.watched_view import watched_view
@@ -26,10 +26,8 @@ from polyfield.render.occupancy import step_generator
 PROFILED = 1 / 16  # of a step's rays, along which the teacher is asked
 FINER = 4  # points of the teacher for a sample of the student
 LOOKS, LOOK_PIXELS = 32, 64  # views that a box is found by, and their longer side
-RARE, MARGIN = (
-    1e-3,
-    0.03,
-)  # of places met, that a side of it leaves out; of the cube's side, about it
+RARE = 1e-3  # of the places met, that a side of the box leaves out
+MARGIN = 0.03  # of the cube's side, about it
 PROFILE = 0.02  # weight of the error of weights along a ray
 
 
@@ -51,7 +49,13 @@ class RayTask:
     the teacher have a density, the weights of a part of the rays are learned as well.
     """
 
-    def __init__(self, trained: TrainedRays, scene: Scene, images: ImageStore, teacher: Shown):
+    def __init__(
+        self,
+        trained: TrainedRays,
+        scene: Scene,
+        images: ImageStore,
+        teacher: PointTeacher | None,
+    ):
         self.trained, self.scene, self.images = trained, scene, images
         self.device = trained.device
         self.cameras = scene.cameras.transformed(trained.to_field).to(self.device)
@@ -60,7 +64,7 @@ class RayTask:
         """The frames that batches draw from."""
         self.width, self.height = scene.cameras.width, scene.cameras.height
         self.watched: tuple[Cameras, TrueView] | None = None
-        self.teacher = teacher if isinstance(teacher, Trained) and knows_points(teacher) else None
+        self.teacher = teacher
         self.optimiser = FieldOptimiser(trained.field)
         self.optimiser.to(self.device)
 
@@ -141,7 +145,9 @@ class RayTask:
 
 
 @torch.no_grad()
-def teacher_weights(teacher: Trained, rays: Rays, samples: int) -> Float[Tensor, "rays {samples}"]:
+def teacher_weights(
+    teacher: PointTeacher, rays: Rays, samples: int
+) -> Float[Tensor, "rays {samples}"]:
     """How much of what is seen along rays a teacher has in each of so many equal parts of them.
 
     The parts are those of the student's interval; in each FINER points are asked.
@@ -152,10 +158,9 @@ def teacher_weights(teacher: Trained, rays: Rays, samples: int) -> Float[Tensor,
     along = rays.near[:, None] + length * share
     x = (rays.origins[:, None] + along[..., None] * rays.directions[:, None]).view(-1, 3)
     density = torch.zeros_like(x[:, 0])
-    grid = teacher.grid if teacher.guide is teacher.grid else None
     there = torch.arange(len(x), device=x.device)
-    if grid is not None:  # views pass over the cells that are off
-        there = torch.nonzero(grid.holds(x))[:, 0]
+    if teacher.hides_off_cells:
+        there = torch.nonzero(teacher.grid.holds(x))[:, 0]
     if len(there):
         density[there] = density_in_pieces(teacher.field, x[there])
     depth = density.view(-1, count) * length / count

@@ -17,7 +17,22 @@ from polyfield.render.cameras import Cameras
 from polyfield.render.invented_poses import invented_poses
 
 HELD_OUT = 8  # views that nothing is taught on
+USUAL_VIEWS, FEWEST_VIEWS = 100, 16  # to learn from
+SHARE = 0.25  # of the time, that they may take
 CLEAR = 1e-3  # opacity, below which a pixel has no colour
+
+
+def usual_views(teacher: Shown, minutes: float | None) -> int:
+    """How many views to learn from: USUAL_VIEWS, or as many as a part of the time is enough for."""
+    if minutes is None:
+        return USUAL_VIEWS
+    width, height = teacher.settings.orbit["size"]
+    poses = torch.tensor(teacher.settings.orbit["camera_to_world"])[:1]
+    cameras = orbit_cameras(teacher.settings, poses, (int(width), int(height)))
+    begin = time.perf_counter()
+    teacher.view(cameras.to(teacher.device), 0)
+    seconds = time.perf_counter() - begin
+    return max(FEWEST_VIEWS, min(USUAL_VIEWS, int(SHARE * 60 * minutes / seconds)))
 
 
 def taught_scene(teacher: Shown, views: int, seed: int) -> Scene:

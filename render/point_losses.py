@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,38 +15,49 @@ CLEAREST, SOLIDEST = 4.6e-4, 3.73  # thickness of a sample: what lies beyond loo
 COLORED = 4.0  # samples, over the length of which colour counts by opacity
 
 
-def point_error(
-    student: RadianceField,
+class Said(NamedTuple):
+    """What a field says of points: densities, and colours towards somewhere or features."""
+
+    x: Float[Tensor, "n 3"]
+    directions: Float[Tensor, "n 3"]
+    density: Float[Tensor, " n"]
+    values: Float[Tensor, "n k"]
+
+
+@torch.no_grad()
+def ask(
     teacher: RadianceField,
     x: Float[Tensor, "n 3"],
     directions: Float[Tensor, "n 3"],
     there: Bool[Tensor, " n"],
-    length: float,
-) -> Float[Tensor, ""]:
+    *,
+    features: bool = False,
+) -> Said:
+    """What a field says of points of the unit cube, seen along unit directions.
+
+    there: where its views may show anything; elsewhere it counts as empty. features: these in place
+    of colours.
+    """
+    density, values = teacher.density(x)
+    if not features:
+        values = teacher.color(values, teacher.encode_directions(directions))
+    return Said(x, directions, density * there, values)
+
+
+def point_error(student: RadianceField, said: Said, length: float) -> Float[Tensor, ""]:
     """How far densities and colours are apart: norms over all points of the difference of each.
 
-    there: where the teacher's views may show anything; elsewhere it counts as empty.
     Densities by their logarithms, within what samples of this length can tell apart; a student that
     is beyond it on the same side is not off. Colours count as far as the teacher is opaque.
     Source: PVD (arXiv:2211.15977), stage 2, without the dead zone of its clamp.
     """
-    with torch.no_grad():
-        density, features = teacher.density(x)
-        density = density * there
-        color = teacher.color(features, teacher.encode_directions(directions))
-    own_density, own_features = student.density(x)
-    own_color = student.color(own_features, student.encode_directions(directions))
-    apart = (own_color - color) * _opacity(density, length)
-    return norm(_off(own_density, density, length)) + norm(apart)
+    density, features = student.density(said.x)
+    color = student.color(features, student.encode_directions(said.directions))
+    apart = (color - said.values) * _opacity(said.density, length)
+    return norm(_off(density, said.density, length)) + norm(apart)
 
 
-def feature_error(
-    student: RadianceField,
-    teacher: RadianceField,
-    x: Float[Tensor, "n 3"],
-    there: Bool[Tensor, " n"],
-    length: float,
-) -> Float[Tensor, ""]:
+def feature_error(student: RadianceField, said: Said, length: float) -> Float[Tensor, ""]:
     """How far densities are apart, see `point_error`, and the features that colours are made of.
 
     For fields that make colours of features alike, the first of which is the density's logarithm:
@@ -53,12 +65,9 @@ def feature_error(
     the first one only within the densities that can be told apart.
     Source: PVD (arXiv:2211.15977), stage 1.
     """
-    with torch.no_grad():
-        density, features = teacher.density(x)
-        density = density * there
-    own_density, own_features = student.density(x)
-    apart = (own_features - features)[:, 1:] * _opacity(density, length)
-    return norm(_off(own_density, density, length)) + norm(apart)
+    density, features = student.density(said.x)
+    apart = (features - said.values)[:, 1:] * _opacity(said.density, length)
+    return norm(_off(density, said.density, length)) + norm(apart)
 
 
 def norm(errors: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
