@@ -10,6 +10,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from polyfield.apps.bench_compile import compile_rows, compile_summary
+from polyfield.apps.bench_distill import distill_rows, distill_summary
 from polyfield.apps.bench_fields import fields_summary, image_rows, read_photograph
 from polyfield.apps.bench_fuzz import fuzz_rows, fuzz_summary
 from polyfield.apps.bench_kernels import race_kernels
@@ -36,6 +37,7 @@ class Bench:
             "view",
             "fields",
             "scenes",
+            "distill",
             "photos",
             "surface",
             "splats",
@@ -47,7 +49,8 @@ class Bench:
     ] = "kernels"
     """kernels: the races and the machine's limits. view: how long a run takes to show a view.
     fields: how well kinds of fields learn a photograph, in equal steps and parameters. scenes: what
-    each kind of field makes of scenes in the same minutes, with a picture. photos:
+    each kind of field makes of scenes in the same minutes, with a picture. distill: what is left of
+    each kind of field in every other one, of one scene, row by row, with a picture. photos:
     training on far more photographs than fit the memory; exit code 1 where it takes more. surface:
     marching cubes on 1,024 cells a side, block by block; exit code 1 where it takes more than 60 s
     or 2 GB, or leaves a hole. splats: drawing Gaussians, and a training step of a run's. compile:
@@ -55,10 +58,10 @@ class Bench:
     hostile files for every reader. kills: a training that is killed ten times."""
     run: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN ...]")] = ()
     """Folder that `polyfield train` wrote, for `view` and `splats`; a photograph, for `fields`; or
-    folders of posed photographs, for `scenes`."""
+    folders of posed photographs, for `scenes`, one for `distill`."""
     only: str = ""
     """Names of rows, separated by commas, "hash-both/drjit,machine" for instance: no others. Of
-    fuzz, names of readers, of scenes those of fields."""
+    fuzz, names of readers, of scenes and distill those of fields."""
     rounds: int = 9
     """Turns that each side gets, after two that only warm; or views, at least 2."""
     images: int = 1000
@@ -68,22 +71,24 @@ class Bench:
     memory: Annotated[float, arg(metavar="GB")] = 2.0
     """Memory that training on them stays within, for `photos`."""
     steps: Annotated[int | None, optional("N")] = None
-    """Steps of it, for `photos`, or of each field, 200 by default; of scenes instead of minutes."""
+    """Steps of it, for `photos`, or of each field, 200 by default; of scenes and distill instead of
+    minutes."""
     minutes: Annotated[float | None, optional("M")] = None
-    """That fuzz gives to each reader, 10 by default, or scenes to each training, 3 by default."""
+    """That fuzz gives to each reader, 10 by default, scenes to each training, 3 by default, or
+    distill to each run, 1.5 by default and 3 into mlp."""
     seed: int = 0
-    """Of fields, scenes, fuzz and kills: another one does other things."""
+    """Of fields, scenes, distill, fuzz and kills: another one does other things."""
     out: Annotated[Path | None, optional("DIR")] = None
     """Folder for the files that fuzz finds, or the runs of scenes; named like the bench by
     default."""
 
 
 MEANT_FOR = {
-    "only": ("kernels", "scenes", "fuzz"),
+    "only": ("kernels", "scenes", "distill", "fuzz"),
     **dict.fromkeys(("images", "megapixels", "memory"), ("photos",)),
-    "steps": ("photos", "fields", "scenes"),
-    **dict.fromkeys(("minutes", "out"), ("scenes", "fuzz")),
-    "seed": ("fields", "scenes", "fuzz", "kills"),
+    "steps": ("photos", "fields", "scenes", "distill"),
+    **dict.fromkeys(("minutes", "out"), ("scenes", "distill", "fuzz")),
+    "seed": ("fields", "scenes", "distill", "fuzz", "kills"),
 }
 """Options that mean nothing to the other benches."""
 
@@ -95,17 +100,20 @@ def bench(options: Bench) -> list[dict[str, object]]:
     faster. The limits of the machine ("machine/...") and the times of views have no opponent:
     against and version are "", theirs and ratio None. A race whose opponent is not installed has
     None in all three numbers, and says why in one more entry, "skipped". The rows of the others are
-    those of image_rows, scene_rows, compile_rows, sanitizer_rows, fuzz_rows and kill_rows; that of
-    photos is a PhotoTraining, of surface a LargeSurface. Raises InputError for options that do not
-    fit, and as the functions of its rows.
+    those of image_rows, scene_rows, distill_rows, compile_rows, sanitizer_rows, fuzz_rows and
+    kill_rows; that of photos is a PhotoTraining, of surface a LargeSurface. Raises InputError for
+    options that do not fit, and as the functions of its rows.
     """
     if options.rounds < 2:
         raise InputError("--rounds", str(options.rounds), "at least 2")
-    allowed = {"view": 1, "splats": 1, "fields": 1, "scenes": 1 << 20}.get(options.what, 0)
+    allowed = {"view": 1, "splats": 1, "fields": 1, "distill": 1, "scenes": 1 << 20}.get(
+        options.what, 0
+    )
     if len(options.run) > allowed or (allowed and not options.run):
         got = ", ".join(map(str, options.run)) or "nothing"
         expected = (
-            "a run's folder with view and splats, a photograph with fields, scenes with scenes"
+            "a run's folder with view and splats, a photograph with fields, scenes with scenes, "
+            "one with distill"
         )
         raise InputError(f"bench {options.what}: RUN", got, expected)
     if None not in (options.minutes, options.steps):
@@ -135,6 +143,15 @@ def bench(options: Bench) -> list[dict[str, object]]:
             seed=options.seed,
             fields=names,
         )
+    if options.what == "distill":
+        return distill_rows(
+            options.run[0],
+            options.out or Path("distill"),
+            minutes=options.minutes,
+            steps=options.steps,
+            seed=options.seed,
+            fields=names,
+        )
     if options.what == "kills":
         return kill_rows(options.seed)
     if options.what == "fields":
@@ -159,6 +176,8 @@ def summary(rows: list[dict[str, object]]) -> str:
     """A table for the terminal."""
     if rows and "arch" in rows[0]:
         return compile_summary(rows)  # type: ignore[arg-type]  # see `bench`
+    if rows and "teacher_psnr" in rows[0]:
+        return distill_summary(rows)
     if rows and "packed_bytes" in rows[0]:
         return scenes_summary(rows)
     if rows and "learned" in rows[0]:
