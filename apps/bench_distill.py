@@ -9,16 +9,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.eval import measure
 from polyfield.apps.files import make_folder, parse_json, read_plain, write_json
 from polyfield.apps.images import scene_images
+from polyfield.apps.labelled_sheet import write_sheet
 from polyfield.apps.measured_process import run_measured
-from polyfield.apps.png_files import to_8bit, write_png
 from polyfield.apps.scene import Scene, evenly_spread, load_scene
 from polyfield.apps.shown import load_shown
 from polyfield.apps.true_view import true_view
@@ -30,7 +29,7 @@ USUAL_MINUTES = 1.5  # of a distillation where nobody says; dense layers have tw
 TEACHER_MINUTES = {"rbf": 4.0}  # of a training from photographs; 2 of the others
 VIEWS = 25  # held-out views that fields are measured on
 MOST_BYTES = 1 << 20  # of the rows of another time
-HEIGHT, LABEL_HEIGHT, GAP = 160, 18, 4  # pixels of the picture
+HEIGHT = 160  # pixels of the pictures
 
 
 @dataclass(frozen=True)
@@ -105,40 +104,28 @@ def distill_rows(
             if on_row is not None:
                 on_row(row)
             rows.append(row)
-    write_png(out / "matrix.png", np.asarray(matrix(scene, rows, out)))
+    write_sheet(out / "matrix.png", matrix(scene, rows, out), HEIGHT)
     asked = {(row.teacher, row.student, row.budget) for row in rows}
     every = [row for row in done.values() if (row.teacher, row.student, row.budget) in asked]
     return [asdict(row) for row in every]
 
 
-def matrix(scene: Scene, rows: list[DistillRow], out: Path) -> Image.Image:
+def matrix(scene: Scene, rows: list[DistillRow], out: Path) -> list[list[tuple[str, Tensor]]]:
     """A line for each teacher: the first held-out photograph, the teacher's view, its students'."""
     frame = int(scene.splits["test"][0])
-    lines: dict[str, list[tuple[str, Image.Image]]] = {}
+    lines: dict[str, list[tuple[str, Tensor]]] = {}
     for row in rows:
         line = lines.setdefault(row.teacher, [])
         if not line:
             teacher = load_shown(_teacher(out, row.teacher), choose_device("auto"))
             images = scene_images(scene, 1 << 28)
             truth = true_view(scene, images, frame, teacher.settings.background)
-            line.append(("photograph", _picture(truth.color)))
+            line.append(("photograph", truth.color))
             label = f"{row.teacher} {row.teacher_psnr:.2f} dB"
             line.append((label, _seen(_teacher(out, row.teacher), scene, frame)))
         label = f"{row.student} {row.psnr:.2f} dB"
         line.append((label, _seen(out / row.name, scene, frame)))
-    widths = [sum(picture.width + GAP for _, picture in line) for line in lines.values()]
-    size = max(widths, default=GAP) - GAP, len(lines) * (HEIGHT + LABEL_HEIGHT)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    top = 0
-    for line in lines.values():
-        left = 0
-        for label, picture in line:
-            draw.text((left + 2, top + 1), label, fill="black", font=font)
-            sheet.paste(picture, (left, top + LABEL_HEIGHT))
-            left += picture.width + GAP
-        top += HEIGHT + LABEL_HEIGHT
-    return sheet
+    return list(lines.values())
 
 
 def distill_summary(rows: list[dict[str, Any]]) -> str:
@@ -218,16 +205,10 @@ def _score(run: Path, scene: Scene) -> tuple[float, float]:
     return found.psnr, found.seconds_per_view
 
 
-def _seen(run: Path, scene: Scene, frame: int) -> Image.Image:
+def _seen(run: Path, scene: Scene, frame: int) -> Tensor:
     trained = load_shown(run, choose_device("auto"))
     cameras = scene.cameras.transformed(trained.to_field).to(trained.device)
-    return _picture(trained.color(cameras, frame))
-
-
-def _picture(color: torch.Tensor) -> Image.Image:
-    picture = Image.fromarray(to_8bit(color.cpu()))
-    width = max(1, round(picture.width * HEIGHT / picture.height))
-    return picture.resize((width, HEIGHT), Image.Resampling.LANCZOS)
+    return trained.color(cameras, frame)
 
 
 def _read_rows(path: Path) -> dict[tuple[str, str, str, int], DistillRow]:

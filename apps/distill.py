@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from polyfield.apps import checkpoint
-from polyfield.apps.clock import command_start
 from polyfield.apps.device import choose_device
 from polyfield.apps.distill_options import MOST_VIEWS, Distill, training_options, usual_stages
 from polyfield.apps.distill_task import DistillTask, Stages
@@ -20,7 +19,7 @@ from polyfield.apps.interruption import Interrupted
 from polyfield.apps.loop import run
 from polyfield.apps.memory_plan import default_limit
 from polyfield.apps.point_teacher import point_teacher
-from polyfield.apps.progress import Progress, live_progress
+from polyfield.apps.progress import Progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.ray_task import RayTask, box_of
 from polyfield.apps.run_folder import RunFolder
@@ -28,11 +27,11 @@ from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene
 from polyfield.apps.schedule import MOST_STEPS, read_schedule
 from polyfield.apps.settings import Settings, read_settings, scene_of
-from polyfield.apps.shown import Shown, load_shown
+from polyfield.apps.shown import Shown
 from polyfield.apps.splat_start import splats_to_train
 from polyfield.apps.splat_task import SplatTask
+from polyfield.apps.splat_teacher import load_teacher
 from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene, usual_views
-from polyfield.apps.terminal import say
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
 from polyfield.apps.train_settings import (
     known_memory,
@@ -98,7 +97,7 @@ def distill(
     out = options.out or _default_folder(options)
     known = _known_config(options, out)
     path = _teacher_of(options, known, out)
-    teacher = load_shown(path, device)
+    teacher = load_teacher(path, device)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
     limit -= 4 * teacher.parameters  # bytes
     teacher.memory_bytes = min(teacher.memory_bytes, limit // 8)
@@ -166,7 +165,7 @@ def distill(
         if options.report:
             tell("measuring held-out views and writing the report")
             result = measure(trained, scene, images, "test", within=EVALUATION_SECONDS)
-            truth = _truth(trained)
+            truth = truth_of(trained)
             times = {"training": outcome.seconds, "of it, the teacher": images.decoding_seconds}
             report = str(report_run(folder.path, trained, scene, images, result, times))
     return DistillResult(
@@ -185,7 +184,8 @@ def distill(
 
 
 def _default_folder(options: Distill) -> Path:
-    name = "run" if options.teacher is None else options.teacher.resolve().name
+    path = Path("run") if options.teacher is None else options.teacher.resolve()
+    name = path.stem if path.is_file() else path.name
     return Path("runs") / f"{name}-into-{options.into}"
 
 
@@ -255,7 +255,7 @@ def _task(
     return trained, task if points is None else DistillTask(task, points, stages)
 
 
-def _truth(trained: Shown) -> EvalResult | None:
+def truth_of(trained: Shown) -> EvalResult | None:
     """How the run does on its scene's own held-out views, if that is still there."""
     try:
         scene = scene_of(trained.settings)
@@ -263,12 +263,6 @@ def _truth(trained: Shown) -> EvalResult | None:
         return measure(trained, scene, images, "test", within=EVALUATION_SECONDS)
     except InputError:
         return None
-
-
-def distill_command(options: Distill) -> DistillResult:
-    """`distill` with its messages and a live line on the terminal."""
-    with live_progress() as progress:
-        return distill(options, on_message=say, on_progress=progress, started=command_start())
 
 
 def summary(result: DistillResult) -> str:

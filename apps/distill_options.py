@@ -19,10 +19,14 @@ POINT_STEPS_A_MINUTE, POINT_SHARE = 200, 0.3  # where nobody says; of --steps, w
 class Distill:
     """Turn what a run has learned into another kind of field; its photographs are not needed."""
 
-    teacher: Annotated[Positional[Path | None], optional("[RUN]")] = None
-    """Folder that `polyfield train` or `distill` wrote. Not needed with --resume."""
+    teacher: Annotated[Positional[Path | None], optional("[RUN|SPLATS]")] = None
+    """Folder that `polyfield train` or `distill` wrote, or any file of Gaussians, which is then
+    looked at from all around. Not needed with --resume."""
     into: Annotated[str, arg(metavar="FIELD")] = "tri-plane"
     """Kind of field to make: any that `polyfield train --field` knows, or ray-distribution."""
+    chain: Annotated[str, arg(metavar="FIELD,...", help_behavior_hint="")] = ""
+    """Instead of --into: fields each of which is taught by the one before. Says what is left of the
+    beginning in every one."""
     out: Annotated[Path | None, optional("RUN")] = None
     """Folder for everything that is written. The default is runs/<RUN's name>-into-<field>."""
     minutes: Annotated[float | None, optional("M")] = None

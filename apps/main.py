@@ -54,7 +54,7 @@ VERBS = {
         "Turn what a run has learned into another kind of field.",
         "polyfield.apps.distill_options",
         "Distill",
-        "polyfield.apps.distill",
+        "polyfield.apps.distill_command",
         "distill_command",
     ),
     "render": Verb(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -56,14 +56,18 @@ def splat_shots(splats: Splats, world: World, views: str, wish: Wish) -> Shots:
 
 
 def around(
-    splats: Splats, world: World, frames: int, degrees: float, size: tuple[int, int]
+    splats: Splats,
+    world: World,
+    frames: int,
+    degrees: float,
+    size: tuple[int, int],
+    above: float = ABOVE,
 ) -> Float[Tensor, "frames 3 4"]:
-    """Poses on a circle that sees nearly all of what the Gaussians show, from a little above."""
-    opacity = splats.opacity_logits.double().sigmoid()
-    means = splats.means.double()
-    middle = torch.stack([_median(means[:, axis], opacity) for axis in range(3)])
-    away = (means - middle).norm(dim=1)
-    reach = float(_median(away, opacity, MOST)) or float(splats.log_scales.exp().max())
+    """Poses on a circle that sees nearly all of what the Gaussians show.
+
+    degrees: from the upper border to the lower one; above: radians that it looks down.
+    """
+    middle, reach = reach_of(splats)
     width, height = size
     half = math.radians(degrees) / 2
     narrow = math.atan(math.tan(half) * min(1.0, width / height))
@@ -73,7 +77,7 @@ def around(
     side = torch.linalg.cross(up, first)
     turn = torch.arange(frames, dtype=torch.float64)[:, None] * (2 * math.pi / frames)
     level = turn.cos() * first + turn.sin() * side
-    position = middle + distance * (math.cos(ABOVE) * level + math.sin(ABOVE) * up)
+    position = middle + distance * (math.cos(above) * level + math.sin(above) * up)
     forward = normalize(middle - position, dim=1)
     right = normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=1)
     down = torch.linalg.cross(forward, right)
@@ -90,6 +94,15 @@ def splat_frames(splats: Splats, cameras: Cameras) -> Iterator[UInt8[np.ndarray,
     """What cameras see, one after the other."""
     for index in range(len(cameras)):
         yield to_8bit(splat_band(splats, cameras, index).color)
+
+
+def reach_of(splats: Splats, share: float = MOST) -> tuple[Float64[Tensor, " 3"], float]:
+    """The middle of what Gaussians show, and how far from it a part of all opacity reaches."""
+    opacity = splats.opacity_logits.double().sigmoid()
+    means = splats.means.double()
+    middle = torch.stack([_median(means[:, axis], opacity) for axis in range(3)])
+    reach = float(_median((means - middle).norm(dim=1), opacity, share))
+    return middle, reach or float(splats.log_scales.exp().max())
 
 
 def _median(values: Tensor, weights: Tensor, share: float = 0.5) -> Tensor:

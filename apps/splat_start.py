@@ -16,7 +16,8 @@ from polyfield.apps.mask_files import HALF
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.scene import Scene, evenly_spread
 from polyfield.apps.settings import Settings
-from polyfield.apps.shown import Shown, load_shown
+from polyfield.apps.shown import Shown
+from polyfield.apps.splat_teacher import load_teacher
 from polyfield.apps.trained import orbit_cameras
 from polyfield.apps.trained_splats import arguments_of_splats, extent_of, read_splats_state
 from polyfield.fields.gaussians import gaussians_at
@@ -65,7 +66,7 @@ def splats_to_train(
     if resumed is not None and os.path.isfile(resumed / "config.json"):
         if saved := checkpoint.latest(RunFolder.open(resumed).checkpoints):
             return read_splats_state(saved.tensors, settings, str(saved.path)), ()
-    teacher = None if settings.init is None else load_shown(Path(settings.init), device)
+    teacher = None if settings.init is None else load_teacher(Path(settings.init), device)
     splats, note = starting_splats(scene, settings, images, teacher)
     return replace(splats, antialiased=settings.antialiased), (note,)
 
