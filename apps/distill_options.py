@@ -81,6 +81,7 @@ def training_options(options: Distill) -> Train:
         sizes=options.sizes,
         splats=options.splats,
         init=options.teacher if options.into == "gaussians" else None,
+        densify="absgrad",
         resume=options.resume,
         report=options.report,
     )
