@@ -81,7 +81,7 @@ def training_options(options: Distill) -> Train:
         sizes=options.sizes,
         splats=options.splats,
         init=options.teacher if options.into == "gaussians" else None,
-        densify="absgrad",
+        densify="absgrad" if options.into == "gaussians" else "mcmc",
         resume=options.resume,
         report=options.report,
     )
