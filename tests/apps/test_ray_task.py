@@ -14,6 +14,7 @@ from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.export import Export, export
 from polyfield.apps.interruption import Interrupted
 from polyfield.apps.main import main
+from polyfield.apps.point_teacher import point_teacher
 from polyfield.apps.ray_task import Rays, RayTask, box_of, teacher_weights
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
@@ -50,7 +51,12 @@ def task_of(teacher, views=6, seed=0):
         TAUGHT[views] = scene, images, box_of(teacher)
     scene, images, box = TAUGHT[views]
     settings = settings_of(scene, "ray-distribution", SIZES, seed, 512, 1 << 20)
-    return RayTask(build_rays(settings, CPU, box), scene, images, teacher)
+    points = point_teacher(teacher, settings)
+    return RayTask(build_rays(settings, CPU, box), scene, images, points)
+
+
+def points_of(teacher):
+    return point_teacher(teacher, teacher.settings)
 
 
 def through_the_middle(teacher, count=40):
@@ -65,18 +71,20 @@ def through_the_middle(teacher, count=40):
 
 def test_the_teacher_s_weights_are_where_its_surface_is(teacher):
     rays = through_the_middle(teacher)
-    weights = teacher_weights(teacher, rays, 20)
+    weights = teacher_weights(points_of(teacher), rays, 20)
     radius = RADIUS * teacher.to_field.scale
     torch.testing.assert_close(weights.sum(1), torch.ones(40), atol=1e-4, rtol=0)
     place = (weights * (torch.arange(20) + 0.5) / 20).sum(1)
     torch.testing.assert_close(place, torch.full((40,), 0.5 - radius), atol=0.05, rtol=0)
-    finer = teacher_weights(teacher, rays, 80)
+    finer = teacher_weights(points_of(teacher), rays, 80)
     torch.testing.assert_close(finer.view(40, 20, 4).sum(2), weights, atol=0.2, rtol=0)
 
 
 def test_where_the_teacher_s_grid_is_off_it_has_none(teacher):
     teacher.grid.bits = torch.zeros_like(teacher.grid.bits)
-    assert not teacher_weights(teacher, through_the_middle(teacher), 20).any()
+    assert not teacher_weights(points_of(teacher), through_the_middle(teacher), 20).any()
+    shown = replace(points_of(teacher), hides_off_cells=False)  # as by a sampler of its own
+    assert teacher_weights(shown, through_the_middle(teacher), 20).sum(1).min() > 0.99
 
 
 def test_the_box_is_about_what_the_teacher_shows(teacher):
@@ -178,7 +186,7 @@ def test_weights_along_rays_are_learned_with_their_colours(teacher, monkeypatch)
     monkeypatch.setattr(ray_task, "PROFILE", 0.0)
     blind, _ = learned(teacher)
     rays = task._rays(2000, torch.Generator().manual_seed(9))
-    wanted = teacher_weights(teacher, rays, 16)
+    wanted = teacher_weights(points_of(teacher), rays, 16)
     errors = []
     for each in (task, blind):
         field = each.trained.field
