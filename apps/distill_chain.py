@@ -22,6 +22,7 @@ from polyfield.apps.shown import Shown, load_shown
 from polyfield.apps.splat_teacher import load_teacher
 from polyfield.apps.taught_views import TaughtViews, taught_scene
 from polyfield.cuda.errors import InputError
+from polyfield.fields.gaussians import GAUSSIANS
 
 HEIGHT = 240  # pixels of the pictures
 
@@ -64,12 +65,14 @@ def distill_chain(
 
     Every link is a run of its own in a folder of `out`, with the budget of `options`. With `resume`
     links that are done stay. Raises InputError as `distill`, before anything is done where a name
-    is none of a field, or two links next to each other are the same.
+    is no field's.
     """
     fields = [name.strip() for name in options.chain.split(",")]
     for name in fields:
         if name not in INTO:
             raise InputError("--chain", repr(name[:80]), f"some of {', '.join(INTO)}")
+    if options.sizes:
+        raise InputError("--set", "beside --chain", "one or the other: fields have other sizes")
     if options.teacher is None:
         raise InputError("RUN", "is not given", "what the chain begins with")
     path = options.teacher.resolve()
@@ -84,7 +87,14 @@ def distill_chain(
         run = out / f"{number}-{name}"
         begun = options.resume and (run / "config.json").is_file()
         link = replace(
-            options, teacher=teacher, into=name, out=run, chain="", resume=begun, report=False
+            options,
+            teacher=teacher,
+            into=name,
+            out=run,
+            chain="",
+            splats=options.splats if name == GAUSSIANS else None,
+            resume=begun,
+            report=False,
         )
         made = distill(
             link, on_message=on_message, on_progress=on_progress, started=time.monotonic()

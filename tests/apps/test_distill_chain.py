@@ -71,6 +71,8 @@ def test_unknown_fields_are_refused_before_anything_is_done(made, tmp_path, caps
     out = tmp_path / "out"
     with pytest.raises(InputError, match="--chain.*no-such.*some of"):
         distill_chain(replace(options, out=out, chain="gaussians,no-such"))
+    with pytest.raises(InputError, match="--set.*--chain"):
+        distill_chain(replace(options, out=out, sizes="hidden=16"))
     with pytest.raises(InputError, match="RUN"):
         distill_chain(replace(options, out=out, teacher=None))
     assert main(["distill", str(tmp_path / "none"), "--chain", "mlp", "--out", str(out)]) == 2
