@@ -81,8 +81,9 @@ def test_dense_layers_have_twice_the_minutes(monkeypatch, scene, tmp_path):
 
     monkeypatch.setattr(bench_distill, "run_measured", fail)
     monkeypatch.setattr(bench_distill, "_score", lambda run, scene: (1.0, 1.0))
-    monkeypatch.setattr(Path, "is_file", lambda path: True)
     for field, minutes in (("mlp", "3"), ("rbf", "1.5")):
+        (tmp_path / field / "teacher-tri-plane").mkdir(parents=True)
+        (tmp_path / field / "teacher-tri-plane" / "trained.json").write_text('{"seconds": 1}')
         with pytest.raises(PolyfieldError):
             distill_rows(scene, tmp_path / field, fields=("tri-plane", field))
         assert asked[-1][asked[-1].index("--minutes") + 1] == minutes

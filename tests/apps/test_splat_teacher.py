@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from polyfield.apps import distill_task
 from polyfield.apps.distill import distill
 from polyfield.apps.distill_options import Distill
 from polyfield.apps.formats.splat_files import read_splats, write_splats
@@ -85,7 +86,8 @@ def near_fields(splats):
     return [getattr(splats, name) for name in names]
 
 
-def test_it_becomes_a_field_without_any_photograph(file, tmp_path):
+def test_it_becomes_a_field_without_any_photograph(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill_task, "POOL", 1 << 15)
     options = Distill(file, into="hash-grid", out=tmp_path / "run", device="cpu", steps=80)
     sizes = "log2_table_size=12,finest_resolution=64,hidden=16"
     result = distill(replace(options, views=8, sizes=sizes))
