@@ -68,7 +68,6 @@ def training_options(options: Distill) -> Train:
     minutes = options.minutes
     if minutes is None and options.steps is None:
         minutes = USUAL_MINUTES
-    usual_stages(options)
     made = Train(
         scene=options.teacher or options.out,
         field=options.into,
@@ -86,6 +85,7 @@ def training_options(options: Distill) -> Train:
         report=options.report,
     )
     check(made)
+    usual_stages(options)
     return made
 
 

@@ -1,6 +1,7 @@
 """One field into another, end to end, on a ball that is known exactly."""
 
 import json
+import math
 import signal
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,11 @@ import torch
 
 from polyfield.apps import checkpoint, distill_task
 from polyfield.apps.distill import distill, summary
-from polyfield.apps.distill_options import Distill, training_options
+from polyfield.apps.distill_options import (
+    Distill,
+    training_options,
+    usual_stages,
+)
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.interruption import Interrupted
 from polyfield.apps.main import main
@@ -21,7 +26,7 @@ from polyfield.apps.train import train
 from polyfield.apps.train_options import Train
 from polyfield.apps.trained import Trained
 from polyfield.cuda.errors import InputError
-from polyfield.fields.table import FIELDS
+from polyfield.fields.table import FIELDS, arguments_of
 from polyfield.render.occupancy import full_grid
 
 CPU = torch.device("cpu")
@@ -43,13 +48,13 @@ def ball(scene, analytic_ball, monkeypatch, tmp_path):
     made = Trained(settings, analytic_ball(found.to_field), grid, found.to_field)
     for module in ("distill", "splat_start"):
         monkeypatch.setattr(f"polyfield.apps.{module}.load_shown", lambda path, device: made)
-    monkeypatch.setattr(distill_task, "POINT_STEPS", 30)
     (tmp_path / "teacher").mkdir()
     return made, tmp_path / "teacher"
 
 
 def made_into(ball, out, **changes):
-    options = Distill(ball[1], views=16, steps=STEPS, out=out, device="cpu", report=False)
+    options = Distill(ball[1], views=16, steps=STEPS, point_steps=30, out=out, device="cpu")
+    options = replace(options, report=False)
     return distill(replace(options, **changes))
 
 
@@ -75,14 +80,37 @@ def test_the_scene_may_be_gone(ball, tmp_path):
     assert result.test_psnr is None and result.teacher_psnr > 18
 
 
-def test_points_before_views_are_worth_their_steps(ball, tmp_path, monkeypatch):
+def test_points_before_views_are_worth_their_steps(ball, tmp_path):
     scores = {}
     for steps in (0, 30):
-        monkeypatch.setattr(distill_task, "POINT_STEPS", steps)
         out = tmp_path / f"run{steps}"
-        made_into(ball, out, into="hash-grid", sizes=SIZES["hash-grid"], steps=45)
+        changes = {"into": "hash-grid", "sizes": SIZES["hash-grid"], "steps": 45}
+        made_into(ball, out, point_steps=steps, **changes)
         scores[steps] = evaluate(Eval(out, device="cpu")).psnr
     assert scores[30] > scores[0] + 0.5, scores
+
+
+def test_a_run_says_how_it_was_made(ball, tmp_path):
+    out = tmp_path / "run"
+    changes = {"into": "hash-grid", "steps": 3, "views": 2}
+    made_into(ball, out, point_steps=2, feature_steps=1, sizes=SIZES["hash-grid"], **changes)
+    config = json.loads((out / "config.json").read_text())
+    found = [config[name] for name in ("views", "feature_steps", "point_steps")]
+    assert found == [2, 1, 2] and config["teacher"] == str(ball[1])
+
+
+def test_networks_of_colour_are_as_large_as_the_teacher_s_unless_somebody_says(ball, tmp_path):
+    made, _ = ball
+    arguments = arguments_of(FIELDS["hash-grid"].arguments(hidden=16, harmonics_degree=1))
+    made.settings = replace(made.settings, arguments=arguments)
+    found = {}
+    for name, sizes in {"usual": "", "sized": "hidden=32,finest_resolution=32"}.items():
+        out = tmp_path / name
+        made_into(ball, out, into="tri-plane", steps=1, views=1, point_steps=1, sizes=sizes)
+        settings = json.loads((out / "config.json").read_text())["settings"]
+        found[name] = [settings["arguments"][key] for key in ("hidden", "harmonics_degree")]
+    usual = FIELDS["tri-plane"].arguments().harmonics_degree
+    assert usual != 1 and found == {"usual": [16, 1], "sized": [32, usual]}
 
 
 def test_a_run_that_is_gone_on_with_is_the_same_to_the_bit(ball, tmp_path, monkeypatch):
@@ -161,3 +189,35 @@ def test_the_command_says_what_it_cannot_do(tmp_path, capsys):
 def test_a_minute_and_a_half_is_given_where_nobody_says(tmp_path):
     assert training_options(Distill(tmp_path)).minutes == 1.5
     assert training_options(Distill(tmp_path, steps=5)).minutes is None
+
+
+def test_two_hundred_steps_a_minute_or_a_third_of_all_are_at_points_and_most_of_features(tmp_path):
+    options = Distill(tmp_path)
+    assert usual_stages(options) == (240, 300)
+    assert usual_stages(replace(options, minutes=3.0)) == (480, 600)
+    assert usual_stages(replace(options, minutes=0.1)) == (16, 20)
+    assert usual_stages(replace(options, steps=1000)) == (240, 300)
+    assert usual_stages(replace(options, steps=2)) == (0, 0)
+    assert usual_stages(replace(options, point_steps=7)) == (5, 7)
+    assert usual_stages(replace(options, point_steps=0, steps=50)) == (0, 0)
+    assert usual_stages(replace(options, feature_steps=0)) == (0, 300)
+    assert usual_stages(replace(options, feature_steps=9, point_steps=9)) == (9, 9)
+
+
+def test_stages_that_make_no_sense_are_refused(tmp_path):
+    for wrong, said in (
+        ({"point_steps": -1}, "--point-steps: -1; expected 0 or more"),
+        ({"feature_steps": -1}, "--feature-steps: -1; expected 0 to 300, the steps at points"),
+        ({"feature_steps": 301}, "--feature-steps: 301; expected 0 to 300"),
+        ({"feature_steps": 8, "point_steps": 7}, "--feature-steps: 8; expected 0 to 7"),
+    ):
+        with pytest.raises(InputError, match=said):
+            training_options(replace(Distill(tmp_path), **wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"minutes": -1.0}, {"steps": -5}, {"minutes": math.inf}, {"minutes": math.nan}]
+)
+def test_a_length_that_makes_no_sense_is_refused_by_its_own_name(tmp_path, wrong):
+    with pytest.raises(InputError, match=f"--{next(iter(wrong))}"):
+        training_options(replace(Distill(tmp_path), **wrong))

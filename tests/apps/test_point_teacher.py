@@ -7,7 +7,6 @@ import torch
 
 from polyfield.apps import distill, distill_task
 from polyfield.apps.distill_options import Distill
-from polyfield.apps.distill_task import point_error
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.point_teacher import pixel_width, point_teacher
 from polyfield.apps.scene import load_scene
@@ -18,6 +17,7 @@ from polyfield.apps.train_options import Train
 from polyfield.apps.trained import build
 from polyfield.fields.splat_field import SplatField
 from polyfield.fields.table import FIELDS, arguments_of
+from polyfield.render.point_losses import ask
 
 CPU = torch.device("cpu")
 SIZES = "log2_table_size=12,finest_resolution=64,hidden=16"
@@ -78,21 +78,31 @@ def test_pixels_are_as_wide_as_in_the_middle_of_the_scene(settings):
     assert pixel_width(replace(settings, orbit=orbit)) == pytest.approx(2 / 100)
 
 
+def test_gaussians_take_long_to_ask_and_so_do_fields_that_do(gaussians, settings):
+    assert point_teacher(gaussians[0], settings).costly
+    made = build(settings, CPU)
+    assert not point_teacher(made, settings).costly
+    made.field.costly = True
+    assert point_teacher(made, settings).costly
+
+
 def test_a_student_begins_with_points_of_gaussians(gaussians, tmp_path, monkeypatch):
     made, path = gaussians
+    monkeypatch.setattr(distill_task, "POOL", 1 << 15)
     asked = []
 
-    def error(student, teacher, *others):
-        asked.append(teacher)
-        return point_error(student, teacher, *others)
+    def ask_once(teacher, x, *others, **named):
+        asked.append((teacher, len(x)))
+        return ask(teacher, x, *others, **named)
 
-    monkeypatch.setattr(distill_task, "point_error", error)
+    monkeypatch.setattr(distill_task, "ask", ask_once)
     scores = {}
     for steps in (0, 30):
-        monkeypatch.setattr(distill_task, "POINT_STEPS", steps)
         out = tmp_path / f"run{steps}"
         options = Distill(path, into="hash-grid", sizes=SIZES, steps=45, views=16)
-        distill.distill(replace(options, out=out, device="cpu", report=False))
+        options = replace(options, point_steps=steps, out=out, device="cpu", report=False)
+        distill.distill(options)
         scores[steps] = evaluate(Eval(out, device="cpu")).psnr
-    assert len(asked) == 30 and isinstance(asked[0], SplatField)
+    assert sum(count for _, count in asked) == 1 << 15  # before the first step, and never again
+    assert all(isinstance(teacher, SplatField) for teacher, _ in asked)
     assert scores[30] > scores[0] + 0.5, scores

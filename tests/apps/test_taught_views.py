@@ -1,13 +1,15 @@
 """Scenes that a trained field makes up: what it shows where cameras might have stood."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from polyfield.apps import taught_views
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import settings_of
-from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene
+from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene, usual_views
 from polyfield.apps.trained import Trained
 from polyfield.apps.trained_splats import build_splats
 from polyfield.fields.environment import Environment
@@ -105,3 +107,51 @@ def test_nothing_of_the_scene_is_needed(teacher, tmp_path):
     teacher.settings = replace(teacher.settings, scene=str(tmp_path / "gone"))
     scene, views = views_of(teacher, 2)
     assert views.image(0).any() and scene.name == "gone"
+
+
+@pytest.fixture
+def takes(teacher, monkeypatch):
+    """Makes a view of the teacher take so many seconds; the views that were asked for."""
+
+    def make(seconds):
+        now, seen = [5.0], []
+
+        def view(cameras, index, **others):
+            now[0] += seconds
+            seen.append((int(cameras.width[index]), int(cameras.height[index])))
+
+        clock = SimpleNamespace(perf_counter=lambda: now[0])
+        monkeypatch.setattr(taught_views, "time", clock)
+        monkeypatch.setattr(teacher, "view", view)
+        return seen
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes", "views"),
+    [
+        (0.01, 1.5, 100),
+        (0.225, 1.5, 100),
+        (0.5, 1.5, 45),  # a quarter of 90 s
+        (0.5, 3.0, 90),
+        (1.25, 1.5, 18),
+        (3.0, 1.5, 16),
+        (1000.0, 1.5, 16),
+    ],
+)
+def test_views_take_a_quarter_of_the_time_but_there_are_sixteen(
+    teacher, takes, seconds, minutes, views
+):
+    seen = takes(seconds)
+    assert usual_views(teacher, minutes) == views
+    assert seen == [tuple(teacher.settings.orbit["size"])]  # as large as those to come
+
+
+def test_who_counts_steps_has_a_hundred_views_however_long_they_take(teacher, takes):
+    seen = takes(1000.0)
+    assert usual_views(teacher, None) == 100 and not seen
+
+
+def test_a_teacher_is_timed_by_a_view_of_it(teacher):
+    assert 16 <= usual_views(teacher, 0.5) <= 100
