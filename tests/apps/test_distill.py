@@ -47,7 +47,7 @@ def ball(scene, analytic_ball, monkeypatch, tmp_path):
     grid = full_grid(found.grid_levels, 128, CPU)
     made = Trained(settings, analytic_ball(found.to_field), grid, found.to_field)
     for module in ("distill", "splat_start"):
-        monkeypatch.setattr(f"polyfield.apps.{module}.load_shown", lambda path, device: made)
+        monkeypatch.setattr(f"polyfield.apps.{module}.load_teacher", lambda path, device: made)
     (tmp_path / "teacher").mkdir()
     return made, tmp_path / "teacher"
 
@@ -62,10 +62,11 @@ def made_into(ball, out, **changes):
 def test_a_ball_becomes_any_field(ball, tmp_path, field):
     out = tmp_path / "run"
     changes = {"sizes": SIZES.get(field, ""), "splats": 400 if field == "gaussians" else None}
-    result = made_into(ball, out, into=field, report=field == "hash-grid", **changes)
-    assert result.ended == "finished" and result.steps == STEPS
+    steps = 2 * STEPS if field == "mlp" else STEPS  # dense layers learn from fewer samples a step
+    result = made_into(ball, out, into=field, report=field == "hash-grid", steps=steps, **changes)
+    assert result.ended == "finished" and result.steps == steps
     found = evaluate(Eval(out, device="cpu"))  # a run like any other, of the same scene
-    least = {"mlp": 14.5, "rbf": 17, "gaussians": 18}.get(field, 24)
+    least = {"mlp": 16, "rbf": 17, "gaussians": 18}.get(field, 24)
     assert found.psnr > least, found.psnr  # a blank one has 12
     if field == "hash-grid":
         assert result.teacher_psnr > 20 and result.test_psnr == pytest.approx(found.psnr, abs=1e-3)

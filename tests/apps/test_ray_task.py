@@ -207,7 +207,7 @@ def test_who_knows_no_points_teaches_by_views(teacher):
 
 def test_a_ball_becomes_rays_and_rays_something_else(teacher, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr("polyfield.apps.distill.load_shown", lambda path, device: teacher)
+        patch.setattr("polyfield.apps.distill.load_teacher", lambda path, device: teacher)
         (tmp_path / "teacher").mkdir()
         sizes = ",".join(f"{name}={value}" for name, value in SIZES.items())
         options = Distill(tmp_path / "teacher", into="ray-distribution", views=16, sizes=sizes)
