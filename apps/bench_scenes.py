@@ -9,17 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from polyfield.apps.compact_file import placed_tensors, write_compact
 from polyfield.apps.device import choose_device
 from polyfield.apps.eval import Eval, evaluate
 from polyfield.apps.files import make_folder, parse_json, read_plain, write_json
 from polyfield.apps.images import scene_images
+from polyfield.apps.labelled_sheet import write_sheet
 from polyfield.apps.measured_process import run_measured
-from polyfield.apps.png_files import to_8bit, write_png
 from polyfield.apps.scene import load_scene
 from polyfield.apps.settings import scene_of
 from polyfield.apps.shown import Shown, load_shown
@@ -31,7 +29,7 @@ from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.table import FIELDS
 
-PICTURE_HEIGHT, LABEL_HEIGHT, GAP = 240, 22, 6  # pixels of the strip
+PICTURE_HEIGHT = 240  # pixels of the strip
 MINUTES = 3.0  # of each training where nobody says otherwise
 MOST_BYTES = 1 << 20  # of the rows of another time
 
@@ -115,13 +113,13 @@ def scene_rows(
             if on_row is not None:
                 on_row(row)
             rows.append(row)
-    write_png(out / "strip.png", np.asarray(strip(rows, out)))
+    write_sheet(out / "strip.png", strip(rows, out), PICTURE_HEIGHT)
     return [asdict(row) for row in rows]
 
 
-def strip(rows: list[SceneRow], out: Path) -> Image.Image:
+def strip(rows: list[SceneRow], out: Path) -> list[list[tuple[str, torch.Tensor]]]:
     """A line for each scene: its first held-out view, then what each field shows of it."""
-    lines: dict[str, list[tuple[str, Image.Image]]] = {}
+    lines: dict[str, list[tuple[str, torch.Tensor]]] = {}
     for row in rows:
         trained = load_shown(out / row.name, choose_device("auto"))
         scene = scene_of(trained.settings)
@@ -131,23 +129,10 @@ def strip(rows: list[SceneRow], out: Path) -> Image.Image:
             truth = true_view(
                 scene, scene_images(scene, 1 << 28), frame, trained.settings.background
             )
-            line.append((row.scene, _picture(truth.color)))
+            line.append((row.scene, truth.color))
         cameras = scene.cameras.transformed(trained.to_field).to(trained.device)
-        shown = trained.color(cameras, frame)
-        line.append((f"{row.field} {row.psnr:.2f} dB", _picture(shown)))
-    widths = [sum(picture.width + GAP for _, picture in line) for line in lines.values()]
-    size = max(widths, default=GAP) - GAP, len(lines) * (PICTURE_HEIGHT + LABEL_HEIGHT)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    top = 0
-    for line in lines.values():
-        left = 0
-        for label, picture in line:
-            draw.text((left + 2, top + 1), label, fill="black", font=font)
-            sheet.paste(picture, (left, top + LABEL_HEIGHT))
-            left += picture.width + GAP
-        top += PICTURE_HEIGHT + LABEL_HEIGHT
-    return sheet
+        line.append((f"{row.field} {row.psnr:.2f} dB", trained.color(cameras, frame)))
+    return list(lines.values())
 
 
 def scenes_summary(rows: list[dict[str, Any]]) -> str:
@@ -219,9 +204,3 @@ def _read_rows(path: Path) -> dict[tuple[str, str, str, int], SceneRow]:
         return {(row.scene, row.field, row.budget, row.seed): row for row in rows}
     except (TypeError, ValueError) as error:
         raise InputError(str(path), "no rows of this bench", "another folder for --out") from error
-
-
-def _picture(color: torch.Tensor) -> Image.Image:
-    picture = Image.fromarray(to_8bit(color.cpu()))
-    width = max(1, round(picture.width * PICTURE_HEIGHT / picture.height))
-    return picture.resize((width, PICTURE_HEIGHT), Image.Resampling.LANCZOS)

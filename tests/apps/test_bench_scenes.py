@@ -11,14 +11,16 @@ from PIL import Image
 
 from polyfield.apps import bench_scenes
 from polyfield.apps.bench import Bench, bench, summary
-from polyfield.apps.bench_scenes import GAP, LABEL_HEIGHT, PICTURE_HEIGHT, scene_rows
+from polyfield.apps.bench_scenes import PICTURE_HEIGHT, scene_rows
 from polyfield.apps.checkpoint import steps_in
 from polyfield.apps.eval import Eval, evaluate
+from polyfield.apps.labelled_sheet import GAP
 from polyfield.apps.main import main
 from polyfield.apps.run_folder import RunFolder
 from polyfield.cuda.errors import InputError, PolyfieldError
 
 STEPS, FIELDS = 120, ("hash-grid", "tri-plane")
+LABEL_HEIGHT = 22
 
 
 @pytest.fixture(scope="module")
