@@ -7,7 +7,6 @@ import torch
 
 from polyfield.render.point_losses import (
     CLEAREST,
-    COLORED,
     SOLIDEST,
     ask,
     feature_error,
@@ -62,7 +61,7 @@ def error_of_features(student, teacher, count=8):
 
 
 def opacity_at(logarithm):
-    return 1 - math.exp(-COLORED * LENGTH * math.exp(logarithm))
+    return 1 - math.exp(-4 * LENGTH * math.exp(logarithm))
 
 
 @pytest.mark.parametrize("apart", [error, error_of_features])
