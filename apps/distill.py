@@ -10,7 +10,13 @@ from pathlib import Path
 
 from polyfield.apps import checkpoint
 from polyfield.apps.device import choose_device
-from polyfield.apps.distill_options import MOST_VIEWS, Distill, training_options, usual_stages
+from polyfield.apps.distill_options import (
+    DISTANCES,
+    MOST_VIEWS,
+    Distill,
+    training_options,
+    usual_stages,
+)
 from polyfield.apps.distill_task import DistillTask, Stages
 from polyfield.apps.eval import EvalResult, measure
 from polyfield.apps.formats.json_fields import Fields
@@ -91,12 +97,12 @@ def distill(
     tell = on_message or (lambda message: None)
     training = training_options(options)
     if options.into not in INTO:
-        expected = f"one of {', '.join(INTO)}"
+        expected = f"one of {', '.join((*INTO, *DISTANCES))}"
         raise InputError("--into", repr(options.into[:80]), expected)
     device = choose_device(options.device, tell)
-    out = options.out or _default_folder(options)
-    known = _known_config(options, out)
-    path = _teacher_of(options, known, out)
+    out = options.out or default_folder(options)
+    known = known_config(options, out)
+    path = teacher_of(options, known, out)
     teacher = load_teacher(path, device)
     limit = int(options.memory * 1e9) if options.memory else default_limit()
     limit -= 4 * teacher.parameters  # bytes
@@ -183,20 +189,21 @@ def distill(
     )
 
 
-def _default_folder(options: Distill) -> Path:
+def default_folder(options: Distill) -> Path:
+    """Where a run goes when nobody says."""
     path = Path("run") if options.teacher is None else options.teacher.resolve()
     name = path.stem if path.is_file() else path.name
     return Path("runs") / f"{name}-into-{options.into}"
 
 
-def _known_config(options: Distill, out: Path) -> dict | None:
+def known_config(options: Distill, out: Path) -> dict | None:
     """The config of the run that is gone on with."""
     if options.resume and os.path.isfile(out / "config.json"):
         return RunFolder.open(out).config()
     return None
 
 
-def _teacher_of(options: Distill, known: dict | None, out: Path) -> Path:
+def teacher_of(options: Distill, known: dict | None, out: Path) -> Path:
     """The teacher's folder. InputError where a run that is gone on with has another, or none."""
     given = None if options.teacher is None else options.teacher.resolve()
     taught = None if known is None else Fields("config.json:", known).text("teacher")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polyfield.apps.device import choose_device
 from polyfield.apps.distill import INTO, distill, truth_of
-from polyfield.apps.distill_options import Distill
+from polyfield.apps.distill_options import DISTANCES, Distill
 from polyfield.apps.eval import measure
 from polyfield.apps.files import make_folder
 from polyfield.apps.labelled_sheet import write_sheet
@@ -69,6 +69,9 @@ def distill_chain(
     """
     fields = [name.strip() for name in options.chain.split(",")]
     for name in fields:
+        if name in DISTANCES:
+            got, remedy = f"{name} shows no views", f"Make it by --into {name}."
+            raise InputError("--chain", got, f"some of {', '.join(INTO)}", remedy)
         if name not in INTO:
             raise InputError("--chain", repr(name[:80]), f"some of {', '.join(INTO)}")
     if options.sizes:

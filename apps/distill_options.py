@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from tyro.conf import Positional, arg
 
+from polyfield.apps.fit_options import Target
 from polyfield.apps.option_help import DEVICE, optional
 from polyfield.apps.train_options import Train, check
 from polyfield.cuda.errors import InputError
 
 MOST_VIEWS = 100_000
+DISTANCES: tuple[Target, ...] = get_args(Target)  # of a surface: what shows no views
 USUAL_MINUTES = 1.5
 POINT_STEPS_A_MINUTE, POINT_SHARE = 200, 0.3  # where nobody says; of --steps, where they are given
 
@@ -20,10 +22,12 @@ class Distill:
     """Turn what a run has learned into another kind of field; its photographs are not needed."""
 
     teacher: Annotated[Positional[Path | None], optional("[RUN|SPLATS]")] = None
-    """Folder that `polyfield train` or `distill` wrote, or any file of Gaussians, which is then
-    looked at from all around. Not needed with --resume."""
+    """Folder that `polyfield train` or `distill` wrote, or `fit` of a mesh, which then is looked at
+    as discs on its surface, or any file of Gaussians; from all around where nothing else says. Not
+    needed with --resume."""
     into: Annotated[str, arg(metavar="FIELD")] = "tri-plane"
-    """Kind of field to make: any that `polyfield train --field` knows, or ray-distribution."""
+    """Kind of field to make: any that `polyfield train --field` knows, or ray-distribution; or the
+    surface as `polyfield fit --as` learns it: sdf, udf or occupancy."""
     chain: Annotated[str, arg(metavar="FIELD,...", help_behavior_hint="")] = ""
     """Instead of --into: fields each of which is taught by the one before. Says what is left of the
     beginning in every one."""
@@ -49,7 +53,7 @@ class Distill:
     sizes: Annotated[str, arg(metavar="NAME=VALUE,...", name="set", help_behavior_hint="")] = ""
     """Sizes of the field in place of those that would be chosen, as for `polyfield train`."""
     splats: Annotated[int | None, optional("N")] = None
-    """Gaussians at most, for --into gaussians."""
+    """Gaussians at most, for --into gaussians; of a fit so many, 30,000 where nobody says."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with the run in --out from its last checkpoint, with the plan it began with."""
     report: Annotated[bool, arg(help_behavior_hint="")] = True

@@ -64,11 +64,13 @@ def fit(
     on_message: Callable[[str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     started: float | None = None,
+    beside: dict[str, str] | None = None,
 ) -> FitResult:
     """Learn a signal as the options say; the run's folder holds everything. Prints nothing.
 
-    started: time.monotonic() where `minutes` begin, now if not given. Raises InputError for options
-    or a signal that cannot be used, Interrupted on Ctrl-C after writing a checkpoint.
+    started: time.monotonic() where `minutes` begin, now if not given. beside: what else config.json
+    of a new run is to say. Raises InputError for options or a signal that cannot be used,
+    Interrupted on Ctrl-C after writing a checkpoint.
     """
     started = time.monotonic() if started is None else started
     check(options)
@@ -102,7 +104,7 @@ def fit(
     elif options.steps is not None:
         schedule = schedule.fixed(options.steps)
     minutes = None if schedule.steps is not None else options.minutes or MINUTES
-    with _run_folder(options, out, settings, schedule) as folder:
+    with _run_folder(options, out, settings, schedule, beside or {}) as folder:
         saved = checkpoint.latest(folder.checkpoints) if options.resume else None
         if options.resume and saved is None:
             tell(f"{out} holds no checkpoint: learning starts at step 0")
@@ -299,8 +301,10 @@ def _known(options: Fit) -> dict | None:
     return None
 
 
-def _run_folder(options: Fit, out: Path, settings: FitSettings, schedule: Schedule) -> RunFolder:
+def _run_folder(
+    options: Fit, out: Path, settings: FitSettings, schedule: Schedule, beside: dict[str, str]
+) -> RunFolder:
     if options.resume and os.path.isfile(out / "config.json"):
         return RunFolder.open(out, writing=True)
-    config = {"settings": asdict(settings), "schedule": asdict(schedule)}
+    config = beside | {"settings": asdict(settings), "schedule": asdict(schedule)}
     return RunFolder.create(out, config)

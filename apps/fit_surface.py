@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from polyfield.apps.fitted import Fitted
+from polyfield.apps.fitted import Fitted, load_fitted
 from polyfield.cuda.errors import InputError
 from polyfield.extract.dual_contouring import dual_contour
 from polyfield.extract.dual_mesh_udf import MOST_DEPTH, DualMeshOptions, unsigned_mesh
@@ -16,6 +18,7 @@ from polyfield.extract.marching_cubes import distance_mesh
 from polyfield.extract.mesh import Mesh
 from polyfield.fields.similarity import Similarity
 
+RESOLUTION = 256  # where nobody says; without a sign, which takes longer, half of it
 OFF = 0.15  # of a cell: how far a learned distance may lead past the surface
 STEEPEST = 2.0  # that learned distances change, where those of a mesh change by 1
 
@@ -46,6 +49,20 @@ def surface_mesh(
     if not len(mesh.faces):
         raise InputError("the field", reason, "a surface", "Give it more steps.")
     return replace(mesh, normals=mesh.vertex_normals()).transformed(to_field.inverse())
+
+
+def load_surface(path: Path, device: torch.device) -> tuple[Mesh, Fitted]:
+    """The surface of a fit, in the mesh's own frame, and the fit.
+
+    InputError for the fit of an image or a film, or as `load_fitted` and `surface_mesh`.
+    """
+    fitted = load_fitted(path, device)
+    kind, target = fitted.settings.kind, fitted.settings.target
+    if kind != "distance":
+        got = f"a fitted {kind}, which has no surface"
+        expected = "a fit of a mesh, a run of `polyfield train`, or Gaussians"
+        raise InputError(str(path), got, expected)
+    return surface_mesh(fitted, RESOLUTION // (2 if target == "udf" else 1)), fitted
 
 
 def _closed_surface(

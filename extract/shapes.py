@@ -63,7 +63,7 @@ class MeshShape:
     """The triangles of a mesh. Raises MissingExtraError without the package that knows them."""
 
     def __init__(self, mesh: Mesh):
-        self.igl = _package("Learning the distances to a mesh")
+        self.igl = libigl("Learning the distances to a mesh")
         self.mesh, self.sampler = mesh, SurfaceSampler.of(mesh)
         self.arrays = mesh.vertices.double().numpy(), mesh.faces.numpy()
         corners = mesh.vertices[mesh.faces.reshape(-1).unique()]
@@ -165,7 +165,7 @@ class CloudShape:
         if not self.oriented:
             got = "points without normals"
             raise InputError("a cloud", got, "normals, which tell the inside", "Learn --as udf.")
-        igl = _package("What is inside of points")
+        igl = libigl("What is inside of points")
         areas = torch.pi * self.radius.square()
         winding = igl.fast_winding_number(
             self.points.numpy(), self.normals.numpy(), areas.numpy(), x.numpy()
@@ -197,7 +197,8 @@ def _neighbourhood(
     return radius.clamp_min(1e-9), axes[:, :, 0]
 
 
-def _package(purpose: str) -> ModuleType:
+def libigl(purpose: str) -> ModuleType:
+    """The package that knows meshes. Raises MissingExtraError, which names the purpose."""
     try:
         import igl
     except ImportError as error:
