@@ -28,6 +28,7 @@ from polyfield.apps.point_teacher import point_teacher
 from polyfield.apps.progress import Progress
 from polyfield.apps.radiance_task import RadianceTask
 from polyfield.apps.ray_task import RayTask, box_of
+from polyfield.apps.refined_task import RefinedTask
 from polyfield.apps.run_folder import RunFolder
 from polyfield.apps.run_report import report_run
 from polyfield.apps.scene import Scene
@@ -37,6 +38,7 @@ from polyfield.apps.shown import Shown
 from polyfield.apps.splat_start import splats_to_train
 from polyfield.apps.splat_task import SplatTask
 from polyfield.apps.splat_teacher import load_teacher
+from polyfield.apps.task import Task
 from polyfield.apps.taught_views import HELD_OUT, TaughtViews, taught_scene, usual_views
 from polyfield.apps.train_plan import measured_sentence, plan_sentence
 from polyfield.apps.train_settings import (
@@ -112,7 +114,7 @@ def distill(
         scene = taught_scene(teacher, views, options.seed)
         settings, memory = new_settings(scene, training, limit)
         settings = _as_the_teacher_s(settings, teacher, sized=bool(options.sizes))
-        stages = Stages(*usual_stages(options))
+        stages, refined = Stages(*usual_stages(options)), options.refine
         schedule = new_schedule(settings.field, options.steps)
     else:
         found = Fields("config.json:", known)
@@ -122,6 +124,7 @@ def distill(
         schedule = read_schedule(found.part("schedule"))
         features, points = (found.whole(f"{name}_steps", 0, MOST_STEPS) for name in STAGES)
         stages = Stages(features, points)
+        refined = found.real("refined", 0.0, 1.0) if "refined" in found else 0.0
     minutes = None if schedule.steps is not None else training.minutes
     images = TaughtViews(teacher, scene, memory.image_bytes, settings.seed)
     if not images.all_fit:
@@ -139,7 +142,12 @@ def distill(
         "views": len(scene.splits["train"]),
         "feature_steps": stages.features,
         "point_steps": stages.points,
+        "refined": refined,
     }
+    foreseen = task.seconds_a_step if isinstance(task, SplatTask) else None
+    learning: Task = task
+    if refined and not isinstance(task, RayTask):
+        learning = RefinedTask(task, scene_of(settings), refined)
     create = RunFolder.create(out, config) if known is None else RunFolder.open(out, writing=True)
     with create as folder:
         saved = checkpoint.latest(folder.checkpoints) if options.resume else None
@@ -150,7 +158,7 @@ def distill(
         tell(f"its views took {images.decoding_seconds:.1f} s")
         try:
             outcome = run(
-                task,
+                learning,
                 folder,
                 schedule,
                 settings=asdict(settings),
@@ -158,7 +166,7 @@ def distill(
                 minutes=minutes,
                 resume_from=saved,
                 measure_steps=stages.points + 100,
-                foreseen=task.seconds_a_step if isinstance(task, SplatTask) else None,
+                foreseen=foreseen,
                 on_plan=lambda found, seconds: tell(
                     measured_sentence(found, seconds, settings.samples_per_step, settings.taken)
                 ),

@@ -44,6 +44,9 @@ class Distill:
     """Steps in which the teacher's features are learned at points. Most of --point-steps."""
     point_steps: Annotated[int | None, optional("N")] = None
     """Steps at points of space altogether, before views. The default is 200 for every minute."""
+    refine: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Part of the steps, 0 to 1, at the end, in which the scene's photographs teach in place of the
+    teacher, where they are still there."""
     memory: Annotated[float | None, optional("GB")] = None
     """Memory to stay within, as for `polyfield train`."""
     device: Annotated[str, DEVICE] = "auto"
@@ -90,6 +93,7 @@ def training_options(options: Distill) -> Train:
     )
     check(made)
     usual_stages(options)
+    check_refining(options)
     return made
 
 
@@ -110,3 +114,12 @@ def usual_stages(options: Distill) -> tuple[int, int]:
         got = str(features)[:80]
         raise InputError("--feature-steps", got, f"0 to {points:,}, the steps at points")
     return features, points
+
+
+def check_refining(options: Distill) -> None:
+    """InputError for a part of the steps that is none, or a field that photographs cannot teach."""
+    if not 0 <= options.refine < 1:
+        raise InputError("--refine", str(options.refine), "0 or more, below 1")
+    if options.refine and options.into == "ray-distribution":
+        got = "with --into ray-distribution: photographs are too few for a field of rays"
+        raise InputError(f"--refine {options.refine:g}", got, "another field, or none of it")
