@@ -33,7 +33,8 @@ from polyfield.fields.field import SurfaceField
 from polyfield.fields.gaussians import GAUSSIANS
 
 SURFACE = "surface.ply"  # in the run's folder: what was learned from
-RESOLUTION = 256  # cells a side of the cube that the surface of a run is cut in
+RESOLUTION = 256  # cells a side of the cube that a run's distances are cut in
+FUSED = 128  # the same of depths, all of whose cells every view is asked about: 8 times the work
 MOST = 10_000_000  # discs
 COLORS = "distances have no colours: its discs are shaded as clay"
 
@@ -160,7 +161,7 @@ def shown_surface(path: Path, device: torch.device) -> Mesh:
     shown = load_teacher(path, device)
     if isinstance(shown, Trained) and isinstance(shown.field, SurfaceField):
         return surface_of(shown, RESOLUTION)[0]
-    return fused_surface(shown, RESOLUTION)
+    return fused_surface(shown, FUSED)
 
 
 def _surfels(

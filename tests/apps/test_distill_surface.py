@@ -55,7 +55,7 @@ def little_work():
         patch.setattr(fit_outputs, "SLICE", 32)
         patch.setattr(fit_outputs, "RESOLUTION", 32)
         patch.setattr(fit_module, "DISTANCE_SAMPLES", 1 << 12)
-        patch.setattr(distill_surface, "RESOLUTION", 40)
+        patch.setattr(distill_surface, "FUSED", 40)
         patch.setattr(run_surface, "LOOKS", 12)
         patch.setattr(fit_surface, "RESOLUTION", 48)
         yield
