@@ -47,6 +47,8 @@ class Distill:
     refine: Annotated[float, arg(metavar="SHARE")] = 0.0
     """Part of the steps, 0 to 1, at the end, in which the scene's photographs teach in place of the
     teacher, where they are still there."""
+    hard_rays: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Part of a batch that are rays which were wrong before, as for `polyfield train`."""
     memory: Annotated[float | None, optional("GB")] = None
     """Memory to stay within, as for `polyfield train`."""
     device: Annotated[str, DEVICE] = "auto"
@@ -85,6 +87,7 @@ def training_options(options: Distill) -> Train:
         device=options.device,
         seed=options.seed,
         sizes=options.sizes,
+        hard_rays=options.hard_rays,
         splats=options.splats,
         init=options.teacher if options.into == "gaussians" else None,
         densify="absgrad" if options.into == "gaussians" else "mcmc",

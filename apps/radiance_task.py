@@ -23,6 +23,7 @@ from polyfield.fields.field import AdaptiveEncoding, Gradual, RadianceField, Sur
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.render.cameras import Cameras
 from polyfield.render.cones import pixel_radius
+from polyfield.render.hard_examples import HardPool, hardest
 from polyfield.render.losses import Measured, color_error
 from polyfield.render.matter import matter
 from polyfield.render.metrics import psnr_8bit
@@ -44,6 +45,7 @@ MOST_MARCHED = 8  # times the samples of a full batch: what is marched takes mem
 MANY_VIEWS = 8  # from which on a place that one view alone shows is taken for empty
 HALVES = torch.tensor([[0.0, 0.0], [0.5, 0.5]])  # two points of a pixel, apart in both directions
 DRAWS = 32  # of a batch's pixels, until enough of them are none that a mask ignores
+HARD_RAYS = 5000  # that are remembered
 FULL_BATCH = 1 << 14  # samples: a costly field's grid is looked at once in 16 such batches
 DISTANCES = 1 << 11  # points a step whose slopes are looked at
 COARSE, FINE = 1 / 32, 1 / 512  # of the unit cube, between which they are: any scale in turn
@@ -91,6 +93,11 @@ class RadianceTask:
         for optimiser in self.optimisers.values():
             optimiser.to(device)
         self.rays = max(RAYS, trained.settings.samples_per_step // FIRST_SAMPLES // RAYS * RAYS)
+        self.hard: HardPool | None = None
+        """Frames and points of rays that were wrong, in files of a run part of the optimiser."""
+        if trained.settings.hard_rays and images.all_fit:
+            self.hard = HardPool(torch.zeros(HARD_RAYS, 3))
+        self.drawn = torch.zeros(0, dtype=torch.int64)  # of them, those in the batch
         self.rays_per_pixel = 2 if trained.settings.pixel == "mean" else 1
         opaque = scene.backdrop is not None or not scene.has_alpha
         self.backdrop = torch.tensor(trained.settings.background) if opaque else None
@@ -139,6 +146,7 @@ class RadianceTask:
             error = color_error(settings.loss, self.rays_per_pixel)
             behind = (1 - seen.opacity)[:, None] * (background - background.detach())
             error(seen.color + behind, target).backward()
+        self._keep_hard(batch, (seen.color - target.detach()).abs().sum(1))
         loss = loss + self._distances(step)
         optimisers = self.optimisers.values()
         finite = bool(torch.isfinite(loss)) and all(each.finite() for each in optimisers)
@@ -159,6 +167,13 @@ class RadianceTask:
             "rays": float(rays),
             "finite": float(finite),
         }
+
+    def _keep_hard(self, batch: Batch, errors: Float[Tensor, " rays"]) -> None:
+        """Remembers where the field was most wrong, in place of what it was asked again."""
+        if self.hard is not None:
+            worst = hardest(errors, self.trained.settings.hard_rays)
+            rays = torch.cat([batch.frames[worst, None].float(), batch.points[worst]], 1)
+            self.hard.take(rays.cpu(), self.drawn)
 
     def _distances(self, step: int) -> Tensor:
         """What is wrong with distances as such; its gradients are left with the field."""
@@ -245,6 +260,10 @@ class RadianceTask:
             drawable = self.drawable
         count = self.rays // self.rays_per_pixel
         frames, point = self._points(drawable, count, random)
+        if self.hard is not None:
+            self.drawn = self.hard.draw(int(self.trained.settings.hard_rays * count), random)
+            rows = self.hard.rows[self.drawn]
+            frames[: len(rows)], point[: len(rows)] = rows[:, 0].long(), rows[:, 1:]
         background = torch.rand(count, 3, generator=random)
         if self.backdrop is not None:
             background = self.backdrop.expand(count, 3)
@@ -331,12 +350,16 @@ class RadianceTask:
             moments = self.optimisers[name].moments
             tensors |= {f"optimiser.{name}.{key}": value for key, value in moments.items()}
         tensors |= {"grid.values": grid.values, "grid.bits": grid.bits}
-        return tensors, {"rays": self.rays}
+        if self.hard is None:
+            return tensors, {"rays": self.rays}
+        tensors |= {"optimiser.hard_rays": self.hard.rows}
+        return tensors, {"rays": self.rays, "hard_rays": self.hard.held}
 
     def restore(self, tensors: dict[str, Tensor], values: dict) -> None:
         """Take on a state that `state` returned. InputError for what is none of this field's."""
         check_tensors(tensors, self.state()[0], "state")
         rays = Fields("state", values).whole("rays", RAYS, MOST_RAYS)
+        hard = self._hard_of(tensors, values)
         for name, part in self.trained.parts.items():
             part.load_state_dict(part_of(tensors, f"{name}."))
             optimiser = self.optimisers[name]
@@ -350,3 +373,18 @@ class RadianceTask:
             grid.resolution,
         )
         self.rays = rays
+        self.hard = hard
+
+    def _hard_of(self, tensors: dict[str, Tensor], values: dict) -> HardPool | None:
+        """The hard rays of a state. InputError for any that go through no pixel."""
+        if self.hard is None:
+            return None
+        held = Fields("state", values).whole("hard_rays", 0, HARD_RAYS)
+        rows = tensors["optimiser.hard_rays"].clone()
+        frames = rows[:, 0].clamp(0, len(self.scene.frame_names) - 1).long()
+        size = torch.stack([self.width[frames], self.height[frames]], 1)
+        sound = (rows[:, 0] == frames) & ((rows[:, 1:] >= 0) & (rows[:, 1:] < size)).all(1)
+        if not bool(sound.all()):
+            where = "state: tensor 'optimiser.hard_rays'"
+            raise InputError(where, "points beside their images", "points within them")
+        return HardPool(rows, held)

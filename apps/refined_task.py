@@ -35,6 +35,7 @@ class RefinedTask:
         else:
             self.photographs = RadianceTask(learned.trained, scene, images, learned.device)
             self.photographs.optimisers = learned.optimisers
+            self.photographs.hard = None  # they are few enough to come again soon
 
     @property
     def offered(self) -> set[int]:

@@ -13,7 +13,14 @@ from polyfield.apps.formats.json_fields import LARGEST, Fields
 from polyfield.apps.image_files import MOST_PIXELS
 from polyfield.apps.scene import Scene, load_scene
 from polyfield.apps.schedule import MOST_STEPS
-from polyfield.apps.train_options import MOST_DISTORTION, Densify, Networks, Pixel, Surface
+from polyfield.apps.train_options import (
+    MOST_DISTORTION,
+    MOST_HARD,
+    Densify,
+    Networks,
+    Pixel,
+    Surface,
+)
 from polyfield.cuda.errors import InputError
 from polyfield.fields.gaussians import GAUSSIANS
 from polyfield.fields.nested_numbers import has_shape
@@ -62,6 +69,8 @@ class Settings:
     """Where samples lie along rays, in training and in views."""
     distortion: float = 0.0
     """Weight of the distortion loss."""
+    hard_rays: float = 0.0
+    """Part of a batch that are rays which were wrong before, once enough of them are known."""
     total_variation: float = 0.0
     """Weight of the roughness of planes."""
     depth: float = 0.0
@@ -209,6 +218,8 @@ def read_settings(values: Any, where: str) -> Settings:
             raise found.refuse(key, f"one of {', '.join(kinds)}")
     if "distortion" in found.values:
         found.real("distortion", 0.0, MOST_DISTORTION)
+    if "hard_rays" in found.values:
+        found.real("hard_rays", 0.0, MOST_HARD)
     for key in ("depth", "total_variation", "eikonal", "curvature"):
         if key in found.values:
             found.real(key, 0.0, MOST_DISTORTION)

@@ -15,6 +15,7 @@ Surface = Literal["none", "neus", "volsdf", "neudf"]
 Networks = Literal["polyfield", "tiny-cuda-nn"]
 Densify = Literal["mcmc", "classic", "absgrad", "multi-view"]
 Space = Literal["auto", "bounded", "unbounded", "ndc"]
+MOST_HARD = 0.5  # of a batch, that are hard rays
 MOST_DISTORTION = 1e3
 
 
@@ -62,6 +63,8 @@ class Train:
     """Weight of the distortion loss, which gathers what a ray sees in one place and so clears fog;
     it shrinks with the learning rate. The default is 0.1 where masks tell an object from its
     background, else 0.01; 0 suits what is transparent."""
+    hard_rays: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Part of each batch, up to 0.5, that are rays on which the field was most wrong before."""
     sizes: Annotated[str, arg(metavar="NAME=VALUE,...", name="set", help_behavior_hint="")] = ""
     """Sizes of the field in place of those that would be chosen, such as levels=12,hidden=64; what
     it says of its plan has their names."""
@@ -149,6 +152,10 @@ def check(options: Train) -> None:
     if options.distortion is not None and not 0 <= options.distortion <= MOST_DISTORTION:
         expected = f"a number from 0 to {MOST_DISTORTION:g}"
         raise InputError("--distortion", str(options.distortion), expected)
+    if not 0 <= options.hard_rays <= MOST_HARD:
+        raise InputError("--hard-rays", str(options.hard_rays), f"0 to {MOST_HARD:g}")
+    if options.hard_rays and options.pixel == "mean":
+        raise InputError("--hard-rays", "with --pixel mean", "--pixel centre or point")
     weights = (
         ("--depth", options.depth),
         ("--total-variation", options.total_variation),
@@ -187,7 +194,7 @@ def check(options: Train) -> None:
 # Options of fields that have densities, and of Gaussians, which have none.
 _OF_DENSITIES = (
     "space", "pixel", "loss", "sampler", "distortion", "surface", "appearance",
-    "learned_background",
+    "learned_background", "hard_rays",
 )  # fmt: skip
 _OF_GAUSSIANS = "splats", "densify", "antialiased", "refine_poses", "init"
 

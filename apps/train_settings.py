@@ -81,6 +81,7 @@ def new_settings(scene: Scene, options: Train, limit: int) -> tuple[Settings, Me
         images=options.images,
         sampler=options.sampler,
         distortion=default_distortion(scene) if options.distortion is None else options.distortion,
+        hard_rays=options.hard_rays,
         depth=options.depth,
         total_variation=options.total_variation,
         learned_background=options.learned_background,
