@@ -18,6 +18,7 @@ from polyfield.fields.gaussians import Gaussians, gaussians_at
 from polyfield.fields.open_surface import OpenSurfaceRadiance
 from polyfield.fields.optimiser import FieldOptimiser
 from polyfield.fields.proposal import ProposalNetwork
+from polyfield.fields.ray_distribution import RayDistributionField
 from polyfield.fields.signal import Signal
 from polyfield.fields.surface_radiance import SurfaceRadiance
 from polyfield.fields.table import FIELDS, Backend, arguments_of, build_field, build_signal
@@ -299,6 +300,7 @@ def test_every_module_of_fields_is_part_of_a_field_of_the_table_or_learns_beside
     beside += [CoarseToFine(built("hash-grid").encoding, 10)]
     beside += [TinyCudaNnRadiance(built("hash-grid"), tiny_cuda_nn_library)]
     beside += [Gaussians(gaussians_at(torch.rand(4, 3), torch.rand(4, 3)))]
+    beside += [RayDistributionField()]
     whole = [*(built(name) for name in FIELDS), *beside]
     whole += [build_field(name, {}, warp=build_warp(warp)) for name in FIELDS for warp in WARPS]
     used = {type(part) for field in whole for part in field.modules()}
