@@ -21,7 +21,8 @@ from polyfield.fields.splats import turned
 
 # Degrees that a rotation may turn by: the three smaller components are rounded to 511 steps of
 # 1 / sqrt(2), and the largest makes up for it. Worst where all four are alike and all three are
-# off by half a step to the same side: a quaternion sqrt(12) half steps away, twice that as an angle.
+# off by half a step to the same side: then the quaternion is sqrt(12) half steps away, and the
+# rotation by twice as much.
 TURN = math.degrees(math.sqrt(12) / (511 * math.sqrt(2))) + 1e-3
 
 
