@@ -32,12 +32,17 @@ class FusedField:
     shape: RadianceShape
 
 
+def made_for_one_pass(field: object) -> bool:
+    """Whether it is a radiance field on a hash grid, on whatever backend it runs."""
+    return isinstance(field, Radiance) and isinstance(field.encoding, HashGrid)
+
+
 def fused_field(field: object) -> FusedField | None:
     """A radiance field on a hash grid; None for any other, or where no kernel runs."""
-    if not isinstance(field, Radiance):
+    if not isinstance(field, Radiance) or not isinstance(field.encoding, HashGrid):
         return None
     grid = field.encoding
-    if not isinstance(grid, HashGrid) or backend_of(grid.table.device) == "reference":
+    if backend_of(grid.table.device) == "reference":
         return None
     harmonics = field.color_widths[0] - FEATURES
     hidden = field.density_widths[1], field.color_widths[1]

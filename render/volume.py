@@ -138,7 +138,8 @@ def learn_rays(
     loss_kind: `squared_error` or `huber` of render/losses.py. rays_per_pixel: so many rays, one
     after the other, share a pixel: their mean is compared, and targets repeat. distortion_weight:
     of `distortion`. measured: what is known of how far rays go, see `distance_error`. thin: learn
-    from those samples alone that matter, see `worth_learning`, where no kernel does it all at once.
+    from those samples alone that matter, see `worth_learning`, unless the field is made for one
+    pass of a kernel, whose reference learns from all of them too.
     Gradients of the loss are left with the field's parameters, as its backward pass would. A field
     that has a kernel of its own for all but measured distances takes that.
     """
@@ -146,7 +147,8 @@ def learn_rays(
     fused = fused_rays.fused_field(field) if measured is None else None
     if fused is None:
         loss_of = ray_loss(target, loss_kind, rays_per_pixel, distortion_weight, measured)
-        draw = (seed, stream) if thin else None
+        thinned = thin and not fused_rays.made_for_one_pass(field)
+        draw = (seed, stream) if thinned else None
         learned = learn_samples(
             field, samples, directions, background, loss_of, STOP, sampling.fade, draw
         )

@@ -246,7 +246,7 @@ def test_the_command_passes_its_options_and_ends_with_1_where_something_was_foun
 
 
 def test_names_of_readers_are_for_fuzz():
-    with pytest.raises(InputError, match="bench kernels or scenes or fuzz"):
+    with pytest.raises(InputError, match="bench kernels or scenes or distill or fuzz"):
         bench(Bench("kills", only="points"))
 
 
