@@ -88,9 +88,11 @@ def near_fields(splats):
 
 def test_it_becomes_a_field_without_any_photograph(file, tmp_path, monkeypatch):
     monkeypatch.setattr(distill_task, "POOL", 1 << 15)
+    monkeypatch.setattr("polyfield.apps.distill.EVALUATION_SECONDS", 2.0)
+    monkeypatch.setattr("polyfield.apps.run_report.ORBIT_SECONDS", 2.0)
     options = Distill(file, into="hash-grid", out=tmp_path / "run", device="cpu", steps=200)
     sizes = "log2_table_size=12,finest_resolution=64,hidden=16"
-    result = distill(replace(options, views=8, sizes=sizes, report=False))
+    result = distill(replace(options, views=8, sizes=sizes))
     assert result.teacher_psnr > 20 and result.test_psnr is None
     assert distill(Distill(out=tmp_path / "run", resume=True, device="cpu", report=False)).steps
 
