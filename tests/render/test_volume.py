@@ -7,6 +7,7 @@ import torch
 
 from polyfield.fields.contraction import Contraction
 from polyfield.fields.hash_grid import HashGrid
+from polyfield.fields.nerf_mlp import NerfMlp, NerfMlpArguments
 from polyfield.fields.radiance import Radiance
 from polyfield.render.losses import huber, squared_error
 from polyfield.render.occupancy import full_grid
@@ -79,6 +80,23 @@ def test_the_fused_way_is_the_composed_one(monkeypatch, kind, per_pixel, fade, c
     for name, gradient in gradients.items():
         size = expected[name].abs().max()
         torch.testing.assert_close(gradient, expected[name], atol=2e-4 * float(size), rtol=0)
+
+
+@pytest.mark.parametrize("backend", ["", "reference"])
+@pytest.mark.parametrize("of_one_pass", [True, False])
+def test_only_fields_without_a_pass_of_their_own_learn_from_a_part(
+    monkeypatch, backend, of_one_pass
+):
+    """What is learned is the field's matter, not that of the backend that it runs on."""
+    monkeypatch.setenv("POLYFIELD_BACKEND", backend)
+
+    def gradients(thin):
+        layers = NerfMlpArguments(3, 16, 3, 1)
+        random = torch.Generator().manual_seed(0)
+        found = learned(field() if of_one_pass else NerfMlp(layers, random), thin=thin)[2]
+        return torch.cat([each.flatten() for each in found.values()])
+
+    assert torch.equal(gradients(True), gradients(False)) == of_one_pass
 
 
 @pytest.mark.parametrize("backend", ["", "reference"])
